@@ -1,0 +1,203 @@
+// Package bridge is the life of one delivery, from the request to the answer:
+// read it whole, prove that it is authentic, publish it, and answer what is
+// then true of it.
+//
+// It promises that a 2xx answer follows a receipt of its Publisher, that
+// whatever else is answered says so with an error the sender can act on, within
+// five seconds of the body's last byte, and that draining refuses nothing that
+// had connected.
+//
+// It leaves the signature to package verify, and storage and its durability to
+// package publisher.
+package bridge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
+)
+
+// Verifier proves that a delivery is authentic; [verify.Verifier] is one.
+type Verifier interface {
+	Verify(header string, body []byte) (verify.Verified, error)
+}
+
+// Publisher stores an event; [publisher.Publisher] is one.
+type Publisher interface {
+	Publish(ctx context.Context, e publisher.Event) (publisher.Receipt, error)
+}
+
+// The defaults of [Config].
+const (
+	DefaultPath           = "/webhook"
+	DefaultMaxBody        = 1 << 20
+	DefaultMaxInFlight    = 1024
+	DefaultMaxConnections = 8192
+)
+
+// Config configures a [Bridge]. Verifier and Publisher are needed; the zero
+// value of everything else is its default.
+type Config struct {
+	Verifier  Verifier
+	Publisher Publisher
+	// Path of the webhook; empty means [DefaultPath].
+	Path string
+	// MaxBody is the largest body in bytes, on the wire and inflated; 0 means
+	// [DefaultMaxBody].
+	MaxBody int
+	// MaxInFlight is how many deliveries are worked on at once; what comes on
+	// top is answered 503. 0 means [DefaultMaxInFlight].
+	MaxInFlight int
+	// MaxConnections is how many connections are open at once; what comes on
+	// top waits in the listener's queue. 0 means [DefaultMaxConnections].
+	MaxConnections int
+	// DrainDelay is how long deliveries are still taken after the bridge was
+	// told to stop.
+	DrainDelay time.Duration
+	// Health is told of draining; nil means nobody is.
+	Health *Health
+	// Registerer takes the metrics; nil means none are kept.
+	Registerer prometheus.Registerer
+	// Logger gets one line per delivery; nil means none.
+	Logger *zap.Logger
+	// Now is the clock of the Received-At header; nil means time.Now.
+	Now func() time.Time
+}
+
+// The bounds of time. A sender has readTimeout for its whole request, and
+// hears within answerTimeout of its last byte.
+const (
+	headerTimeout = 5 * time.Second
+	readTimeout   = 15 * time.Second
+	answerTimeout = 4500 * time.Millisecond
+	writeTimeout  = readTimeout + answerTimeout + 10*time.Second
+	idleTimeout   = 2 * time.Minute
+	// lingerTimeout is how long a stopping bridge serves the connections that
+	// are open still, so that a keep-alive client learns with an answer, not
+	// with a reset, that it must connect anew.
+	lingerTimeout = 250 * time.Millisecond
+	maxHeader     = 16 << 10
+)
+
+// Bridge is an HTTP ingress for signed webhooks.
+type Bridge struct {
+	cfg      Config
+	echo     *echo.Echo
+	log      *zap.Logger
+	metrics  *metrics
+	slots    chan struct{} // one token per delivery in flight
+	draining atomic.Bool
+	conns    atomic.Int64
+}
+
+// New returns a Bridge. It does no I/O.
+func New(cfg Config) (*Bridge, error) {
+	switch {
+	case cfg.Verifier == nil:
+		return nil, errors.New("bridge: Config.Verifier is nil")
+	case cfg.Publisher == nil:
+		return nil, errors.New("bridge: Config.Publisher is nil")
+	case cfg.Path != "" && (!strings.HasPrefix(cfg.Path, "/") || strings.ContainsAny(cfg.Path, ":*?# ")):
+		return nil, fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", cfg.Path, DefaultPath)
+	case cfg.MaxBody < 0, cfg.MaxInFlight < 0, cfg.MaxConnections < 0, cfg.DrainDelay < 0:
+		return nil, errors.New("bridge: Config: a limit is negative")
+	}
+	cfg.Path = cmp.Or(cfg.Path, DefaultPath)
+	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
+	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, DefaultMaxInFlight)
+	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
+	cfg.Health = cmp.Or(cfg.Health, NewHealth())
+	cfg.Logger = cmp.Or(cfg.Logger, zap.NewNop())
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Registerer == nil {
+		cfg.Registerer = prometheus.NewRegistry()
+	}
+	b := &Bridge{cfg: cfg, log: cfg.Logger, slots: make(chan struct{}, cfg.MaxInFlight)}
+	var err error
+	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
+		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
+	}
+	b.echo = echo.New()
+	b.echo.IPExtractor = echo.ExtractIPDirect() // a forwarded-for header is the sender's word
+	b.echo.HTTPErrorHandler = answerError
+	b.echo.Use(b.observe)
+	b.echo.POST(cfg.Path, b.receive)
+	return b, nil
+}
+
+// ServeHTTP makes a Bridge usable behind another server. Such a server must
+// set its own timeouts.
+func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) { b.echo.ServeHTTP(w, r) }
+
+// Serve takes deliveries from ln until ctx ends, and then drains: deliveries
+// are stored as ever for the drain delay, the listener closes, and what is in
+// flight finishes. It closes ln.
+func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler:           b.echo,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ConnState:         b.countConns,
+		ErrorLog:          zap.NewStdLog(b.log),
+	}
+	ln = netutil.LimitListener(ln, b.cfg.MaxConnections)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	}
+	b.log.Info("draining", zap.Duration("delay", b.cfg.DrainDelay))
+	b.draining.Store(true)
+	b.cfg.Health.Set(Draining)
+	time.Sleep(b.cfg.DrainDelay)
+	_ = ln.Close()
+	<-served // it ends because its listener is closed
+	b.linger()
+	// Not the caller's context, which has ended: this one gives deliveries in
+	// flight the time that they may take.
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout+answerTimeout)
+	defer cancel()
+	if err := srv.Shutdown(stop); err != nil {
+		return errors.Join(fmt.Errorf("drain: %w", err), srv.Close())
+	}
+	return nil
+}
+
+// linger waits until every connection has got an answer with "Connection:
+// close", or lingerTimeout is over.
+func (b *Bridge) linger() {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(lingerTimeout); b.conns.Load() > 0 && time.Now().Before(end); {
+		<-tick.C
+	}
+}
+
+func (b *Bridge) countConns(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		b.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		b.conns.Add(-1)
+	}
+}

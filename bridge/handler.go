@@ -1,0 +1,230 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/labstack/echo/v4"
+	"go.uber.org/zap"
+)
+
+// answer is the body of a 200.
+type answer struct {
+	Message    string               `json:"message"`
+	ID         string               `json:"id,omitempty"`
+	Status     string               `json:"status,omitempty"`
+	Subject    string               `json:"subject"`
+	Sequence   uint64               `json:"sequence"`
+	Duplicate  bool                 `json:"duplicate"`
+	Conflict   bool                 `json:"conflict,omitempty"`
+	Durability publisher.Durability `json:"durability"`
+}
+
+// receive is one delivery, top to bottom.
+func (b *Bridge) receive(c echo.Context) error {
+	d := deliveryOf(c)
+	body, err := readBody(c.Request(), c.Response(), b.cfg.MaxBody)
+	if err != nil {
+		return d.refuse(err)
+	}
+	d.bytes = len(body)
+	// The slot is taken after the body is here: a sender that dribbles its
+	// request holds a connection until its timeout, but never a slot.
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	default:
+		return d.refuse(errBusy)
+	}
+	header := strings.Join(c.Request().Header.Values(verify.HeaderName), ",")
+	verified, err := b.cfg.Verifier.Verify(header, body)
+	if err != nil {
+		return d.refuse(err)
+	}
+	d.event = decode(verified.Payload)
+	d.event.Signature = header
+	d.event.ReceivedAt = b.cfg.Now()
+	d.event.Traceparent = traceparent(c.Request().Header)
+	// A sender that hangs up now does not take its event with it.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(c.Request().Context()), answerTimeout, errLate)
+	defer cancel()
+	if d.receipt, err = b.cfg.Publisher.Publish(ctx, d.event); err != nil {
+		return d.refuse(err)
+	}
+	return c.JSON(http.StatusOK, d.answer())
+}
+
+var (
+	errBusy = errors.New("too many deliveries in flight")
+	errLate = errors.New("not stored in time")
+)
+
+// delivery is what becomes of one request, for the log and the metrics.
+type delivery struct {
+	start   time.Time
+	bytes   int
+	event   publisher.Event
+	receipt publisher.Receipt
+	reason  string // of the refusal; empty if it was stored
+	err     error  // its cause, for the log only
+}
+
+const deliveryKey = "delivery"
+
+func deliveryOf(c echo.Context) *delivery { return c.Get(deliveryKey).(*delivery) }
+
+func (d *delivery) answer() answer {
+	a := answer{
+		Message: "Webhook signature verified", ID: d.event.UsableID(),
+		Subject: d.receipt.Subject, Sequence: d.receipt.Sequence, Duplicate: d.receipt.Duplicate,
+		Conflict: d.receipt.Conflict, Durability: d.receipt.Durability,
+	}
+	if d.event.Recognized() {
+		a.Status = d.event.Status
+	}
+	return a
+}
+
+func (d *delivery) outcome(status int) string {
+	switch {
+	case status >= http.StatusInternalServerError:
+		return "failed"
+	case status >= http.StatusBadRequest:
+		return "refused"
+	case d.receipt.Conflict:
+		return "conflict"
+	case d.receipt.Duplicate:
+		return "duplicate"
+	}
+	return "stored"
+}
+
+// refuse notes why the delivery was not stored, and returns what the sender is
+// told of it.
+func (d *delivery) refuse(err error) error {
+	d.err = err
+	for _, r := range refusals {
+		if errors.Is(err, r.err) {
+			d.reason = r.reason
+			return echo.NewHTTPError(r.status, r.message)
+		}
+	}
+	d.reason = "internal"
+	return echo.NewHTTPError(http.StatusInternalServerError, "Internal error")
+}
+
+// refusals turns errors into answers, and is the only place that does. The
+// message for every kind of bad signature is the same: which of its checks
+// failed is none of a forger's business.
+var refusals = []struct {
+	err     error
+	reason  string
+	status  int
+	message string
+}{
+	{verify.ErrUnsigned, "unsigned", http.StatusBadRequest, "Invalid signature"},
+	{verify.ErrMalformed, "malformed", http.StatusBadRequest, "Invalid signature"},
+	{verify.ErrMismatch, "mismatch", http.StatusBadRequest, "Invalid signature"},
+	{verify.ErrTooOld, "too_old", http.StatusBadRequest, "Invalid signature"},
+	{verify.ErrTooNew, "too_new", http.StatusBadRequest, "Invalid signature"},
+	{verify.ErrTooLarge, "too_large", http.StatusRequestEntityTooLarge, "Body too large"},
+	{errBodyTooLarge, "too_large", http.StatusRequestEntityTooLarge, "Body too large"},
+	{errEncoding, "encoding", http.StatusUnsupportedMediaType, "Unsupported encoding"},
+	{errBodyTimeout, "body_timeout", http.StatusRequestTimeout, "Body not received in time"},
+	{errBody, "body", http.StatusBadRequest, "Unreadable body"},
+	{errBusy, "busy", http.StatusServiceUnavailable, "Too many deliveries in flight"},
+	{publisher.ErrFull, "full", http.StatusServiceUnavailable, "Storage full"},
+	{publisher.ErrTooLarge, "too_large", http.StatusRequestEntityTooLarge, "Body too large"},
+	{publisher.ErrMisconfigured, "misconfigured", http.StatusServiceUnavailable, "Storage unavailable"},
+	{publisher.ErrUnavailable, "unavailable", http.StatusServiceUnavailable, "Storage unavailable"},
+}
+
+// retryAfter is what a refused sender is told to wait, in seconds.
+const retryAfter = "5"
+
+// answerError writes every answer that is not a 200.
+func answerError(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	status, message := http.StatusInternalServerError, any("Internal error")
+	if he, ok := err.(*echo.HTTPError); ok { //nolint:errorlint // echo never wraps it, and no handler here does
+		status, message = he.Code, he.Message
+	}
+	if status == http.StatusServiceUnavailable {
+		c.Response().Header().Set(echo.HeaderRetryAfter, retryAfter)
+	}
+	if status == http.StatusMethodNotAllowed {
+		c.Response().Header().Set(echo.HeaderAllow, http.MethodPost)
+	}
+	// The client may be gone; there is nobody else to tell.
+	_ = c.JSON(status, map[string]any{"message": message})
+}
+
+// observe answers, counts and logs every request, and survives a panic in it.
+func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		d := &delivery{start: time.Now()}
+		c.Set(deliveryKey, d)
+		if b.draining.Load() {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
+		}
+		if err := survive(next, c, d); err != nil {
+			answerError(err, c)
+		}
+		status := c.Response().Status
+		if d.reason == "" && status != http.StatusOK {
+			d.reason = strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_")
+		}
+		took := time.Since(d.start)
+		b.metrics.observe(d.outcome(status), d.reason, d.bytes, took)
+		b.logDelivery(c, d, status, took)
+		return nil
+	}
+}
+
+// survive runs the handler and turns a panic into an error.
+func survive(next echo.HandlerFunc, c echo.Context, d *delivery) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.reason, d.err = "panic", fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			err = echo.NewHTTPError(http.StatusInternalServerError, "Internal error")
+		}
+	}()
+	return next(c)
+}
+
+func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.Duration) {
+	level := zap.InfoLevel
+	if status >= http.StatusInternalServerError {
+		level = zap.ErrorLevel
+	}
+	line := b.log.Check(level, "delivery")
+	if line == nil {
+		return
+	}
+	fields := make([]zap.Field, 0, 12)
+	fields = append(fields, zap.String("outcome", d.outcome(status)), zap.Int("code", status), zap.Int("bytes", d.bytes),
+		zap.Duration("took", took), zap.String("remote", c.RealIP()))
+	if d.reason != "" {
+		fields = append(fields, zap.String("reason", d.reason))
+	}
+	if d.err != nil {
+		fields = append(fields, zap.Error(d.err))
+	}
+	if d.receipt.Stream != "" {
+		fields = append(fields, zap.String("id", d.event.UsableID()), zap.String("subject", d.receipt.Subject),
+			zap.Uint64("seq", d.receipt.Sequence), zap.String("durability", string(d.receipt.Durability)))
+	}
+	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
+		fields = append(fields, zap.String("method", c.Request().Method), zap.String("path", c.Request().URL.Path))
+	}
+	line.Write(fields...)
+}

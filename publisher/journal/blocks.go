@@ -1,0 +1,261 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// files is what a commit syncs; sync returns how many files and folders it
+// synced.
+type files struct {
+	sync  func() (int, error)
+	close func() error
+}
+
+// blockName is the name of a message block, such as "17.blk".
+var blockName = regexp.MustCompile(`^([1-9][0-9]*)\.blk$`)
+
+// otherNames are what else the store keeps beside its blocks and can rebuild:
+// the index, and the temporary files of a rewrite.
+var otherNames = regexp.MustCompile(`^(index\.db(\.tmp)?|.*\.(new|tmp|tombs|key))$`)
+
+// checkLayout reports whether dir looks like the message folder of the store
+// that the commit knows: blocks and an index, nothing else.
+func checkLayout(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	blocks := 0
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case blockName.MatchString(name) && e.Type().IsRegular():
+			blocks++
+		case otherNames.MatchString(name):
+		default:
+			return fmt.Errorf("%s: unknown file %s", dir, name)
+		}
+	}
+	if blocks == 0 {
+		return fmt.Errorf("%s: no message block", dir)
+	}
+	return nil
+}
+
+// chooseMethod returns the cheapest way to sync that is known to be right.
+func (j *Journal) chooseMethod() Method {
+	err := checkLayout(j.messages())
+	switch {
+	case err == nil:
+		return Blocks
+	case hasSyncfs:
+		j.log.Sugar().Warnf("unexpected layout of the store (%v): commits sync the whole file system", err)
+		return FileSystem
+	}
+	j.log.Sugar().Warnf("unexpected layout of the store (%v): the server syncs each message", err)
+	return Always
+}
+
+// block is one message block as the commit last saw it.
+type block struct {
+	file *os.File // nil once it is complete and synced
+	info fs.FileInfo
+	// clean means that all of info has been synced.
+	clean bool
+}
+
+// blockSet holds the descriptors of the blocks that can still change. Each is
+// opened when its block is first seen and kept: the kernel reports a write
+// error to descriptors that were open when it happened, and one opened later
+// can miss it.
+type blockSet struct {
+	dir      string
+	folder   *os.File
+	syncFile func(*os.File) error
+	blocks   map[int]*block
+	order    []int // indexes, ascending
+	// What the folder looked like when it was last listed, and when that was.
+	listed   time.Time
+	modified time.Time
+}
+
+func openBlocks(dir string, syncFile func(*os.File) error) (*files, error) {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &blockSet{dir: dir, folder: folder, syncFile: syncFile, blocks: make(map[int]*block)}
+	return &files{sync: s.sync, close: s.close}, nil
+}
+
+// live is how many blocks at the end of the store are looked at in every
+// commit: the one that is written to, and the one it was rotated from. Older
+// ones change only through the folder (a rewrite renames, expiry unlinks),
+// and then all are looked at.
+const live = 2
+
+// mtimeSlack covers file systems whose times are coarse: a folder that was
+// modified this close to its last listing is listed again.
+const mtimeSlack = 100 * time.Millisecond
+
+// sync makes every change to the blocks and their folder durable that happened
+// before the call.
+func (s *blockSet) sync() (int, error) {
+	info, err := s.folder.Stat()
+	if err != nil {
+		return 0, err
+	}
+	changed := !info.ModTime().Equal(s.modified)
+	n := 0
+	if changed || s.listed.Sub(s.modified) < mtimeSlack {
+		s.listed = time.Now()
+		if err := s.list(); err != nil {
+			return 0, err
+		}
+	}
+	for _, i := range s.order[max(0, len(s.order)-live):] {
+		if err := s.look(i); err != nil {
+			return n, err
+		}
+	}
+	for _, i := range s.order {
+		b := s.blocks[i]
+		if b.clean {
+			continue
+		}
+		if err := s.syncFile(b.file); err != nil {
+			return n, fmt.Errorf("fsync %s: %w", b.file.Name(), err)
+		}
+		n++
+		b.clean = true
+	}
+	if changed {
+		if err := s.syncFile(s.folder); err != nil {
+			return n, fmt.Errorf("fsync %s: %w", s.dir, err)
+		}
+		n++
+		s.modified = info.ModTime()
+	}
+	return n, s.retire()
+}
+
+// list takes stock of the folder: new blocks are opened, replaced ones opened
+// anew, and those that are gone dropped.
+func (s *blockSet) list() error {
+	names, err := readNames(s.dir)
+	if err != nil {
+		return err
+	}
+	seen := make(map[int]bool, len(names))
+	for _, name := range names {
+		m := blockName.FindStringSubmatch(name)
+		if m == nil {
+			continue
+		}
+		i, err := strconv.Atoi(m[1])
+		if err != nil {
+			return fmt.Errorf("block %s: %w", name, err)
+		}
+		seen[i] = true
+		if err := s.look(i); err != nil {
+			return err
+		}
+	}
+	for i, b := range s.blocks {
+		if !seen[i] {
+			if b.file != nil {
+				_ = b.file.Close() // expired, or emptied: nothing of it is needed
+			}
+			delete(s.blocks, i)
+		}
+	}
+	s.order = s.order[:0]
+	for i := range s.blocks {
+		s.order = append(s.order, i)
+	}
+	slices.Sort(s.order)
+	return nil
+}
+
+// look compares block i with what was last seen of it. The path decides, not
+// the descriptor: a rewrite puts another file under the name.
+func (s *blockSet) look(i int) error {
+	path := filepath.Join(s.dir, strconv.Itoa(i)+".blk")
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // expired just now; the next listing drops it
+	}
+	if err != nil {
+		return err
+	}
+	b := s.blocks[i]
+	if b != nil && os.SameFile(b.info, info) && b.info.Size() == info.Size() && b.info.ModTime().Equal(info.ModTime()) &&
+		// A write in the same tick as the last one changes no time; size alone
+		// would miss an overwrite, so a fresh block counts as changed.
+		(b.clean && time.Since(info.ModTime()) > mtimeSlack) {
+		return nil
+	}
+	if b == nil {
+		b = new(block)
+		s.blocks[i] = b
+	}
+	if b.file == nil || !os.SameFile(b.info, info) {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			b.clean = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if b.file != nil {
+			_ = b.file.Close() // another file has its name now
+		}
+		b.file = f
+	}
+	b.info, b.clean = info, false
+	return nil
+}
+
+// retire closes the descriptors of blocks that are complete and synced.
+func (s *blockSet) retire() error {
+	for _, i := range s.order[:max(0, len(s.order)-live)] {
+		b := s.blocks[i]
+		if b.file == nil || !b.clean {
+			continue
+		}
+		if err := b.file.Close(); err != nil {
+			return fmt.Errorf("close %s: %w", b.file.Name(), err)
+		}
+		b.file = nil
+	}
+	return nil
+}
+
+func (s *blockSet) close() error {
+	errs := []error{s.folder.Close()}
+	for _, b := range s.blocks {
+		if b.file != nil {
+			errs = append(errs, b.file.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// readNames lists a folder through a descriptor of its own: one that is kept
+// would remember where it stopped.
+func readNames(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}

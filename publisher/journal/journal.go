@@ -1,0 +1,306 @@
+// Package journal is an embedded NATS server whose acknowledgements are made
+// durable by one fsync for all that wait.
+//
+// It promises that after [Journal.Commit] returned without an error, every
+// message that the server had acknowledged before the call is on stable
+// storage, and stays there: nothing the journal lets the server do later takes
+// it back before its retention ends. A failed fsync is final: the journal then
+// commits nothing until it is opened again. One process at a time can hold a
+// data folder. Workers that connect over the network can consume, and change
+// nothing.
+//
+// It leaves to others what is published, and when (package publisher).
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+var (
+	// ErrLocked is returned when another process holds the data folder.
+	ErrLocked = errors.New("journal: data folder in use")
+	// ErrClock is returned when the machine's clock would expire the whole
+	// journal, or lies before what the journal has seen.
+	ErrClock = errors.New("journal: implausible clock")
+	// ErrFailed is returned when the storage failed: nothing is committed any
+	// more until the journal is opened again.
+	ErrFailed = errors.New("journal: storage failed")
+	// ErrClosed is returned when the journal was closed.
+	ErrClosed = errors.New("journal: closed")
+)
+
+// Method is how a commit reaches the disk.
+type Method string
+
+const (
+	// Auto takes Blocks if the store looks as it should, else FileSystem where
+	// the system has it, else Always.
+	Auto Method = ""
+	// Blocks syncs the stream's message blocks that changed, and their folder.
+	Blocks Method = "blocks"
+	// FileSystem syncs the whole file system: syncfs(2), Linux only.
+	FileSystem Method = "syncfs"
+	// Always leaves it to the server: one fsync per message before its PubAck.
+	Always Method = "always"
+)
+
+// Options configures a [Journal]. Only Dir is needed.
+type Options struct {
+	// Dir is the data folder; it is created with mode 0700.
+	Dir string
+	// Listen is the TCP address for workers, such as "127.0.0.1:4222"; empty
+	// means none. Port 0 lets the system choose.
+	Listen string
+	// Workers may connect by name and password. Without any, whoever reaches
+	// Listen is a worker: Listen must be loopback then.
+	Workers []Worker
+	// Durability is [publisher.Fsync], the default, or [publisher.OS].
+	Durability publisher.Durability
+	// Stream is the stream of events.
+	Stream publisher.StreamOptions
+	// MaxPayload is the largest event in bytes, without headers; 0 means 1 MiB.
+	MaxPayload int
+	// AcceptClock opens the journal although its clock check fails.
+	AcceptClock bool
+	// Logger of the journal and its server; nil means none.
+	Logger *zap.Logger
+	// OnCommit is called after each commit; it must not block.
+	OnCommit func(CommitStats)
+
+	// Method forces a way to sync.
+	Method Method
+	// Sync replaces (*os.File).Sync, so that a test can see and fail it.
+	Sync func(*os.File) error
+	// Now is the clock of the check at start; nil means time.Now.
+	Now func() time.Time
+}
+
+// Worker is a name and password for those who consume.
+type Worker struct{ User, Password string }
+
+// Journal is an open journal.
+type Journal struct {
+	opts   Options
+	log    *zap.Logger
+	lock   *lock
+	srv    *server.Server
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	commit *committer
+
+	fail   sync.Once
+	failed chan struct{}
+	err    error // why it failed; set before failed is closed
+	stop   chan struct{}
+	watch  sync.WaitGroup
+	close  sync.Once
+	closed error
+}
+
+// Open locks the data folder, starts the server on it, creates or updates the
+// stream and syncs the whole folder. ctx bounds the opening only.
+func Open(ctx context.Context, o Options) (j *Journal, err error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	j = &Journal{opts: o, log: o.Logger, failed: make(chan struct{}), stop: make(chan struct{})}
+	created, err := makeFolder(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if j.lock, err = acquire(o.Dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			j.shutdown()
+			err = errors.Join(err, j.lock.release())
+		}
+	}()
+	if err := j.lock.checkClock(o); err != nil {
+		return nil, err
+	}
+	method := o.Method
+	if err := j.start(ctx, method == Always && o.Durability == publisher.Fsync); err != nil {
+		return nil, err
+	}
+	if method == Auto {
+		if method = j.chooseMethod(); method == Always && o.Durability == publisher.Fsync {
+			j.shutdown()
+			if err := j.start(ctx, true); err != nil {
+				return nil, err
+			}
+		}
+	}
+	// A stream whose meta.inf never reached the disk loses all that is in it.
+	if err := syncTree(o.Dir, created, o.Sync); err != nil {
+		return nil, fmt.Errorf("sync %s: %w", o.Dir, err)
+	}
+	if j.commit, err = newCommitter(j, method); err != nil {
+		return nil, err
+	}
+	j.watch.Go(j.commit.run)
+	j.watch.Go(j.watchHealth)
+	j.log.Info("journal open", zap.String("dir", o.Dir), zap.String("durability", string(o.Durability)),
+		zap.String("method", string(method)), zap.String("nats", j.URL()))
+	return j, nil
+}
+
+// check fills in the defaults.
+func (o *Options) check() error {
+	if o.Dir == "" {
+		return errors.New("journal: Options.Dir is empty")
+	}
+	switch o.Durability {
+	case "":
+		o.Durability = publisher.Fsync
+	case publisher.Fsync, publisher.OS:
+	default:
+		return fmt.Errorf("journal: Options.Durability is %q: want %s or %s", o.Durability, publisher.Fsync, publisher.OS)
+	}
+	switch o.Method {
+	case Auto, Blocks, FileSystem, Always:
+	default:
+		return fmt.Errorf("journal: Options.Method is %q", o.Method)
+	}
+	if o.MaxPayload == 0 {
+		o.MaxPayload = 1 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Sync == nil {
+		o.Sync = (*os.File).Sync
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	o.Dir = dir
+	return checkListen(o.Listen, o.Workers)
+}
+
+// JetStream returns the owner's handle, over a connection in process.
+func (j *Journal) JetStream() jetstream.JetStream { return j.js }
+
+// Stream returns the stream of events.
+func (j *Journal) Stream() jetstream.Stream { return j.stream }
+
+// Durability is what [Journal.Commit] reaches.
+func (j *Journal) Durability() publisher.Durability { return j.opts.Durability }
+
+// Method is how a commit reaches the disk.
+func (j *Journal) Method() Method { return j.commit.method }
+
+// URL is where workers connect, or "" if the journal does not listen.
+func (j *Journal) URL() string {
+	if j.opts.Listen == "" {
+		return ""
+	}
+	return "nats://" + j.srv.Addr().String()
+}
+
+// Failed is closed when the storage failed; [Journal.Err] then says why.
+func (j *Journal) Failed() <-chan struct{} { return j.failed }
+
+// Err returns nil, or why the storage failed, wrapped in [ErrFailed].
+func (j *Journal) Err() error {
+	select {
+	case <-j.failed:
+		return j.err
+	default:
+		return nil
+	}
+}
+
+// setFailed makes the failure final.
+func (j *Journal) setFailed(err error) {
+	j.fail.Do(func() {
+		j.err = fmt.Errorf("%w: %w", ErrFailed, err)
+		j.log.Error("journal failed: nothing is acknowledged until a restart", zap.Error(err))
+		close(j.failed)
+	})
+}
+
+// Stats is the state of the stream.
+type Stats struct {
+	Messages, Bytes uint64
+	MaxBytes        int64
+	Consumers       int
+}
+
+// Stats asks the server for the state of the stream.
+func (j *Journal) Stats(ctx context.Context) (Stats, error) {
+	info, err := j.stream.Info(ctx)
+	if err != nil {
+		return Stats{}, fmt.Errorf("stream info: %w", err)
+	}
+	return Stats{Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes, Consumers: info.State.Consumers}, nil
+}
+
+// Close drains the connection, commits once more, stops the server and gives
+// the folder back. It may be called again.
+func (j *Journal) Close() error {
+	j.close.Do(func() {
+		close(j.stop)
+		j.watch.Wait() // the committer's last act is a commit
+		j.shutdown()
+		j.closed = errors.Join(j.commit.files.close(), j.lock.release())
+	})
+	return j.closed
+}
+
+// healthInterval is how often a quiet journal looks whether it is well.
+const healthInterval = time.Second
+
+// watchHealth notices what nobody is told of: a write error at one replica is
+// answered with silence, and expiry changes the folder without a publish.
+func (j *Journal) watchHealth() {
+	tick := time.NewTicker(healthInterval)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-j.stop:
+			return
+		case <-j.failed:
+			return
+		case <-tick.C:
+		}
+		if err := j.health(); err != nil {
+			j.setFailed(err)
+			return
+		}
+		if n%10 == 0 {
+			j.lock.beat()
+			j.commit.request()
+		}
+	}
+}
+
+// health returns the server's own write error, which is sticky and reaches no
+// publisher.
+func (j *Journal) health() error {
+	h := j.srv.Healthz(&server.HealthzOptions{Account: eventsAccount, Stream: j.streamName()})
+	if h.Error != "" {
+		return errors.New(h.Error)
+	}
+	return nil
+}
+
+func (j *Journal) streamName() string { return j.opts.Stream.Config().Name }

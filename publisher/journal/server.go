@@ -1,0 +1,222 @@
+package journal
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// The accounts of the server. Workers are in the first, with the events; no
+// network user is in the second.
+const (
+	eventsAccount  = "EVENTS"
+	privateAccount = "PRIVATE"
+)
+
+// accounts declares both with JetStream. Only the server's own configuration
+// language can say so before it starts to listen.
+const accounts = `accounts { ` + eventsAccount + ` { jetstream: enabled }, ` + privateAccount + ` { jetstream: enabled } }`
+
+// headerRoom is what a message may have on top of its payload.
+const headerRoom = 64 << 10
+
+// checkListen refuses to serve the network without passwords.
+func checkListen(addr string, workers []Worker) error {
+	for i, w := range workers {
+		if w.User == "" || w.Password == "" || w.User == bridgeUser {
+			return fmt.Errorf("journal: Options.Workers[%d]: a worker needs a name, other than %q, and a password", i, bridgeUser)
+		}
+	}
+	if addr == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("journal: Options.Listen: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && len(workers) == 0 {
+		return fmt.Errorf("journal: Options.Listen is %s, off loopback: workers need passwords (--nats-auth-file)", addr)
+	}
+	return nil
+}
+
+// start runs a server on the folder, connects to it and ensures the stream.
+func (j *Journal) start(ctx context.Context, syncAlways bool) error {
+	password := rand.Text()
+	opts, err := j.serverOptions(password, syncAlways)
+	if err != nil {
+		return err
+	}
+	if j.srv, err = server.NewServer(opts); err != nil {
+		return fmt.Errorf("embedded NATS server: %w", err)
+	}
+	logger := &serverLogger{log: j.log.Named("nats").Sugar()}
+	j.srv.SetLoggerV2(logger, false, false, false)
+	started := make(chan struct{})
+	go func() { defer close(started); j.srv.Start() }()
+	// Start returns when it listens or has failed; recovery of a large stream
+	// takes part of that time.
+	select {
+	case <-started:
+	case <-ctx.Done():
+		return fmt.Errorf("embedded NATS server: %w", context.Cause(ctx))
+	}
+	if err := logger.fatal(); err != nil {
+		return fmt.Errorf("embedded NATS server: %w", err)
+	}
+	if !j.srv.ReadyForConnections(5*time.Second) || !j.srv.JetStreamEnabled() {
+		return errors.New("embedded NATS server: it did not start; its log says why")
+	}
+	return j.connect(ctx, password)
+}
+
+// connect opens the owner's connection and ensures the stream.
+func (j *Journal) connect(ctx context.Context, password string) (err error) {
+	j.conn, err = nats.Connect("", nats.InProcessServer(j.srv), nats.Name("jobbridge"), nats.UserInfo(bridgeUser, password),
+		nats.CustomInboxPrefix(bridgeInbox), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { j.log.Error("journal connection", zap.Error(err)) }))
+	if err != nil {
+		return fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	if j.js, err = jetstream.New(j.conn); err != nil {
+		return fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	want, err := j.streamConfig(ctx)
+	if err != nil {
+		return err
+	}
+	// If the stream is missing but its folder is there, its meta files were
+	// lost: creating it again brings its messages back.
+	j.stream, _, err = publisher.EnsureStream(ctx, j.js, want)
+	return err
+}
+
+// Bounds of a stream that was given none.
+const (
+	defaultMaxBytes = 10 << 30
+	minMaxBytes     = 64 << 20
+)
+
+// streamConfig decides the stream's size. A bound that nobody asked for stays
+// as it was created: the free disk shrinks by what the journal itself holds,
+// and lowering the bound below that would drop events.
+func (j *Journal) streamConfig(ctx context.Context) (jetstream.StreamConfig, error) {
+	want := j.opts.Stream.Config()
+	var held int64
+	s, err := j.js.Stream(ctx, want.Name)
+	switch {
+	case err == nil:
+		held = int64(s.CachedInfo().State.Bytes)
+		if j.opts.Stream.MaxBytes == 0 {
+			want.MaxBytes = s.CachedInfo().Config.MaxBytes
+		}
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return want, fmt.Errorf("look up stream %s: %w", want.Name, err)
+	case j.opts.Stream.MaxBytes == 0:
+		free, err := freeBytes(j.opts.Dir)
+		if err != nil {
+			return want, fmt.Errorf("free space of %s: %w", j.opts.Dir, err)
+		}
+		want.MaxBytes = min(defaultMaxBytes, max(free/2, minMaxBytes))
+	}
+	if want.MaxBytes > 0 && want.MaxBytes < held {
+		return want, fmt.Errorf("journal: the stream holds %d bytes: a bound of %d would drop events that were acknowledged: raise --max-bytes", held, want.MaxBytes)
+	}
+	return want, nil
+}
+
+func (j *Journal) serverOptions(password string, syncAlways bool) (*server.Options, error) {
+	opts := new(server.Options)
+	if err := opts.ProcessConfigString(accounts); err != nil {
+		return nil, fmt.Errorf("accounts: %w", err)
+	}
+	opts.Users = users(opts.Accounts, password, j.opts.Workers, j.streamName())
+	if len(j.opts.Workers) == 0 {
+		opts.NoAuthUser = workerUser
+	}
+	opts.ServerName = "jobbridge"
+	opts.NoSigs = true // or the server would catch SIGTERM and exit the process
+	opts.DisableJetStreamBanner = true
+	opts.MaxPayload = int32(min(j.opts.MaxPayload+headerRoom, math.MaxInt32))
+	opts.JetStream = true
+	opts.StoreDir = j.opts.Dir
+	opts.SyncAlways = syncAlways
+	// The timer of the store compacts blocks by renames that it does not sync.
+	// The commit is the only fsync.
+	opts.SyncInterval = 8760 * time.Hour
+	// The streams carry their own bounds. A bound of the server below one of
+	// them would keep that stream from being recovered.
+	opts.JetStreamMaxStore = math.MaxInt64 / 2
+	opts.JetStreamMaxMemory = 64 << 20
+	opts.DontListen = j.opts.Listen == ""
+	if !opts.DontListen {
+		host, port, err := net.SplitHostPort(j.opts.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("journal: Options.Listen: %w", err)
+		}
+		opts.Host = host
+		if opts.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("journal: Options.Listen: port %q", port)
+		}
+		if opts.Port == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+	}
+	return opts, nil
+}
+
+// shutdown closes the connection and stops the server, if they run.
+func (j *Journal) shutdown() {
+	if j.conn != nil {
+		j.conn.Close()
+		j.conn = nil
+	}
+	if j.srv != nil {
+		j.srv.Shutdown()
+		j.srv.WaitForShutdown()
+	}
+}
+
+// messages is the folder of the stream's message blocks.
+func (j *Journal) messages() string {
+	return filepath.Join(j.opts.Dir, "jetstream", eventsAccount, "streams", j.streamName(), "msgs")
+}
+
+// serverLogger hands the server's log on, at a lower level: what is notice to
+// a server is detail to a bridge. It keeps the last fatal error, which the
+// server itself would exit on or lose.
+type serverLogger struct {
+	log  *zap.SugaredLogger
+	mu   sync.Mutex
+	last error
+}
+
+func (l *serverLogger) fatal() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}
+
+func (l *serverLogger) Fatalf(format string, v ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = fmt.Errorf(format, v...)
+}
+func (l *serverLogger) Noticef(format string, v ...any) { l.log.Debugf(format, v...) }
+func (l *serverLogger) Warnf(format string, v ...any)   { l.log.Warnf(format, v...) }
+func (l *serverLogger) Errorf(format string, v ...any)  { l.log.Errorf(format, v...) }
+func (l *serverLogger) Debugf(format string, v ...any)  { l.log.Debugf(format, v...) }
+func (l *serverLogger) Tracef(format string, v ...any)  { l.log.Debugf(format, v...) }

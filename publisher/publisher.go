@@ -1,0 +1,191 @@
+package publisher
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The classes of error. Whoever gets one knows what to do without reading the
+// text; the cause stays reachable through [errors.As].
+var (
+	// ErrUnavailable is returned when the stream did not confirm the event in
+	// time. The event may or may not be stored; publishing it again is safe.
+	ErrUnavailable = errors.New("publisher: stream unavailable")
+	// ErrFull is returned when the stream has no room and drops nothing.
+	ErrFull = errors.New("publisher: stream full")
+	// ErrTooLarge is returned when the event exceeds a size that the server or
+	// the stream accepts; it will never be stored as it is.
+	ErrTooLarge = errors.New("publisher: event too large")
+	// ErrMisconfigured is returned when the stream exists in a form that cannot
+	// take the event, or the connection may not publish: a matter for the
+	// operator.
+	ErrMisconfigured = errors.New("publisher: stream misconfigured")
+)
+
+// Committer makes durable what a stream has acknowledged.
+type Committer interface {
+	// Commit returns after everything acknowledged before the call is durable.
+	Commit(ctx context.Context) error
+	// Durability is what Commit reaches.
+	Durability() Durability
+}
+
+// JetStream is what a Publisher needs of [jetstream.JetStream].
+type JetStream interface {
+	PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error)
+}
+
+// Reader returns a stored message; [jetstream.Stream] is one.
+type Reader interface {
+	GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error)
+}
+
+// Publisher stores events in one stream. It may be used concurrently.
+type Publisher struct {
+	js     JetStream
+	stored Reader
+	stream string
+	commit Committer
+	subj   Template
+}
+
+// Options configures a [Publisher]. All but Subject are needed.
+type Options struct {
+	JetStream JetStream
+	// Stored reads the stream back, to tell a duplicate from a conflict.
+	Stored Reader
+	// Stream is the name of the stream that must answer.
+	Stream string
+	// Commit makes an acknowledged event durable.
+	Commit Committer
+	// Subject maps an event to its subject.
+	Subject Template
+}
+
+// New returns a Publisher. It does no I/O.
+func New(o Options) (*Publisher, error) {
+	switch {
+	case o.JetStream == nil:
+		return nil, errors.New("publisher: Options.JetStream is nil")
+	case o.Stored == nil:
+		return nil, errors.New("publisher: Options.Stored is nil")
+	case o.Stream == "":
+		return nil, errors.New("publisher: Options.Stream is empty")
+	case o.Commit == nil:
+		return nil, errors.New("publisher: Options.Commit is nil")
+	}
+	return &Publisher{js: o.JetStream, stored: o.Stored, stream: o.Stream, commit: o.Commit, subj: o.Subject}, nil
+}
+
+// Publish stores e and returns when it is durable. ctx bounds the wait; it
+// must have a deadline, and should not end when the sender hangs up, or the
+// outcome is unknown to everyone.
+func (p *Publisher) Publish(ctx context.Context, e Event) (Receipt, error) {
+	r, err := p.store(ctx, p.subj.Subject(e), e.MessageID(), e)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if r.Duplicate {
+		same, err := p.holds(ctx, r.Sequence, e.Payload)
+		if err != nil {
+			return Receipt{}, err
+		}
+		if !same {
+			if r, err = p.store(ctx, p.subj.Conflict(e), e.digest(), e); err != nil {
+				return Receipt{}, err
+			}
+			r.Conflict = true
+		}
+	}
+	// A duplicate waits too: the first may have been written a moment ago and
+	// not be durable yet.
+	if err := p.commit.Commit(ctx); err != nil {
+		return Receipt{}, fmt.Errorf("%w: commit %s: %w", ErrUnavailable, r.Subject, err)
+	}
+	r.Durability = p.commit.Durability()
+	return r, nil
+}
+
+// store publishes e and waits for the stream's PubAck.
+func (p *Publisher) store(ctx context.Context, subject, msgID string, e Event) (Receipt, error) {
+	ack, err := p.js.PublishMsg(ctx, e.message(subject, msgID), jetstream.WithExpectStream(p.stream))
+	if err != nil {
+		return Receipt{}, fmt.Errorf("%w: publish %s: %w", classify(err), subject, err)
+	}
+	// Whoever subscribes to the subject can answer before the stream does.
+	if ack.Stream != p.stream {
+		return Receipt{}, fmt.Errorf("%w: publish %s: acknowledged by stream %q, want %q", ErrMisconfigured, subject, ack.Stream, p.stream)
+	}
+	return Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Subject: subject, Duplicate: ack.Duplicate}, nil
+}
+
+// holds reports whether the message at seq has this payload. One that is gone
+// cannot be compared and counts as different: rather a needless conflict than
+// an event lost.
+func (p *Publisher) holds(ctx context.Context, seq uint64, payload []byte) (bool, error) {
+	msg, err := p.stored.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: read message %d: %w", classify(err), seq, err)
+	}
+	return bytes.Equal(msg.Data, payload), nil
+}
+
+// JetStream error codes, from the server's errors.json. The client library
+// names only a few.
+const (
+	codeInsufficientResources jetstream.ErrorCode = 10002
+	codeStorageExceeded       jetstream.ErrorCode = 10047
+	codeMessageTooLarge       jetstream.ErrorCode = 10054
+	codeStreamMismatch        jetstream.ErrorCode = 10060
+	codeStoreFailed           jetstream.ErrorCode = 10077
+	codeHeaderTooLarge        jetstream.ErrorCode = 10097
+	codeStreamSealed          jetstream.ErrorCode = 10109
+)
+
+// classify maps an error of the client or the server to one of the classes.
+// What is not known to be otherwise is an outage: that one is worth trying
+// again.
+func classify(err error) error {
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return ErrTooLarge
+	}
+	if errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, jetstream.ErrInvalidJSAck) {
+		return ErrMisconfigured
+	}
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return ErrUnavailable
+	}
+	switch api.ErrorCode {
+	case codeMessageTooLarge, codeHeaderTooLarge:
+		return ErrTooLarge
+	case codeInsufficientResources, codeStorageExceeded:
+		return ErrFull
+	case codeStoreFailed:
+		return classifyStoreFailure(api.Description)
+	case codeStreamMismatch, codeStreamSealed:
+		return ErrMisconfigured
+	}
+	return ErrUnavailable
+}
+
+// classifyStoreFailure tells apart what the server reports under one code;
+// only the text differs (server/store.go, ErrMaxMsgs and its neighbours).
+func classifyStoreFailure(description string) error {
+	switch {
+	case strings.Contains(description, "message too large"):
+		return ErrTooLarge
+	case strings.Contains(description, "maximum"):
+		return ErrFull
+	}
+	return ErrUnavailable
+}

@@ -1,0 +1,260 @@
+// Package verify answers one question about a webhook delivery: is it
+// authentic and fresh?
+//
+// It promises that [Verifier.Verify] returns without an error only if one of
+// its secrets made one of the header's signatures over exactly the bytes that
+// it returns, within the tolerance. The signature is compared in constant
+// time, and no error holds a secret or an expected signature.
+//
+// The provider documents the signature over the JSON text as its own
+// JSON.stringify prints it, and sends that text: the raw bytes are tried first,
+// and what ECMAScript makes of them second (see [Stringify]).
+//
+// It leaves to others to read the request, to remember what was seen before
+// (a replay within the tolerance is authentic), and to decode the payload. It
+// imports the standard library only.
+package verify
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// HeaderName is the header that carries the signature:
+//
+//	Sync-Signature: t=1700000000,v1=<64 lower-case hex digits>
+const HeaderName = "Sync-Signature"
+
+// The defaults of [Options].
+const (
+	DefaultTolerance  = 5 * time.Minute
+	DefaultMaxPayload = 1 << 20
+)
+
+// NoTolerance as [Options].Tolerance makes nothing too old or too new: for a
+// worker that verifies a stored event again.
+const NoTolerance time.Duration = -1
+
+var (
+	// ErrNoSecret is returned when a Verifier would have no secret, or an
+	// empty one, and so could be passed by anybody.
+	ErrNoSecret = errors.New("verify: no secret")
+	// ErrUnsigned is returned when there is no signature header.
+	ErrUnsigned = errors.New("verify: unsigned")
+	// ErrMalformed is returned when the header is not of the form
+	// "t=<digits>,v1=<hex>".
+	ErrMalformed = errors.New("verify: malformed signature header")
+	// ErrMismatch is returned when no secret made any of the signatures.
+	ErrMismatch = errors.New("verify: signature does not match")
+	// ErrTooOld is returned when the signature is right, but was made longer
+	// ago than the tolerance.
+	ErrTooOld = errors.New("verify: signed too long ago")
+	// ErrTooNew is returned when the signature is right, but was made further
+	// in the future than the tolerance.
+	ErrTooNew = errors.New("verify: signed in the future")
+	// ErrTooLarge is returned when the body, printed again, exceeds
+	// [Options].MaxPayload.
+	ErrTooLarge = errors.New("verify: payload too large")
+)
+
+// Options configures a [Verifier]; the zero value is the default.
+type Options struct {
+	// Tolerance is how far the time of signing may be from now, both ways; 0
+	// means [DefaultTolerance], negative none at all.
+	Tolerance time.Duration
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// MaxPayload bounds the payload that is printed again, in bytes; 0 means
+	// [DefaultMaxPayload].
+	MaxPayload int
+}
+
+// Verifier verifies deliveries. It may be used concurrently.
+type Verifier struct {
+	opts    Options
+	secrets atomic.Pointer[[]*key]
+}
+
+// New returns a Verifier that accepts the signatures of any of the secrets. A
+// secret is used as it is written, its "whsec_" included.
+func New(secrets []string, o Options) (*Verifier, error) {
+	o.Tolerance = cmp.Or(o.Tolerance, DefaultTolerance)
+	o.MaxPayload = cmp.Or(o.MaxPayload, DefaultMaxPayload)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	v := &Verifier{opts: o}
+	if err := v.SetSecrets(secrets); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// SetSecrets replaces the secrets, also while deliveries are being verified. If
+// it returns an error, the old ones stay.
+func (v *Verifier) SetSecrets(secrets []string) error {
+	if len(secrets) == 0 {
+		return ErrNoSecret
+	}
+	keys := make([]*key, len(secrets))
+	for i, s := range secrets {
+		if s == "" {
+			return fmt.Errorf("%w: secret %d is empty", ErrNoSecret, i+1)
+		}
+		keys[i] = newKey(s)
+	}
+	v.secrets.Store(&keys)
+	return nil
+}
+
+// Form is what a signature was made over.
+type Form string
+
+const (
+	// Raw is the body as it came.
+	Raw Form = "raw"
+	// Stringified is the body as JSON.stringify prints it.
+	Stringified Form = "stringified"
+)
+
+// Verified is what is known of a delivery whose signature is right.
+type Verified struct {
+	// Payload is what was signed, to the byte: the body itself, or the body
+	// printed again.
+	Payload []byte
+	// SignedAt is the time that the sender signed.
+	SignedAt time.Time
+	// Secret is the index of the secret that matched.
+	Secret int
+	// Form is which of the two Payload is.
+	Form Form
+}
+
+// Verify checks the header's signatures over body. With [ErrTooOld] and
+// [ErrTooNew] the signature is right, and what is returned beside the error is
+// filled in; with any other error it is empty.
+func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
+	h, err := parseHeader(header)
+	if err != nil {
+		return Verified{}, err
+	}
+	keys := *v.secrets.Load()
+	got := Verified{Payload: body, SignedAt: h.at, Form: Raw}
+	if got.Secret = match(keys, &h, body); got.Secret < 0 {
+		printed, err := Stringify(body, v.opts.MaxPayload)
+		if errors.Is(err, ErrTooLarge) {
+			return Verified{}, err
+		}
+		// What is no JSON has no second form, and what is printed as it came
+		// would be judged twice.
+		if err != nil || bytes.Equal(printed, body) {
+			return Verified{}, ErrMismatch
+		}
+		got.Payload, got.Form = printed, Stringified
+		if got.Secret = match(keys, &h, printed); got.Secret < 0 {
+			return Verified{}, ErrMismatch
+		}
+	}
+	return got, v.checkAge(h.at)
+}
+
+// checkAge judges the time of signing, after the signature: a stranger learns
+// nothing of the clock, and the owner learns that only the clock was wrong.
+func (v *Verifier) checkAge(at time.Time) error {
+	if v.opts.Tolerance < 0 {
+		return nil
+	}
+	switch age := v.opts.Now().Sub(at); {
+	case age > v.opts.Tolerance:
+		return fmt.Errorf("%w: %s ago, tolerance %s", ErrTooOld, age.Round(time.Second), v.opts.Tolerance)
+	case age < -v.opts.Tolerance:
+		return fmt.Errorf("%w: by %s, tolerance %s", ErrTooNew, (-age).Round(time.Second), v.opts.Tolerance)
+	}
+	return nil
+}
+
+// match returns the index of the secret that made one of the signatures over
+// payload, or -1.
+func match(keys []*key, h *header, payload []byte) int {
+	for i, k := range keys {
+		if k.matches(h, payload) {
+			return i
+		}
+	}
+	return -1
+}
+
+// header is a parsed signature header.
+type header struct {
+	t     string // as written: it is part of what is signed
+	at    time.Time
+	sigs  [maxSignatures]digest
+	count int
+}
+
+// maxSignatures is how many v1 parts are looked at. A sender that rotates its
+// secret sends two.
+const maxSignatures = 16
+
+// parseHeader reads a header such as
+//
+//	t=1700000000,v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd
+//
+// Parts it does not know, and signatures that are no lower-case hex, are passed
+// over; a second t is not, for then it is unclear what was signed.
+func parseHeader(s string) (h header, err error) {
+	if s == "" {
+		return h, ErrUnsigned
+	}
+	for part := range strings.SplitSeq(s, ",") {
+		name, value, _ := strings.Cut(strings.Trim(part, " \t"), "=")
+		switch name {
+		case "t":
+			if h.t != "" {
+				return h, fmt.Errorf("%w: more than one t", ErrMalformed)
+			}
+			if h.at, err = parseTime(value); err != nil {
+				return h, err
+			}
+			h.t = value
+		case "v1":
+			if h.count < maxSignatures && h.sigs[h.count].parse(value) {
+				h.count++
+			}
+		}
+	}
+	switch {
+	case h.t == "":
+		return h, fmt.Errorf("%w: no t", ErrMalformed)
+	case h.count == 0:
+		return h, fmt.Errorf("%w: no v1 of 64 lower-case hex digits", ErrMalformed)
+	}
+	return h, nil
+}
+
+// parseTime reads a time of signing. The provider does not document its unit:
+// up to 11 digits are seconds, until the year 5138; 12 to 16 are milliseconds.
+func parseTime(s string) (time.Time, error) {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return time.Time{}, fmt.Errorf("%w: t is not a number", ErrMalformed)
+		}
+	}
+	if len(s) == 0 || len(s) > 16 {
+		return time.Time{}, fmt.Errorf("%w: t has %d digits", ErrMalformed, len(s))
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: t is not a number", ErrMalformed)
+	}
+	if len(s) > 11 {
+		return time.UnixMilli(n), nil
+	}
+	return time.Unix(n, 0), nil
+}
