@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/nats-io/nats.go"
+)
+
+// welcome shows a newcomer one delivery from end to end, through the same
+// doors that a provider and a worker use, and the commands to go on with.
+func (c *serveCmd) welcome(ctx context.Context, s streams, secret, webhook, admin, natsURL string) {
+	say := func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+	url := "http://" + webhook + c.Path
+	say("\njobbridge takes signed webhooks at %s", url)
+	if natsURL != "" {
+		say("and publishes them to workers at  %s", natsURL)
+	}
+	say("operator: http://%s/readyz and /metrics; journal and --dev secret: %s\n", admin, c.DataDir)
+	if err := c.firstDelivery(ctx, say, secret, url, natsURL); err != nil && ctx.Err() == nil {
+		say("the first delivery failed: %v\n", err)
+	}
+	self := program()
+	say("In another terminal, see what workers get, and send more:\n\n  %s tail%s\n  %s send%s\n",
+		self, flag("nats-url", natsURL, "nats://127.0.0.1:4222"),
+		self, flag("url", url, "http://127.0.0.1:8080/webhook")+flag("data-dir", c.DataDir, absolute("./jobbridge-data")))
+}
+
+// firstDelivery subscribes as a worker, posts as the provider, and prints both.
+func (c *serveCmd) firstDelivery(ctx context.Context, say func(string, ...any), secret, url, natsURL string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if natsURL == "" || c.NatsAuthFile != "" {
+		return nil // a worker would need its password here
+	}
+	nc, err := nats.Connect(natsURL, nats.Name("jobbridge serve --dev"))
+	if err != nil {
+		return fmt.Errorf("connect a worker: %w", err)
+	}
+	defer nc.Close()
+	id := uuid.NewString()
+	subject := strings.NewReplacer("{kind}", publisher.Job, "{status}", "completed", "{id}", id).Replace(c.Subject)
+	sub, err := nc.SubscribeSync(subject)
+	if err != nil {
+		return fmt.Errorf("subscribe a worker: %w", err)
+	}
+	if err := nc.FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("subscribe a worker: %w", err)
+	}
+	body := generation(id, "COMPLETED")
+	header := verify.Sign(secret, time.Now(), body)
+	say("A first delivery, signed and sent from here:\n  → POST %s  Sync-Signature: %s…", c.Path, header[:min(len(header), 28)])
+	r, err := deliver(ctx, http.DefaultClient, url, header, body)
+	if err != nil {
+		return err
+	}
+	say("  ← %d in %s  %s", r.code, r.took.Round(10*time.Microsecond), strings.TrimSpace(string(r.body)))
+	msg, err := sub.NextMsgWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for the worker: %w", err)
+	}
+	v, err := verify.New([]string{secret}, verify.Options{Tolerance: verify.NoTolerance})
+	if err != nil {
+		return err
+	}
+	if _, err := v.Verify(msg.Header.Get(publisher.SignatureHeader), msg.Data); err != nil {
+		return fmt.Errorf("the worker: %w", err)
+	}
+	say("  ⇒ a worker on %s got %s %s, %d bytes, and verified the signature again\n",
+		msg.Subject, msg.Header.Get(publisher.JobStatusHeader), msg.Header.Get(publisher.JobIDHeader), len(msg.Data))
+	return nil
+}
+
+// flag returns " --name value" where value is not what the command assumes.
+func flag(name, value, assumed string) string {
+	if value == assumed || value == "" {
+		return ""
+	}
+	if strings.ContainsAny(value, " \t'\"$\\") {
+		value = "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
+	}
+	return " --" + name + " " + value
+}
+
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// program is how the user can call this program again.
+func program() string {
+	path, err := os.Executable()
+	if err != nil {
+		return "jobbridge"
+	}
+	if strings.Contains(path, "go-build") {
+		return "go run ./cmd/jobbridge"
+	}
+	return path
+}

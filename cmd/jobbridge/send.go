@@ -1,0 +1,273 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/sync/errgroup"
+)
+
+type sendCmd struct {
+	URL         string  `help:"Where to post." default:"http://127.0.0.1:8080/webhook"`
+	Status      string  `help:"Status of the generation." default:"COMPLETED"`
+	ID          string  `help:"Id of the generation; all of --count get the same. Default: a new one each." placeholder:"ID"`
+	File        string  `help:"Send these bytes instead; - is standard input." placeholder:"FILE"`
+	Count       int     `help:"How many to send." default:"1"`
+	Rate        float64 `help:"How many a second at the most; 0 is as fast as answers come."`
+	Concurrency int     `help:"How many at once." default:"1"`
+	At          string  `help:"Time of signing: RFC 3339, or relative such as -10m." placeholder:"TIME"`
+	Tamper      string  `help:"Spoil what is sent after it was signed: ${enum}." enum:"none,body,signature,header" default:"none"`
+	DataDir     string  `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" placeholder:"DIR" type:"path"`
+	secretFlags
+}
+
+// sendTimeout bounds one delivery; a bridge answers within 5 s.
+const sendTimeout = 30 * time.Second
+
+// Run sends, and fails if any answer is not a 2xx.
+func (c *sendCmd) Run(ctx context.Context, s streams) error {
+	secrets, err := c.secretFlags.orDev(s.getenv, c.DataDir)
+	if err != nil {
+		return err
+	}
+	at, err := parseAt(c.At)
+	if err != nil {
+		return err
+	}
+	if c.Count < 1 || c.Concurrency < 1 || c.Rate < 0 {
+		return usage("--count and --concurrency must be above 0, and --rate not below")
+	}
+	payload, err := c.payload(s.in)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: sendTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: c.Concurrency}}
+	defer client.CloseIdleConnections()
+	post := func(ctx context.Context) (reply, error) {
+		body := payload()
+		signed := time.Now()
+		if c.At != "" {
+			signed = at(signed)
+		}
+		header := verify.Sign(secrets[0], signed, body)
+		header, body = tamper(c.Tamper, header, body)
+		return deliver(ctx, client, c.URL, header, body)
+	}
+	if c.Count == 1 {
+		r, err := post(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(s.out, "%d in %s: %s\n", r.code, r.took.Round(10*time.Microsecond), bytes.TrimSpace(r.body))
+		if r.code/100 != 2 {
+			return fmt.Errorf("answered %d", r.code)
+		}
+		return nil
+	}
+	return c.many(ctx, s, post)
+}
+
+// payload returns what makes the body of each delivery.
+func (c *sendCmd) payload(in io.Reader) (func() []byte, error) {
+	if c.File == "" {
+		return func() []byte { return generation(cmp.Or(c.ID, uuid.NewString()), c.Status) }, nil
+	}
+	data, err := readInput(c.File, in)
+	return func() []byte { return data }, err
+}
+
+// readInput reads a file, or standard input for "-".
+func readInput(path string, in io.Reader) ([]byte, error) {
+	if path == "-" {
+		return io.ReadAll(in)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return data, nil
+}
+
+// generation is a notification such as the provider sends.
+func generation(id, status string) []byte {
+	g := struct {
+		ID             string           `json:"id"`
+		CreatedAt      string           `json:"createdAt"`
+		Status         string           `json:"status"`
+		Model          string           `json:"model"`
+		Input          []map[string]any `json:"input"`
+		Options        map[string]any   `json:"options"`
+		OutputURL      *string          `json:"outputUrl"`
+		OutputDuration *float64         `json:"outputDuration"`
+		Error          *string          `json:"error"`
+		ErrorCode      *string          `json:"error_code"`
+		WebhookURL     string           `json:"webhookUrl"`
+	}{
+		ID: id, CreatedAt: time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), Status: status, Model: "lipsync-2",
+		Input: []map[string]any{
+			{"type": "video", "url": "https://assets.example/video/" + id + ".mp4"},
+			{"type": "audio", "url": "https://assets.example/audio/" + id + ".wav"},
+		},
+		Options:    map[string]any{"sync_mode": "cut_off", "temperature": 0.5, "output_format": "mp4"},
+		WebhookURL: "https://bridge.example/webhook",
+	}
+	if strings.EqualFold(status, "COMPLETED") {
+		url, seconds := "https://assets.example/out/"+id+".mp4", 12.48
+		g.OutputURL, g.OutputDuration = &url, &seconds
+	} else if !strings.EqualFold(status, "PENDING") && !strings.EqualFold(status, "PROCESSING") {
+		text, code := "The generation did not finish.", "generation_pipeline_failed"
+		g.Error, g.ErrorCode = &text, &code
+	}
+	data, err := json.Marshal(g)
+	if err != nil {
+		panic(err) // nothing in it can fail
+	}
+	return data
+}
+
+// parseAt returns the time of signing for a delivery sent now.
+func parseAt(s string) (func(time.Time) time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return func(now time.Time) time.Time { return now.Add(d) }, nil
+	}
+	fixed, err := time.Parse(time.RFC3339, s)
+	if err != nil && s != "" {
+		return nil, usage("--at %s: want RFC 3339, such as 2026-01-31T12:00:00Z, or relative, such as -10m", s)
+	}
+	return func(time.Time) time.Time { return fixed }, nil
+}
+
+// tamper spoils a delivery after it was signed.
+func tamper(what, header string, body []byte) (string, []byte) {
+	switch what {
+	case "body":
+		body = append(bytes.Clone(body), ' ', '1')
+	case "signature":
+		last := header[len(header)-1]
+		header = header[:len(header)-1] + string("0123456789abcdef"[(strings.IndexByte("0123456789abcdef", last)+1)%16])
+	case "header":
+		header = "v1=" + header
+	}
+	return header, body
+}
+
+// reply is what came back for a delivery.
+type reply struct {
+	code int
+	body []byte
+	took time.Duration
+}
+
+func deliver(ctx context.Context, client *http.Client, url, header string, body []byte) (reply, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return reply{}, usageError{err}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(verify.HeaderName, header)
+	start := time.Now()
+	resp, err := client.Do(req)
+	if err != nil {
+		return reply{}, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return reply{resp.StatusCode, data, time.Since(start)}, err
+}
+
+// tally collects the answers of many deliveries.
+type tally struct {
+	mu    sync.Mutex
+	kinds map[string]int
+	times []time.Duration
+	bad   int
+}
+
+// add files one answer under its code and, of a 200, whether it was new.
+func (t *tally) add(r reply, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	kind := strconv.Itoa(r.code)
+	var a struct{ Duplicate, Conflict bool }
+	switch {
+	case err != nil:
+		kind = "no answer"
+	case r.code/100 != 2 || json.Unmarshal(r.body, &a) != nil:
+	case a.Conflict:
+		kind += " conflict"
+	case a.Duplicate:
+		kind += " duplicate"
+	}
+	t.kinds[kind]++
+	if err != nil || r.code/100 != 2 {
+		t.bad++
+	}
+	t.times = append(t.times, r.took)
+}
+
+// many sends --count deliveries and prints a summary.
+func (c *sendCmd) many(ctx context.Context, s streams, post func(context.Context) (reply, error)) error {
+	t := tally{kinds: make(map[string]int)}
+	bar := progressbar.DefaultSilent(int64(c.Count))
+	if isTerminal(s.err) && c.Count >= 100 {
+		bar = progressbar.NewOptions(c.Count, progressbar.OptionSetWriter(s.err), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+	}
+	var pace <-chan time.Time
+	if c.Rate > 0 {
+		ticker := time.NewTicker(max(time.Duration(float64(time.Second)/c.Rate), 1))
+		defer ticker.Stop()
+		pace = ticker.C
+	}
+	start := time.Now()
+	var group errgroup.Group
+	group.SetLimit(c.Concurrency)
+	sent := 0
+	for ; sent < c.Count && ctx.Err() == nil; sent++ {
+		if pace != nil {
+			select {
+			case <-pace:
+			case <-ctx.Done():
+			}
+		}
+		group.Go(func() error {
+			t.add(post(ctx))
+			return bar.Add(1)
+		})
+	}
+	err := group.Wait()
+	took := time.Since(start)
+	slices.Sort(t.times)
+	fmt.Fprintf(s.out, "%d in %s (%.0f/s), half within %s, 99%% within %s\n", sent, took.Round(time.Millisecond), float64(sent)/took.Seconds(),
+		quantile(t.times, .5), quantile(t.times, .99))
+	for _, kind := range slices.Sorted(maps.Keys(t.kinds)) {
+		fmt.Fprintf(s.out, "  %-16s %d\n", kind, t.kinds[kind])
+	}
+	if t.bad > 0 {
+		err = errors.Join(err, fmt.Errorf("%d of %d not answered 2xx", t.bad, sent))
+	}
+	return errors.Join(err, context.Cause(ctx))
+}
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[int(q*float64(len(sorted)-1))].Round(10 * time.Microsecond)
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/alecthomas/units"
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/journal"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+)
+
+type serveCmd struct {
+	Listen         string           `help:"Address for webhooks." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Path           string           `help:"Path of the webhook." default:"/webhook"`
+	AdminListen    string           `help:"Address for the operator: /healthz, /readyz, /metrics." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
+	NatsListen     string           `help:"Address of the embedded NATS server for workers; off loopback only with --nats-auth-file. Empty: none." default:"127.0.0.1:4222" placeholder:"HOST:PORT"`
+	NatsAuthFile   string           `help:"File of name:password lines (the password plain or bcrypt): only these workers may connect." placeholder:"FILE" type:"path"`
+	DataDir        string           `help:"Folder of the journal." default:"./jobbridge-data" placeholder:"DIR" type:"path"`
+	Durability     string           `help:"What a 2xx survives: fsync, power loss; os, a crash of the process only." enum:"fsync,os" default:"fsync"`
+	Stream         string           `help:"Name of the stream." default:"JOBS"`
+	Subject        string           `help:"Subject of an event, made of {kind}, {status} and {id}." default:"{kind}.{status}"`
+	Retention      time.Duration    `help:"How long events are kept." default:"168h"`
+	DedupeWindow   time.Duration    `help:"How long a job and status are remembered." default:"24h"`
+	MaxBytes       units.Base2Bytes `help:"Bound of the stream, such as 2GiB; when it is full of events that are younger than --retention, deliveries are refused. Default: the smaller of 10 GiB and half the free disk, when the stream is created." placeholder:"SIZE"`
+	MaxBody        units.Base2Bytes `help:"Largest body, on the wire and inflated." default:"1MiB" placeholder:"SIZE"`
+	MaxInFlight    int              `help:"Deliveries worked on at once; what comes on top is answered 503." default:"1024"`
+	MaxConnections int              `help:"Open connections of the webhook listener; what comes on top waits." default:"8192"`
+	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
+	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
+	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
+	Dev            bool             `help:"For a try: make a secret, keep it in the data folder, send a first delivery, and print the commands to go on with."`
+	secretFlags
+	logFlags
+	Config kong.ConfigFlag `help:"YAML file with values for these flags, by their names." placeholder:"FILE"`
+}
+
+// Help implements kong's long help.
+func (serveCmd) Help() string {
+	return `A 2xx answer means that the event is on stable storage, once per job and status, in the bytes that were signed. ` +
+		`SIGTERM or SIGINT drains and stops; a second one stops at once. Every flag is also an environment variable, ` +
+		`and a key of the file given with --config; a flag wins over the variable, and that over the file.`
+}
+
+// Run serves until ctx ends or the journal fails.
+func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
+	log := c.logger(s.err)
+	defer func() { _ = log.Sync() }() // stderr may be a terminal, which cannot sync
+	verifier, secrets, err := c.verifier(s.getenv)
+	if err != nil {
+		return err
+	}
+	stream, err := c.streamOptions()
+	if err != nil {
+		return err
+	}
+	workers, err := readWorkers(c.NatsAuthFile)
+	if err != nil {
+		return err
+	}
+	// The listeners first: a taken port fails before anything has begun, and a
+	// delivery that comes while the journal opens waits instead of failing.
+	var lc net.ListenConfig
+	adminListener, err := lc.Listen(ctx, "tcp", c.AdminListen)
+	if err != nil {
+		return fmt.Errorf("--admin-listen: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
+	health := bridge.NewHealth()
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx)) // it is there to the end
+	admin := make(chan error, 1)
+	go func() { admin <- bridge.NewAdmin(health, registry, log).Serve(adminCtx, adminListener) }()
+	defer func() { stopAdmin(); err = errors.Join(err, <-admin) }()
+	listener, err := lc.Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	defer listener.Close() // the bridge has closed it, unless it never began
+
+	commits := newCommitMetrics(registry)
+	j, err := journal.Open(ctx, journal.Options{
+		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, Durability: publisher.Durability(c.Durability), Stream: stream,
+		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Logger: log, OnCommit: commits.observe,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, j.Close(), j.Err()) }()
+	registry.MustRegister(journalCollector{j})
+	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: c.Stream, Commit: j, Subject: stream.Subject})
+	if err != nil {
+		return err
+	}
+	b, err := bridge.New(bridge.Config{
+		Verifier: verifier, Publisher: p, Path: c.Path, MaxBody: int(c.MaxBody), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
+		DrainDelay: c.DrainDelay, Health: health, Registerer: registry, Logger: log,
+	})
+	if err != nil {
+		return usageError{err}
+	}
+	health.SetDurability(j.Durability())
+	health.Set(bridge.Ready)
+	log.Info("ready", zap.String("webhook", "http://"+listener.Addr().String()+c.Path), zap.String("nats", j.URL()),
+		zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("durability", c.Durability),
+		zap.Strings("secrets", fingerprints(secrets)))
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-j.Failed(): // drain, and let a supervisor start over
+			health.Set(bridge.Failed, j.Err().Error())
+			stop()
+		case <-serving.Done():
+		}
+	}()
+	demo := make(chan struct{})
+	go func() {
+		defer close(demo)
+		if c.Dev {
+			c.welcome(serving, s, secrets[0], listener.Addr().String(), adminListener.Addr().String(), j.URL())
+		}
+	}()
+	err = b.Serve(serving, listener)
+	stop()
+	<-watched
+	<-demo
+	return err
+}
+
+// verifier reads the secrets. Without one the bridge does not start: it would
+// have to refuse everything, or let everything in.
+func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []string, error) {
+	secrets, err := c.secretFlags.read(getenv)
+	switch {
+	case err != nil:
+		return nil, nil, usageError{err}
+	case c.Dev && len(secrets) > 0:
+		return nil, nil, usage("--dev makes a secret of its own: leave it out, or unset %s and --secret-file", secretEnv)
+	case c.Dev:
+		secret, err := devSecret(c.DataDir)
+		if err != nil {
+			return nil, nil, err
+		}
+		secrets = []string{secret}
+	case len(secrets) == 0:
+		return nil, nil, usage("no signing secret: set %s, or give --secret-file FILE (for a try without the provider: --dev)", secretEnv)
+	}
+	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody)})
+	return v, secrets, err
+}
+
+func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
+	subject, err := publisher.ParseTemplate(c.Subject)
+	if err != nil {
+		return publisher.StreamOptions{}, usage("--subject: %w", err)
+	}
+	switch {
+	case c.Tolerance <= 0:
+		return publisher.StreamOptions{}, usage("--tolerance must be above 0: without it, a delivery could be replayed for ever")
+	case c.DedupeWindow < c.Tolerance:
+		return publisher.StreamOptions{}, usage("--dedupe-window must be at least --tolerance (%s): what can be replayed must be remembered", c.Tolerance)
+	case c.Retention < c.Tolerance:
+		return publisher.StreamOptions{}, usage("--retention must be at least --tolerance (%s)", c.Tolerance)
+	case c.MaxBody < 1, c.MaxBody > 32<<20:
+		return publisher.StreamOptions{}, usage("--max-body must be between 1B and 32MiB")
+	case c.MaxInFlight < 1, c.MaxConnections < 1:
+		return publisher.StreamOptions{}, usage("--max-in-flight and --max-connections must be above 0")
+	case c.MaxBytes != 0 && c.MaxBytes < 2*c.MaxBody:
+		return publisher.StreamOptions{}, usage("--max-bytes must be at least twice --max-body")
+	}
+	return publisher.StreamOptions{Name: c.Stream, Subject: subject, Retention: c.Retention, Dedupe: c.DedupeWindow, MaxBytes: int64(c.MaxBytes)}, nil
+}
+
+// readWorkers reads name:password lines; "#" begins a comment.
+func readWorkers(path string) ([]journal.Worker, error) {
+	if path == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, usage("--nats-auth-file: %w", err)
+	}
+	var workers []journal.Worker
+	for n, line := range strings.Split(string(data), "\n") {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		user, password, _ := strings.Cut(line, ":")
+		if user == "" || password == "" {
+			return nil, usage("--nats-auth-file: %s:%d: want name:password", path, n+1)
+		}
+		workers = append(workers, journal.Worker{User: user, Password: password})
+	}
+	if len(workers) == 0 {
+		return nil, usage("--nats-auth-file: %s names nobody", path)
+	}
+	return workers, nil
+}
+
+func fingerprints(secrets []string) []string {
+	prints := make([]string, len(secrets))
+	for i, s := range secrets {
+		prints[i] = verify.Fingerprint(s)
+	}
+	return prints
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/fatih/color"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+type tailCmd struct {
+	Subject   string `arg:"" optional:"" help:"Subject, with * and > as in NATS." default:"job.>"`
+	NatsURL   string `name:"nats-url" help:"NATS server." default:"nats://127.0.0.1:4222"`
+	AuthFile  string `help:"File with a name:password line to connect with." placeholder:"FILE" type:"path"`
+	Stream    string `help:"Stream for --from-start." default:"JOBS"`
+	FromStart bool   `help:"All that the stream holds, then what comes. Without it, a plain subscription: also shows duplicates, and what is not on disk yet."`
+	Job       string `help:"Only this job's." placeholder:"ID"`
+	JSON      bool   `name:"json" help:"One JSON object a line: subject, time, headers, data."`
+	Count     int    `help:"Stop after so many; 0 is never."`
+}
+
+// Run prints events until ctx ends.
+func (c *tailCmd) Run(ctx context.Context, s streams) error {
+	options := []nats.Option{nats.Name("jobbridge tail"), nats.MaxReconnects(-1)}
+	workers, err := readWorkers(c.AuthFile)
+	if err != nil {
+		return err
+	}
+	if len(workers) > 0 {
+		options = append(options, nats.UserInfo(workers[0].User, workers[0].Password))
+	}
+	nc, err := nats.Connect(c.NatsURL, options...)
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w: is `jobbridge serve` running?", c.NatsURL, err)
+	}
+	defer nc.Close()
+	events, stop, err := c.subscribe(ctx, nc)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	fmt.Fprintf(s.err, "%s on %s; Ctrl-C ends\n", c.Subject, c.NatsURL)
+	write := c.printer(s.out)
+	for n := 0; c.Count == 0 || n < c.Count; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-events:
+			if c.Job != "" && e.headers.Get(publisher.JobIDHeader) != c.Job {
+				continue
+			}
+			if err := write(e); err != nil {
+				return err
+			}
+			n++
+		}
+	}
+	return nil
+}
+
+// stored is an event as a worker gets it.
+type stored struct {
+	subject string
+	headers nats.Header
+	data    []byte
+	seq     uint64 // 0 on a plain subscription
+}
+
+func (c *tailCmd) subscribe(ctx context.Context, nc *nats.Conn) (<-chan stored, func(), error) {
+	events := make(chan stored, 256)
+	push := func(e stored) {
+		select {
+		case events <- e:
+		case <-ctx.Done():
+		}
+	}
+	if !c.FromStart {
+		sub, err := nc.Subscribe(c.Subject, func(m *nats.Msg) { push(stored{m.Subject, m.Header, m.Data, 0}) })
+		if err != nil {
+			return nil, nil, fmt.Errorf("subscribe to %s: %w", c.Subject, err)
+		}
+		// The server has the subscription when it answers: nothing sent from
+		// now on is missed.
+		return events, func() { _ = sub.Unsubscribe() }, nc.FlushTimeout(5 * time.Second)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, nil, err
+	}
+	consumer, err := js.OrderedConsumer(ctx, c.Stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{c.Subject}})
+	if err != nil {
+		return nil, nil, fmt.Errorf("consumer on stream %s: %w", c.Stream, err)
+	}
+	run, err := consumer.Consume(func(m jetstream.Msg) {
+		e := stored{m.Subject(), m.Headers(), m.Data(), 0}
+		if meta, err := m.Metadata(); err == nil {
+			e.seq = meta.Sequence.Stream
+		}
+		push(e)
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("consume %s: %w", c.Stream, err)
+	}
+	return events, run.Stop, nil
+}
+
+func (c *tailCmd) printer(w io.Writer) func(stored) error {
+	if c.JSON {
+		return jsonLine(w)
+	}
+	good, bad, plain := color.New(color.FgGreen), color.New(color.FgRed), color.New(color.FgCyan)
+	faint := color.New(color.Faint)
+	if !isTerminal(w) {
+		for _, c := range []*color.Color{good, bad, plain, faint} {
+			c.DisableColor()
+		}
+	}
+	return func(e stored) error {
+		paint := plain
+		switch _, status, _ := strings.Cut(e.subject, "."); {
+		case strings.HasPrefix(status, "completed"):
+			paint = good
+		case strings.HasPrefix(status, "processing"), strings.HasPrefix(status, "pending"):
+		default:
+			paint = bad
+		}
+		received, _ := time.Parse(time.RFC3339Nano, e.headers.Get(publisher.ReceivedAtHeader))
+		seq := ""
+		if e.seq > 0 {
+			seq = fmt.Sprintf("#%d ", e.seq)
+		}
+		_, err := fmt.Fprintf(w, "%s %s%s %s %s\n", faint.Sprint(received.Local().Format("15:04:05.000")), seq,
+			paint.Sprintf("%-16s", e.subject), e.headers.Get(publisher.JobIDHeader), faint.Sprint(shorten(e.data)))
+		return err
+	}
+}
+
+// shorten keeps a line a line.
+func shorten(data []byte) string {
+	const limit = 96
+	text := strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 {
+			return ' ' // an escape sequence would reach the terminal
+		}
+		return r
+	}, strings.ToValidUTF8(string(data), "\ufffd"))
+	if runes := []rune(text); len(runes) > limit {
+		return string(runes[:limit]) + "…"
+	}
+	return text
+}
+
+// jsonLine prints data as JSON where it is, and as a string where not.
+func jsonLine(w io.Writer) func(stored) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return func(e stored) error {
+		line := struct {
+			Subject string      `json:"subject"`
+			Seq     uint64      `json:"seq,omitempty"`
+			Headers nats.Header `json:"headers"`
+			Data    any         `json:"data"`
+		}{e.subject, e.seq, e.headers, string(e.data)}
+		if json.Valid(e.data) {
+			line.Data = json.RawMessage(e.data)
+		}
+		return enc.Encode(line)
+	}
+}
