@@ -51,7 +51,7 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 func (a *Admin) Serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler: a.mux, ErrorLog: zap.NewStdLog(a.log), MaxHeaderBytes: maxHeader,
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: 2 * writeTimeout, IdleTimeout: idleTimeout,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // nothing of it is worth waiting for
 	defer stop()

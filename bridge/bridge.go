@@ -46,6 +46,7 @@ const (
 	DefaultMaxBody        = 1 << 20
 	DefaultMaxInFlight    = 1024
 	DefaultMaxConnections = 8192
+	DefaultReadTimeout    = 15 * time.Second
 )
 
 // Config configures a [Bridge]. Verifier and Publisher are needed; the zero
@@ -67,6 +68,9 @@ type Config struct {
 	// DrainDelay is how long deliveries are still taken after the bridge was
 	// told to stop.
 	DrainDelay time.Duration
+	// ReadTimeout is how long a sender may take for a whole request; 0 means
+	// [DefaultReadTimeout].
+	ReadTimeout time.Duration
 	// Health is told of draining; nil means nobody is.
 	Health *Health
 	// Registerer takes the metrics; nil means none are kept.
@@ -77,14 +81,13 @@ type Config struct {
 	Now func() time.Time
 }
 
-// The bounds of time. A sender has readTimeout for its whole request, and
-// hears within answerTimeout of its last byte.
+// The bounds of time. A sender hears within answerTimeout of its last byte.
 const (
 	headerTimeout = 5 * time.Second
-	readTimeout   = 15 * time.Second
 	answerTimeout = 4500 * time.Millisecond
-	writeTimeout  = readTimeout + answerTimeout + 10*time.Second
-	idleTimeout   = 2 * time.Minute
+	// writeTimeout is for the answer alone.
+	writeTimeout = 10 * time.Second
+	idleTimeout  = 2 * time.Minute
 	// lingerTimeout is how long a stopping bridge serves the connections that
 	// are open still, so that a keep-alive client learns with an answer, not
 	// with a reset, that it must connect anew.
@@ -112,13 +115,14 @@ func New(cfg Config) (*Bridge, error) {
 		return nil, errors.New("bridge: Config.Publisher is nil")
 	case cfg.Path != "" && (!strings.HasPrefix(cfg.Path, "/") || strings.ContainsAny(cfg.Path, ":*?# ")):
 		return nil, fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", cfg.Path, DefaultPath)
-	case cfg.MaxBody < 0, cfg.MaxInFlight < 0, cfg.MaxConnections < 0, cfg.DrainDelay < 0:
+	case cfg.MaxBody < 0, cfg.MaxInFlight < 0, cfg.MaxConnections < 0, cfg.DrainDelay < 0, cfg.ReadTimeout < 0:
 		return nil, errors.New("bridge: Config: a limit is negative")
 	}
 	cfg.Path = cmp.Or(cfg.Path, DefaultPath)
 	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
 	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, DefaultMaxInFlight)
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
+	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, DefaultReadTimeout)
 	cfg.Health = cmp.Or(cfg.Health, NewHealth())
 	cfg.Logger = cmp.Or(cfg.Logger, zap.NewNop())
 	if cfg.Now == nil {
@@ -150,13 +154,14 @@ func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) { b.echo.Serv
 func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           b.echo,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ConnState:         b.countConns,
-		ErrorLog:          zap.NewStdLog(b.log),
+		ReadHeaderTimeout: min(headerTimeout, b.cfg.ReadTimeout),
+		ReadTimeout:       b.cfg.ReadTimeout,
+		// It counts from the header, so that it has to hold the rest too.
+		WriteTimeout:   b.cfg.ReadTimeout + answerTimeout + writeTimeout,
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		ConnState:      b.countConns,
+		ErrorLog:       zap.NewStdLog(b.log),
 	}
 	ln = netutil.LimitListener(ln, b.cfg.MaxConnections)
 	served := make(chan error, 1)
@@ -175,7 +180,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.linger()
 	// Not the caller's context, which has ended: this one gives deliveries in
 	// flight the time that they may take.
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout+answerTimeout)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.ReadTimeout+answerTimeout)
 	defer cancel()
 	if err := srv.Shutdown(stop); err != nil {
 		return errors.Join(fmt.Errorf("drain: %w", err), srv.Close())

@@ -33,7 +33,7 @@ type sendCmd struct {
 	Concurrency int     `help:"How many at once." default:"1"`
 	At          string  `help:"Time of signing: RFC 3339, or relative such as -10m." placeholder:"TIME"`
 	Tamper      string  `help:"Spoil what is sent after it was signed: ${enum}." enum:"none,body,signature,header" default:"none"`
-	DataDir     string  `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" placeholder:"DIR" type:"path"`
+	DataDir     string  `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" type:"path"`
 	secretFlags
 }
 

@@ -21,19 +21,19 @@ import (
 )
 
 type serveCmd struct {
-	Listen         string           `help:"Address for webhooks." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Listen         string           `help:"Address for webhooks." default:"127.0.0.1:8080"`
 	Path           string           `help:"Path of the webhook." default:"/webhook"`
-	AdminListen    string           `help:"Address for the operator: /healthz, /readyz, /metrics." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
-	NatsListen     string           `help:"Address of the embedded NATS server for workers; off loopback only with --nats-auth-file. Empty: none." default:"127.0.0.1:4222" placeholder:"HOST:PORT"`
+	AdminListen    string           `help:"Address for the operator: /healthz, /readyz, /metrics." default:"127.0.0.1:8081"`
+	NatsListen     string           `help:"Address of the embedded NATS server for workers; off loopback only with --nats-auth-file. Empty: none." default:"127.0.0.1:4222"`
 	NatsAuthFile   string           `help:"File of name:password lines (the password plain or bcrypt): only these workers may connect." placeholder:"FILE" type:"path"`
-	DataDir        string           `help:"Folder of the journal." default:"./jobbridge-data" placeholder:"DIR" type:"path"`
+	DataDir        string           `help:"Folder of the journal." default:"./jobbridge-data" type:"path"`
 	Durability     string           `help:"What a 2xx survives: fsync, power loss; os, a crash of the process only." enum:"fsync,os" default:"fsync"`
 	Stream         string           `help:"Name of the stream." default:"JOBS"`
 	Subject        string           `help:"Subject of an event, made of {kind}, {status} and {id}." default:"{kind}.{status}"`
 	Retention      time.Duration    `help:"How long events are kept." default:"168h"`
 	DedupeWindow   time.Duration    `help:"How long a job and status are remembered." default:"24h"`
 	MaxBytes       units.Base2Bytes `help:"Bound of the stream, such as 2GiB; when it is full of events that are younger than --retention, deliveries are refused. Default: the smaller of 10 GiB and half the free disk, when the stream is created." placeholder:"SIZE"`
-	MaxBody        units.Base2Bytes `help:"Largest body, on the wire and inflated." default:"1MiB" placeholder:"SIZE"`
+	MaxBody        units.Base2Bytes `help:"Largest body, on the wire and inflated." default:"1MiB"`
 	MaxInFlight    int              `help:"Deliveries worked on at once; what comes on top is answered 503." default:"1024"`
 	MaxConnections int              `help:"Open connections of the webhook listener; what comes on top waits." default:"8192"`
 	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`

@@ -100,6 +100,8 @@ type Journal struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
 	commit *committer
+	// syncAlways is what the server was started with.
+	syncAlways bool
 
 	fail   sync.Once
 	failed chan struct{}
@@ -112,11 +114,11 @@ type Journal struct {
 
 // Open locks the data folder, starts the server on it, creates or updates the
 // stream and syncs the whole folder. ctx bounds the opening only.
-func Open(ctx context.Context, o Options) (j *Journal, err error) {
+func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	j = &Journal{opts: o, log: o.Logger, failed: make(chan struct{}), stop: make(chan struct{})}
+	j := &Journal{opts: o, log: o.Logger, failed: make(chan struct{}), stop: make(chan struct{})}
 	created, err := makeFolder(o.Dir)
 	if err != nil {
 		return nil, err
@@ -207,6 +209,12 @@ func (j *Journal) Durability() publisher.Durability { return j.opts.Durability }
 
 // Method is how a commit reaches the disk.
 func (j *Journal) Method() Method { return j.commit.method }
+
+// Dir is the data folder, absolute.
+func (j *Journal) Dir() string { return j.opts.Dir }
+
+// SyncAlways reports whether the server syncs each message by itself.
+func (j *Journal) SyncAlways() bool { return j.syncAlways }
 
 // URL is where workers connect, or "" if the journal does not listen.
 func (j *Journal) URL() string {

@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/journal"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 func open(t *testing.T, o journal.Options) *journal.Journal {
@@ -55,45 +53,138 @@ func event(id, status string) publisher.Event {
 	return publisher.Event{ID: id, Status: status, Payload: fmt.Appendf(nil, `{"id":%q,"status":%q}`, id, status), ReceivedAt: time.Now()}
 }
 
-func TestProbeAttack(t *testing.T) {
-	j := open(t, journal.Options{Listen: "127.0.0.1:0"})
+// TestOneProcess holds a folder twice.
+func TestOneProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j := open(t, journal.Options{Dir: dir})
+	_, err := journal.Open(within(t, 5*time.Second), journal.Options{Dir: dir})
+	if !errors.Is(err, journal.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
+		t.Fatalf("%v", err)
+	}
+	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("a", "COMPLETED")); err != nil {
+		t.Fatalf("after the second was refused: %v", err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, journal.Options{Dir: dir})
+}
+
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	for _, r := range []struct {
+		name   string
+		change func(*journal.Options)
+		want   string
+	}{
+		{"no folder", func(o *journal.Options) { o.Dir = "" }, "Options.Dir"},
+		{"durability", func(o *journal.Options) { o.Durability = "maybe" }, "Options.Durability"},
+		{"method", func(o *journal.Options) { o.Method = "hope" }, "Options.Method"},
+		{"listen", func(o *journal.Options) { o.Listen = "4222" }, "Options.Listen"},
+		{"off loopback", func(o *journal.Options) { o.Listen = "0.0.0.0:0" }, "--nats-auth-file"},
+		{"off loopback, any address", func(o *journal.Options) { o.Listen = ":0" }, "--nats-auth-file"},
+		{"off loopback, by name", func(o *journal.Options) { o.Listen = "example.com:0" }, "--nats-auth-file"},
+		{"worker without password", func(o *journal.Options) { o.Workers = []journal.Worker{{User: "w"}} }, "Options.Workers[0]"},
+		{"worker with the bridge's name", func(o *journal.Options) { o.Workers = []journal.Worker{{User: "bridge", Password: "x"}} }, "Options.Workers[0]"},
+		{"a file for a folder", func(o *journal.Options) { o.Dir = os.Args[0] }, "is not a folder"},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			o := journal.Options{Dir: t.TempDir()}
+			r.change(&o)
+			j, err := journal.Open(within(t, 5*time.Second), o)
+			if err == nil {
+				j.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), r.want) {
+				t.Fatalf("%v, want %s", err, r.want)
+			}
+		})
+	}
+}
+
+// TestClock opens a journal with clocks that would lose it.
+func TestClock(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j := open(t, journal.Options{Dir: dir})
+	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("a", "COMPLETED")); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct {
+		at      time.Duration
+		accept  bool
+		refused bool
+	}{{-time.Hour, false, true}, {-time.Minute, false, false}, {8 * 24 * time.Hour, false, true}, {8 * 24 * time.Hour, false, true},
+		{6 * 24 * time.Hour, false, false}, {8 * 24 * time.Hour, true, false}} {
+		j, err := journal.Open(within(t, 5*time.Second), journal.Options{Dir: dir, AcceptClock: r.accept, Now: func() time.Time { return time.Now().Add(r.at) }})
+		if errors.Is(err, journal.ErrClock) != r.refused || err != nil && !r.refused {
+			t.Errorf("%s from now: %v", r.at, err)
+		}
+		if err == nil {
+			j.Close()
+		}
+	}
+}
+
+// TestLostMeta removes the stream's meta files, as a power cut can: the stream
+// must come back with its messages.
+func TestLostMeta(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j := open(t, journal.Options{Dir: dir})
 	p := newPublisher(t, j)
-	for i := range 5 {
-		if _, err := p.Publish(within(t, 5*time.Second), event(fmt.Sprint("a", i), "COMPLETED")); err != nil {
+	for i := range 10 {
+		if _, err := p.Publish(within(t, 5*time.Second), event(fmt.Sprint("job", i), "COMPLETED")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	nc, err := nats.Connect(j.URL())
-	if err != nil {
+	meta := filepath.Join(filepath.Dir(folder(j)), "meta.sum")
+	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	defer nc.Close()
-	js, _ := jetstream.New(nc)
-	ctx := within(t, 5*time.Second)
-	cons, err := js.CreateConsumer(ctx, "JOBS", jetstream.ConsumerConfig{Durable: "w", HeadersOnly: true})
-	if err != nil {
+	if err := os.Remove(meta); err != nil {
 		t.Fatal(err)
 	}
-	_ = cons
-	for _, reply := range []string{"$JS.API.STREAM.PURGE.JOBS", "job.completed", "_INBOX_BRIDGE.x"} {
-		m := nats.NewMsg("$JS.API.CONSUMER.MSG.NEXT.JOBS.w")
-		m.Reply = reply
-		m.Data = []byte("1")
-		if err := nc.PublishMsg(m); err != nil {
-			t.Log(err)
+	j = open(t, journal.Options{Dir: dir})
+	if s, err := j.Stats(within(t, time.Second)); err != nil || s.Messages != 10 {
+		t.Fatalf("%+v %v", s, err)
+	}
+	if r, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("job3", "COMPLETED")); err != nil || !r.Duplicate {
+		t.Fatalf("%+v %v", r, err)
+	}
+}
+
+// TestSmallerBound must not drop what was acknowledged.
+func TestSmallerBound(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j := open(t, journal.Options{Dir: dir})
+	p := newPublisher(t, j)
+	for i := range 100 {
+		if _, err := p.Publish(within(t, 5*time.Second), event(fmt.Sprint("job", i), "COMPLETED")); err != nil {
+			t.Fatal(err)
 		}
-		nc.Flush()
-		time.Sleep(300 * time.Millisecond)
-		st, err := j.Stats(ctx)
-		t.Log("pull", reply, st, err)
 	}
-	_, err = js.CreatePushConsumer(ctx, "JOBS", jetstream.ConsumerConfig{Durable: "p", DeliverSubject: "$JS.API.STREAM.PURGE.JOBS", HeadersOnly: true})
-	t.Log(err)
-	time.Sleep(500 * time.Millisecond)
-	st, err := j.Stats(ctx)
-	t.Log("push", st, err)
-	_ = errors.Is
-	_ = os.Stdout
-	_ = strings.ToLower
-	_ = sync.Mutex{}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	small, err := journal.Open(within(t, 5*time.Second), journal.Options{Dir: dir, Stream: publisher.StreamOptions{MaxBytes: 4096}})
+	if err == nil {
+		small.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "--max-bytes") {
+		t.Fatalf("%v", err)
+	}
+	j, err = journal.Open(within(t, 5*time.Second), journal.Options{Dir: dir}) // no bound asked for: as it was
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if s, err := j.Stats(within(t, time.Second)); err != nil || s.Messages != 100 || s.MaxBytes != 256<<20 {
+		t.Fatalf("%+v %v", s, err)
+	}
 }

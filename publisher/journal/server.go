@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +56,7 @@ func checkListen(addr string, workers []Worker) error {
 
 // start runs a server on the folder, connects to it and ensures the stream.
 func (j *Journal) start(ctx context.Context, syncAlways bool) error {
+	j.syncAlways = syncAlways
 	password := rand.Text()
 	opts, err := j.serverOptions(password, syncAlways)
 	if err != nil {
@@ -216,7 +218,12 @@ func (l *serverLogger) Fatalf(format string, v ...any) {
 	l.last = fmt.Errorf(format, v...)
 }
 func (l *serverLogger) Noticef(format string, v ...any) { l.log.Debugf(format, v...) }
-func (l *serverLogger) Warnf(format string, v ...any)   { l.log.Warnf(format, v...) }
-func (l *serverLogger) Errorf(format string, v ...any)  { l.log.Errorf(format, v...) }
-func (l *serverLogger) Debugf(format string, v ...any)  { l.log.Debugf(format, v...) }
-func (l *serverLogger) Tracef(format string, v ...any)  { l.log.Debugf(format, v...) }
+func (l *serverLogger) Warnf(format string, v ...any) {
+	if strings.HasPrefix(format, "Plaintext passwords") {
+		return // random ones, made in this process, or what the operator wrote
+	}
+	l.log.Warnf(format, v...)
+}
+func (l *serverLogger) Errorf(format string, v ...any) { l.log.Errorf(format, v...) }
+func (l *serverLogger) Debugf(format string, v ...any) { l.log.Debugf(format, v...) }
+func (l *serverLogger) Tracef(format string, v ...any) { l.log.Debugf(format, v...) }

@@ -25,8 +25,8 @@ func users(accounts []*server.Account, password string, workers []Worker, stream
 		{Username: "keeper", Password: password, Account: byName[privateAccount], AllowedConnectionTypes: local},
 	}
 	if len(workers) == 0 {
-		// Nobody needs to know this password: it is whom the server takes a
-		// client for that names nobody.
+		// Whom the server takes a client for that names nobody; its password
+		// is never used.
 		workers = []Worker{{workerUser, rand.Text()}}
 	}
 	for _, w := range workers {

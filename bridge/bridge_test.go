@@ -1,0 +1,534 @@
+package bridge_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"compress/zlib"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func zipped(t *testing.T, body []byte, deflate bool) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	var w io.WriteCloser = gzip.NewWriter(&b)
+	if deflate {
+		w = zlib.NewWriter(&b)
+	}
+	if _, err := w.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestOutcomes delivers each row of the table of outcomes over TCP.
+func TestOutcomes(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.MaxBody = 64 << 10
+	srv.Start()
+	event := bridgetest.Generation("job-1", "COMPLETED")
+	big := []byte(`{"id":"big","status":"COMPLETED","pad":"` + strings.Repeat("a", 64<<10) + `"}`)
+	swollen := []byte(`[` + strings.Repeat("1e20,", 12<<10) + `1]`)
+	header := func(kv ...string) http.Header {
+		h := http.Header{}
+		for i := 0; i < len(kv); i += 2 {
+			h.Set(kv[i], kv[i+1])
+		}
+		return h
+	}
+	const invalid = `{"message":"Invalid signature"}` + "\n"
+	rows := []struct {
+		name     string
+		delivery bridgetest.Delivery
+		code     int
+		body     string // if not empty
+		outcome  string
+		reason   string
+	}{
+		{"stored", bridgetest.Delivery{ID: "a"}, 200, "", "stored", ""},
+		{"duplicate", bridgetest.Delivery{ID: "a"}, 200, "", "duplicate", ""},
+		{"conflict", bridgetest.Delivery{Payload: []byte(`{"id":"a","status":"COMPLETED"}`)}, 200, "", "conflict", ""},
+		{"conflict again", bridgetest.Delivery{Payload: []byte(`{"id":"a","status":"COMPLETED"}`)}, 200, "", "conflict", ""},
+		{"unsigned", bridgetest.Delivery{Signature: "-"}, 400, invalid, "refused", "unsigned"},
+		{"malformed", bridgetest.Delivery{Signature: "nonsense"}, 400, invalid, "refused", "malformed"},
+		{"other secret", bridgetest.Delivery{Secret: "whsec_other"}, 400, invalid, "refused", "mismatch"},
+		{"altered body", bridgetest.Delivery{Payload: event, Body: bytes.Replace(event, []byte("job-1"), []byte("job-2"), 1)}, 400, invalid, "refused", "mismatch"},
+		{"truncated body", bridgetest.Delivery{Payload: event, Body: event[:len(event)-1]}, 400, invalid, "refused", "mismatch"},
+		{"too old", bridgetest.Delivery{SignedAt: time.Now().Add(-6 * time.Minute)}, 400, invalid, "refused", "too_old"},
+		{"too new", bridgetest.Delivery{SignedAt: time.Now().Add(6 * time.Minute)}, 400, invalid, "refused", "too_new"},
+		{"too large", bridgetest.Delivery{Payload: big}, 413, "", "refused", "too_large"},
+		{"too large inflated", bridgetest.Delivery{Payload: big, Body: zipped(t, big, false), Header: header("Content-Encoding", "gzip")}, 413, "", "refused", "too_large"},
+		{"too large printed again", bridgetest.Delivery{Payload: []byte("1"), Body: swollen}, 413, "", "refused", "too_large"},
+		{"gzip", bridgetest.Delivery{Payload: event, Body: zipped(t, event, false), Header: header("Content-Encoding", "gzip")}, 200, "", "stored", ""},
+		{"deflate", bridgetest.Delivery{Payload: event, Body: zipped(t, event, true), Header: header("Content-Encoding", "deflate")}, 200, "", "duplicate", ""},
+		{"truncated gzip", bridgetest.Delivery{Payload: event, Body: zipped(t, event, false)[:40], Header: header("Content-Encoding", "gzip")}, 400, "", "refused", "body"},
+		{"br", bridgetest.Delivery{Header: header("Content-Encoding", "br")}, 415, "", "refused", "encoding"},
+		{"utf-16", bridgetest.Delivery{Header: header("Content-Type", "application/json; charset=utf-16le")}, 415, "", "refused", "encoding"},
+		{"no content type", bridgetest.Delivery{Header: header("Content-Type", "application/octet-stream")}, 200, "", "stored", ""},
+		{"empty body", bridgetest.Delivery{Payload: []byte{}}, 200, "", "stored", ""},
+	}
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			count := counter(t, srv, r.outcome, r.reason)
+			got := srv.Deliver(r.delivery)
+			if got.Code != r.code || r.body != "" && string(got.Body) != r.body {
+				t.Fatalf("answered %d %s, want %d %s", got.Code, got.Body, r.code, r.body)
+			}
+			if after := counter(t, srv, r.outcome, r.reason); after != count+1 {
+				t.Fatalf("deliveries{%s,%s} went from %v to %v", r.outcome, r.reason, count, after)
+			}
+			if strings.Contains(string(got.Body), "publisher:") || strings.Contains(string(got.Body), "verify:") {
+				t.Fatalf("the answer holds an internal error: %s", got.Body)
+			}
+		})
+	}
+	if msg := srv.Next("job.conflict"); string(msg.Data) != `{"id":"a","status":"COMPLETED"}` {
+		t.Errorf("on job.conflict: %s", msg.Data)
+	}
+	if msg := srv.Next("job.unrecognized"); len(msg.Data) != 0 {
+		t.Errorf("on job.unrecognized: %s", msg.Data)
+	}
+	for _, r := range []struct {
+		method, url string
+		code        int
+	}{{"GET", srv.URL, 405}, {"PUT", srv.URL, 405}, {"POST", srv.URL + "/", 404}, {"POST", srv.URL + "2", 404}, {"GET", srv.URL + "/../..", 404}} {
+		resp, body := request(t, r.method, r.url)
+		if resp.StatusCode != r.code || !json.Valid(body) {
+			t.Errorf("%s %s: %d %s", r.method, r.url, resp.StatusCode, body)
+		}
+		if r.code == 405 && resp.Header.Get("Allow") != "POST" {
+			t.Errorf("%s %s: Allow %q", r.method, r.url, resp.Header.Get("Allow"))
+		}
+	}
+}
+
+func request(t *testing.T, method, url string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, body
+}
+
+// counter returns jobbridge_deliveries_total of an outcome and reason. The
+// bridge counts after it has answered, so this waits until all that was
+// answered has been counted: nothing is in flight.
+func counter(t *testing.T, srv *bridgetest.Server, outcome, reason string) float64 {
+	t.Helper()
+	families, err := srv.Metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "jobbridge_deliveries_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if labels["outcome"] == outcome && labels["reason"] == reason {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+func TestMetricsLint(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewServer(t)
+	srv.Deliver(bridgetest.Delivery{})
+	problems, err := testutil.GatherAndLint(srv.Metrics)
+	if err != nil || len(problems) > 0 {
+		t.Fatal(problems, err)
+	}
+}
+
+// held is a publisher that answers when it is told to.
+type held struct {
+	entered chan struct{}
+	release chan error
+	ended   atomic.Int64
+}
+
+func (h *held) Publish(ctx context.Context, _ publisher.Event) (publisher.Receipt, error) {
+	h.entered <- struct{}{}
+	defer h.ended.Add(1)
+	select {
+	case err := <-h.release:
+		return publisher.Receipt{Stream: "JOBS", Subject: "job.completed", Sequence: 1}, err
+	case <-ctx.Done():
+		return publisher.Receipt{}, fmt.Errorf("%w: %w", publisher.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+func newHeld(t *testing.T, change func(*bridgetest.Config)) (*bridgetest.Server, *held) {
+	t.Helper()
+	h := &held{entered: make(chan struct{}, 16), release: make(chan error)}
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.Publisher = h
+	if change != nil {
+		change(&srv.Config)
+	}
+	srv.Start()
+	return srv, h
+}
+
+type result struct {
+	bridgetest.Response
+	err  error
+	took time.Duration
+}
+
+func post(srv *bridgetest.Server, d bridgetest.Delivery) <-chan result {
+	done := make(chan result, 1)
+	go func() {
+		start := time.Now()
+		r, err := srv.Post(d)
+		done <- result{r, err, time.Since(start)}
+	}()
+	return done
+}
+
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	srv, h := newHeld(t, func(c *bridgetest.Config) { c.Bridge.MaxInFlight = 1 })
+	first := post(srv, bridgetest.Delivery{})
+	<-h.entered
+	if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 503 || r.Header.Get("Retry-After") == "" {
+		t.Fatalf("over the limit: %d %v", r.Code, r.Header)
+	}
+	h.release <- nil
+	if r := <-first; r.err != nil || r.Code != 200 {
+		t.Fatalf("%+v", r)
+	}
+}
+
+func TestAnswersInTimeWhateverNATSDoes(t *testing.T) {
+	t.Parallel()
+	srv, h := newHeld(t, nil)
+	done := post(srv, bridgetest.Delivery{})
+	<-h.entered
+	if r := <-done; r.err != nil || r.Code != 503 || r.took > 5*time.Second {
+		t.Fatalf("%+v", r)
+	}
+}
+
+func TestPanicIsAnswered(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.InfoLevel)
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.Publisher = panicking{}
+	srv.Config.Bridge.Logger = zap.New(core)
+	srv.Start()
+	if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 500 || string(r.Body) != `{"message":"Internal error"}`+"\n" {
+		t.Fatalf("%d %s", r.Code, r.Body)
+	}
+	if err := srv.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	if n := counter(t, srv, "failed", "panic"); n != 1 {
+		t.Errorf("%v panics counted", n)
+	}
+	if lines := logs.FilterField(zap.String("reason", "panic")).All(); len(lines) != 1 || !strings.Contains(lines[0].ContextMap()["error"].(string), "a bug") {
+		t.Errorf("%v", lines)
+	}
+}
+
+type panicking struct{}
+
+func (panicking) Publish(context.Context, publisher.Event) (publisher.Receipt, error) { panic("a bug") }
+
+func TestFullIsLoud(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Journal.Stream.MaxBytes = 256 << 10
+	srv.Config.Bridge.MaxBody = 64 << 10
+	srv.Start()
+	payload := func(i int) []byte {
+		return fmt.Appendf(nil, `{"id":"f%d","status":"COMPLETED","pad":"%s"}`, i, strings.Repeat("x", 60<<10))
+	}
+	for i := range 10 {
+		r := srv.Deliver(bridgetest.Delivery{Payload: payload(i)})
+		if r.Code == 200 {
+			continue
+		}
+		if r.Code != 503 || counter(t, srv, "failed", "full") != 1 {
+			t.Fatalf("%d %s", r.Code, r.Body)
+		}
+		if stored := srv.Stored(); stored != i {
+			t.Fatalf("%d stored of %d acknowledged", stored, i)
+		}
+		return
+	}
+	t.Fatal("it never got full")
+}
+
+// TestHangUp hangs up while the event is being published: it must be published
+// to the end, not cut off.
+func TestHangUp(t *testing.T) {
+	t.Parallel()
+	srv, h := newHeld(t, nil)
+	signature, body := srv.Sign(bridgetest.Delivery{})
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, srv.URL, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Sync-Signature", signature)
+	gone := make(chan error, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		gone <- err
+	}()
+	<-h.entered
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	h.release <- nil // nobody would receive this if the publish had ended with its sender
+	if err := srv.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	if n := counter(t, srv, "stored", ""); n != 1 {
+		t.Fatalf("%v stored", n)
+	}
+}
+
+// TestSlowSender sends a body byte by byte: it must neither hold a slot nor its
+// connection for ever.
+func TestSlowSender(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.MaxInFlight = 1
+	srv.Config.Bridge.ReadTimeout = 300 * time.Millisecond
+	srv.Start()
+	for _, head := range []string{"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", "POST /webhook HT"} {
+		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(srv.URL, "http://"), "/webhook"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, head); err != nil {
+			t.Fatal(err)
+		}
+		if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 200 {
+			t.Fatalf("beside a slow sender: %d", r.Code)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(bridgetest.Patience)); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408") && !strings.HasPrefix(string(answer), "HTTP/1.1 400") && len(answer) > 0 {
+			t.Fatalf("%q %v", answer, err)
+		}
+	}
+}
+
+// TestDrain stops a bridge under load: whatever had connected is answered 200,
+// and what was answered is stored.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewServer(t)
+	const clients = 16
+	var stored, refused atomic.Int64
+	var begun, wg sync.WaitGroup
+	begun.Add(clients)
+	for range clients {
+		wg.Go(func() {
+			once := sync.OnceFunc(begun.Done)
+			defer once()
+			for n := 0; ; n++ {
+				if n == 5 {
+					once()
+				}
+				r, err := srv.Post(bridgetest.Delivery{})
+				switch {
+				case err == nil && r.Code == 200:
+					stored.Add(1)
+				case err == nil:
+					refused.Add(1)
+					return
+				case strings.Contains(err.Error(), "refused"):
+					return // it is stopped, and says so before it took anything
+				default:
+					t.Errorf("cut off: %v", err)
+					return
+				}
+			}
+		})
+	}
+	begun.Wait()
+	if err := srv.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if refused.Load() > 0 || int(stored.Load()) != srv.Stored() {
+		t.Fatalf("%d answered 200, %d refused, %d stored", stored.Load(), refused.Load(), srv.Stored())
+	}
+}
+
+// TestDrainKeepAlive has a connection open and idle: in the delay it is still
+// served, and told to close.
+func TestDrainKeepAlive(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.DrainDelay = 500 * time.Millisecond
+	health := bridge.NewHealth()
+	srv.Config.Bridge.Health = health
+	srv.Start()
+	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(srv.URL, "http://"), "/webhook"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	exchange := func() *http.Response {
+		signature, body := srv.Sign(bridgetest.Delivery{})
+		fmt.Fprintf(conn, "POST /webhook HTTP/1.1\r\nHost: x\r\nSync-Signature: %s\r\nContent-Length: %d\r\n\r\n%s", signature, len(body), body)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	if resp := exchange(); resp.StatusCode != 200 || resp.Close {
+		t.Fatalf("%d, close %v", resp.StatusCode, resp.Close)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Drain() }()
+	for health.Report().State != bridge.Draining {
+		select {
+		case err := <-drained:
+			t.Fatal("drained without saying so", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if resp := exchange(); resp.StatusCode != 200 || !resp.Close {
+		t.Fatalf("while draining: %d, close %v", resp.StatusCode, resp.Close)
+	}
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestNoSecretLeaks greps everything the bridge says for its secret and for
+// the signatures that it expected.
+func TestNoSecretLeaks(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.DebugLevel)
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.Logger = zap.New(core)
+	srv.Start()
+	payload := bridgetest.Generation("secret-job", "COMPLETED")
+	expected, _ := srv.Sign(bridgetest.Delivery{Payload: payload})
+	expected = expected[strings.Index(expected, "v1=")+3:]
+	var said bytes.Buffer
+	for _, d := range []bridgetest.Delivery{
+		{Payload: payload},
+		{Payload: payload, Signature: "t=1,v1=" + strings.Repeat("0", 64)},
+		{Payload: payload, Secret: "whsec_wrong"},
+		{Payload: payload, SignedAt: time.Now().Add(-time.Hour)},
+		{Payload: payload, Signature: "-"},
+	} {
+		said.Write(srv.Deliver(d).Body)
+	}
+	if err := srv.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range logs.All() {
+		fmt.Fprintln(&said, line.Message, line.ContextMap())
+	}
+	families, err := srv.Metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(&said, families)
+	for _, secret := range []string{bridgetest.Secret, strings.TrimPrefix(bridgetest.Secret, "whsec_") + `"`, expected} {
+		if strings.Contains(said.String(), secret) {
+			t.Errorf("%q is said aloud", secret)
+		}
+	}
+	if logs.FilterMessage("delivery").Len() != 5 {
+		t.Errorf("%d deliveries logged", logs.FilterMessage("delivery").Len())
+	}
+}
+
+func TestAdmin(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewServer(t)
+	health := bridge.NewHealth()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- bridge.NewAdmin(health, srv.Metrics, zap.NewNop()).Serve(ctx, ln) }()
+	url := "http://" + ln.Addr().String()
+	check := func(path string, code int, want string) {
+		t.Helper()
+		resp, body := request(t, "GET", url+path)
+		if resp.StatusCode != code || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+	}
+	check("/healthz", 200, "alive")
+	check("/readyz", 503, `{"state":"starting","reasons":[]}`)
+	health.SetDurability(publisher.Fsync)
+	health.Set(bridge.Ready)
+	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
+	health.Set(bridge.Draining)
+	health.Set(bridge.Ready)
+	check("/readyz", 503, `"state":"draining"`)
+	health.Set(bridge.Failed, "fsync: no")
+	health.Set(bridge.Draining)
+	check("/readyz", 503, `"reasons":["fsync: no"]`)
+	srv.Deliver(bridgetest.Delivery{})
+	check("/metrics", 200, "jobbridge_deliveries_total")
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}

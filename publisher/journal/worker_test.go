@@ -1,0 +1,253 @@
+package journal_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/journal"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// worker connects over the network and collects what the server forbids.
+type worker struct {
+	*nats.Conn
+	js      jetstream.JetStream
+	mu      sync.Mutex
+	refused []error
+}
+
+func connect(t *testing.T, j *journal.Journal, o ...nats.Option) *worker {
+	t.Helper()
+	w := &worker{}
+	var err error
+	w.Conn, err = nats.Connect(j.URL(), append(o, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.refused = append(w.refused, err)
+	}))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	if w.js, err = jetstream.New(w.Conn); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// forbidden publishes, and reports whether the server refused it.
+func (w *worker) forbidden(t *testing.T, m *nats.Msg) bool {
+	t.Helper()
+	w.mu.Lock()
+	before := len(w.refused)
+	w.mu.Unlock()
+	if err := w.PublishMsg(m); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.FlushTimeout(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	// The refusal comes before the answer to the flush, but is handled on a
+	// goroutine of its own.
+	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		n := len(w.refused)
+		w.mu.Unlock()
+		if n > before {
+			return true
+		}
+	}
+	return false
+}
+
+// TestWorkerMay does all that a worker needs.
+func TestWorkerMay(t *testing.T) {
+	t.Parallel()
+	j := open(t, journal.Options{Listen: "127.0.0.1:0"})
+	w := connect(t, j)
+	sub, err := w.SubscribeSync("job.completed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	p := newPublisher(t, j)
+	for i := range 3 {
+		if _, err := p.Publish(within(t, 5*time.Second), event(fmt.Sprint("job", i), "COMPLETED")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := sub.NextMsg(5 * time.Second); err != nil {
+		t.Fatalf("core subscription: %v", err)
+	}
+	ctx := within(t, 10*time.Second)
+	for _, cfg := range []jetstream.ConsumerConfig{{Durable: "a", FilterSubject: "job.completed"}, {Durable: "b"}, {}, {FilterSubjects: []string{"job.completed", "job.failed"}}} {
+		c, err := w.js.CreateOrUpdateConsumer(ctx, "JOBS", cfg)
+		if err != nil {
+			t.Fatalf("create %+v: %v", cfg, err)
+		}
+		for range 3 {
+			m, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+			if err != nil {
+				t.Fatalf("next of %+v: %v", cfg, err)
+			}
+			if err := m.DoubleAck(ctx); err != nil {
+				t.Fatalf("ack of %+v: %v", cfg, err)
+			}
+		}
+		info, err := c.Info(ctx)
+		if err != nil || info.NumAckPending != 0 || info.NumPending != 0 {
+			t.Fatalf("%+v %v", info, err)
+		}
+	}
+	push, err := w.js.CreatePushConsumer(ctx, "JOBS", jetstream.ConsumerConfig{DeliverSubject: nats.NewInbox(), FlowControl: true, IdleHeartbeat: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan jetstream.Msg, 3)
+	run, err := push.Consume(func(m jetstream.Msg) { got <- m })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run.Stop()
+	for range 3 {
+		<-got
+	}
+	ordered, err := w.js.OrderedConsumer(ctx, "JOBS", jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := ordered.Next(jetstream.FetchMaxWait(5 * time.Second)); err != nil || m.Headers().Get("Job-Id") != "job0" {
+		t.Fatalf("ordered consumer: %v %v", m, err)
+	}
+	s, err := w.js.Stream(ctx, "JOBS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.GetMsg(ctx, 2); err != nil {
+		t.Fatalf("direct get: %v", err)
+	}
+	if _, err := s.GetLastMsgForSubject(ctx, "job.completed"); err != nil {
+		t.Fatalf("last of a subject: %v", err)
+	}
+	if err := s.DeleteConsumer(ctx, "a"); err != nil {
+		t.Fatalf("delete its consumer: %v", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.refused) > 0 {
+		t.Fatalf("refused: %v", w.refused)
+	}
+}
+
+// TestWorkerMayNot tries what a worker must not be able to do.
+func TestWorkerMayNot(t *testing.T) {
+	t.Parallel()
+	j := open(t, journal.Options{Listen: "127.0.0.1:0"})
+	w := connect(t, j)
+	p := newPublisher(t, j)
+	seen, err := w.SubscribeSync("job.completed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Publish(within(t, 5*time.Second), event("a", "COMPLETED")); err != nil {
+		t.Fatal(err)
+	}
+	m, err := seen.NextMsg(5 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{
+		"job.completed", "job.x", "batch.completed",
+		m.Reply, "_INBOX_BRIDGE.x",
+		"$JS.API.STREAM.CREATE.JOBS", "$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.UPDATE.JOBS", "$JS.API.STREAM.DELETE.JOBS",
+		"$JS.API.STREAM.PURGE.JOBS", "$JS.API.STREAM.MSG.DELETE.JOBS", "$JS.API.STREAM.SNAPSHOT.JOBS", "$JS.API.STREAM.RESTORE.JOBS",
+		"$JS.API.ACCOUNT.PURGE.EVENTS", "$JS.API.SERVER.REMOVE", "$SYS.REQ.SERVER.PING", "anything",
+	} {
+		if !w.forbidden(t, &nats.Msg{Subject: subject, Data: []byte(`{"stream":"JOBS","seq":1}`)}) {
+			t.Errorf("a worker may publish on %s", subject)
+		}
+	}
+	if _, err := w.SubscribeSync("_INBOX_BRIDGE.>"); err != nil {
+		t.Fatal(err)
+	}
+	if !w.forbidden(t, &nats.Msg{Subject: "anything"}) || !refusedSubscription(w) {
+		t.Error("a worker may listen to the bridge's inbox")
+	}
+
+	// What a worker may ask the server to send, the server sends with its own
+	// rights: these must not reach the API, the stream or the bridge.
+	c, err := w.js.CreateConsumer(within(t, 5*time.Second), "JOBS", jetstream.ConsumerConfig{Durable: "w", HeadersOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, reply := range []string{"$JS.API.STREAM.PURGE.JOBS", "$JS.API.STREAM.DELETE.JOBS", "job.completed"} {
+		next := nats.NewMsg("$JS.API.CONSUMER.MSG.NEXT.JOBS.w")
+		next.Reply, next.Data = reply, []byte("1")
+		if err := w.PublishMsg(next); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.js.CreatePushConsumer(within(t, 5*time.Second), "JOBS", jetstream.ConsumerConfig{DeliverSubject: reply, HeadersOnly: true})
+	}
+	if _, err := c.Info(within(t, 5*time.Second)); err != nil { // the server has seen all of the above
+		t.Fatal(err)
+	}
+	r, err := p.Publish(within(t, 5*time.Second), event("b", "COMPLETED"))
+	if err != nil || r.Sequence != 2 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	if s, err := j.Stats(within(t, 5*time.Second)); err != nil || s.Messages != 2 {
+		t.Fatalf("%+v %v", s, err)
+	}
+
+	for _, o := range []nats.Option{nats.UserInfo("bridge", ""), nats.UserInfo("bridge", "bridge"), nats.UserInfo("keeper", ""), nats.UserInfo("worker", ""), nats.UserInfo("sys", "")} {
+		if nc, err := nats.Connect(j.URL(), o); err == nil {
+			nc.Close()
+			t.Errorf("connected with a guessed name")
+		}
+	}
+	if names := w.js.StreamNames(within(t, 5*time.Second)); names != nil {
+		for n := range names.Name() {
+			if n != "JOBS" {
+				t.Errorf("a worker sees stream %s", n)
+			}
+		}
+	}
+}
+
+func refusedSubscription(w *worker) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, err := range w.refused {
+		if errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), "Subscription") {
+			return true
+		}
+	}
+	return false
+}
+
+// TestPasswords lets in only those who are named.
+func TestPasswords(t *testing.T) {
+	t.Parallel()
+	j := open(t, journal.Options{Listen: "127.0.0.1:0", Workers: []journal.Worker{{User: "ann", Password: "secret"}}})
+	if nc, err := nats.Connect(j.URL()); err == nil {
+		nc.Close()
+		t.Fatal("connected without a name")
+	}
+	w := connect(t, j, nats.UserInfo("ann", "secret"))
+	if !w.forbidden(t, &nats.Msg{Subject: "job.completed"}) {
+		t.Fatal("a named worker may publish")
+	}
+	if _, err := w.js.Stream(within(t, 5*time.Second), "JOBS"); err != nil {
+		t.Fatal(err)
+	}
+}

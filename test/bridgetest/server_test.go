@@ -1,0 +1,103 @@
+package bridgetest_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// TestWorker is README's "Testing your own consumer".
+func TestWorker(t *testing.T) {
+	srv := bridgetest.NewServer(t)
+	srv.Deliver(bridgetest.Delivery{ID: "job-42", Status: "COMPLETED"})
+
+	js := srv.JetStream() // your worker connects to srv.NATS
+	worker, err := js.CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "worker", FilterSubject: "job.completed"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := worker.Next(jetstream.FetchMaxWait(5 * time.Second))
+	if err != nil || msg.Headers().Get("Job-Id") != "job-42" {
+		t.Fatal(msg, err)
+	}
+	if err := msg.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestZeroDelivery(t *testing.T) {
+	srv := bridgetest.NewServer(t)
+	r := srv.Deliver(bridgetest.Delivery{})
+	if r.Code != 200 || r.Subject != "job.completed" || r.Duplicate || r.Durability != "fsync" {
+		t.Fatalf("%+v", r)
+	}
+	msg := srv.Next("job.>")
+	if msg.Header.Get("Nats-Msg-Id") != "sync:"+r.ID+":COMPLETED" || msg.Sequence != r.Sequence {
+		t.Fatalf("%v", msg.Header)
+	}
+	v, err := verify.New([]string{bridgetest.Secret}, verify.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(msg.Header.Get("Sync-Signature"), msg.Data); err != nil {
+		t.Fatal(err)
+	}
+	srv.Deliver(bridgetest.Delivery{Status: "FAILED"})
+	if msg := srv.Next("job.>"); msg.Subject != "job.failed" {
+		t.Fatalf("the event after the first is on %s", msg.Subject)
+	}
+}
+
+func TestClock(t *testing.T) {
+	srv := bridgetest.NewServer(t)
+	past := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	srv.SetTime(past)
+	if r := srv.Deliver(bridgetest.Delivery{SignedAt: past.Add(-5 * time.Minute)}); r.Code != 200 {
+		t.Fatalf("at the tolerance: %d", r.Code)
+	}
+	if r := srv.Deliver(bridgetest.Delivery{SignedAt: past.Add(-5*time.Minute - time.Second)}); r.Code != 400 {
+		t.Fatalf("beyond the tolerance: %d", r.Code)
+	}
+	if got := srv.Next("job.>").Header.Get("Received-At"); got != "2020-01-01T00:00:00Z" {
+		t.Fatalf("Received-At: %s", got)
+	}
+}
+
+func TestRestartNATS(t *testing.T) {
+	srv := bridgetest.NewServer(t)
+	nc := srv.Connect()
+	sub, err := nc.SubscribeSync("job.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	srv.Deliver(bridgetest.Delivery{ID: "before"})
+	srv.StopNATS()
+	if r := srv.Deliver(bridgetest.Delivery{ID: "during"}); r.Code != 503 || r.Header.Get("Retry-After") == "" {
+		t.Fatalf("%d %v", r.Code, r.Header)
+	}
+	srv.StartNATS()
+	if err := nc.FlushTimeout(bridgetest.Patience); err != nil { // the worker is back
+		t.Fatal(err)
+	}
+	if r := srv.Deliver(bridgetest.Delivery{ID: "before"}); r.Code != 200 || !r.Duplicate {
+		t.Fatalf("a duplicate across a restart: %+v", r)
+	}
+	if n := srv.Stored(); n != 1 {
+		t.Fatalf("%d stored", n)
+	}
+	for range 2 { // a plain subscriber sees the duplicate
+		msg, err := sub.NextMsg(bridgetest.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id := msg.Header.Get("Job-Id"); id != "before" {
+			t.Fatalf("got %s", id)
+		}
+	}
+}
