@@ -71,7 +71,7 @@ type Options struct {
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// MaxPayload bounds the payload that is printed again, in bytes; 0 means
-	// [DefaultMaxPayload].
+	// [DefaultMaxPayload], negative no bound.
 	MaxPayload int
 }
 
@@ -174,7 +174,7 @@ func (v *Verifier) checkAge(at time.Time) error {
 	case age > v.opts.Tolerance:
 		return fmt.Errorf("%w: %s ago, tolerance %s", ErrTooOld, age.Round(time.Second), v.opts.Tolerance)
 	case age < -v.opts.Tolerance:
-		return fmt.Errorf("%w: by %s, tolerance %s", ErrTooNew, (-age).Round(time.Second), v.opts.Tolerance)
+		return fmt.Errorf("%w: by %s, tolerance %s", ErrTooNew, age.Abs().Round(time.Second), v.opts.Tolerance)
 	}
 	return nil
 }

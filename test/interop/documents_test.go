@@ -18,21 +18,27 @@ type documents struct {
 	buf bytes.Buffer
 }
 
-// next returns a text; about a third is damaged, and most of those are invalid.
+// next returns a text; half of them are damaged, and most of those are invalid.
 func (d *documents) next() []byte {
 	d.buf.Reset()
 	if d.IntN(20) == 0 {
 		d.buf.WriteString("\ufeff")
 	}
 	d.space()
+	deep := 0
+	if d.IntN(200) == 0 {
+		deep = d.IntN(1000)
+	}
+	d.buf.WriteString(strings.Repeat("[", deep))
 	if d.IntN(4) == 0 {
 		d.value(4)
 	} else {
 		d.object(4)
 	}
+	d.buf.WriteString(strings.Repeat("]", deep))
 	d.space()
 	text := bytes.Clone(d.buf.Bytes())
-	if d.IntN(3) == 0 {
+	if d.IntN(2) == 0 {
 		text = d.damage(text)
 	}
 	return text
@@ -93,12 +99,12 @@ func (d *documents) object(depth int) {
 	d.buf.WriteByte('}')
 }
 
-func (d *documents) key() string {
+func (d *documents) key() []uint16 {
 	switch d.IntN(4) {
 	case 0:
-		return pick(d, "0", "1", "2", "10", "00", "01", "-1", "4294967293", "4294967294", "4294967295", "4294967296", "1.5", "9007199254740993", strconv.Itoa(d.IntN(40)))
+		return units(pick(d, "0", "1", "2", "10", "00", "01", "-1", "4294967293", "4294967294", "4294967295", "4294967296", "1.5", "9007199254740993", strconv.Itoa(d.IntN(40))))
 	case 1:
-		return pick(d, "id", "status", "__proto__", "constructor", "toString", "", "ID", "length")
+		return units(pick(d, "id", "status", "__proto__", "constructor", "toString", "", "ID", "length"))
 	}
 	return d.word()
 }
@@ -111,62 +117,51 @@ func (d *documents) number() string {
 	case 1:
 		return strconv.Itoa(d.IntN(1<<31) - 1<<30)
 	case 2:
-		f := math.Float64frombits(d.Uint64())
+		f := math.Float64frombits(d.Uint64() >> d.IntN(60)) // close to 0, too
 		if math.IsNaN(f) || math.IsInf(f, 0) {
 			f = 1
 		}
-		return strconv.FormatFloat(f, pick(d, byte('e'), byte('E'), byte('f')), d.IntN(25)-1, 64)
+		return strconv.FormatFloat(f, pick(d, byte('e'), byte('E'), byte('f')), d.IntN(45)-1, 64)
 	}
 	return fmt.Sprintf("%d.%de%s%d", d.IntN(1000), d.IntN(1000), pick(d, "", "+", "-", "+0"), d.IntN(40))
 }
 
-// word returns the UTF-16 text of a string, so that it can hold lone surrogates.
-func (d *documents) word() string {
-	var units []uint16
+// word returns the UTF-16 text of a string: it can hold lone surrogates.
+func (d *documents) word() []uint16 {
+	var word []uint16
 	for range d.IntN(6) {
 		switch d.IntN(8) {
 		case 0:
-			units = append(units, uint16(d.IntN(0x20)))
+			word = append(word, uint16(d.IntN(0x20)))
 		case 1:
-			units = append(units, uint16(0xd800+d.IntN(0x800)))
+			word = append(word, uint16(0xd800+d.IntN(0x800)))
 		case 2:
-			units = append(units, utf16.Encode([]rune{rune(0x1f600 + d.IntN(40))})...)
+			word = append(word, utf16.Encode([]rune{rune(0x1f600 + d.IntN(40))})...)
 		case 3:
-			units = append(units, pick(d, uint16(0x2028), 0x2029, 0x7f, '"', '\\', '/', 0xfeff, 0xfffd, 0xffff, 0x80, 0xe9))
+			word = append(word, pick(d, uint16(0x2028), 0x2029, 0x7f, '"', '\\', '/', 0xfeff, 0xfffd, 0xffff, 0x80, 0xe9))
 		default:
-			units = append(units, uint16('a'+d.IntN(26)))
+			word = append(word, uint16('a'+d.IntN(26)))
 		}
 	}
-	var b strings.Builder
-	for _, u := range units {
-		b.WriteByte(byte(u >> 8))
-		b.WriteByte(byte(u))
-	}
-	return "u" + b.String()
+	return word
 }
 
-// text writes a string: plain, or, if it begins with "u" and is of word's
-// making, in UTF-16 units, each written in one of the ways it can be.
-func (d *documents) text(s string) {
+func units(s string) []uint16 { return utf16.Encode([]rune(s)) }
+
+// text writes a string, each of its characters in one of the ways it can be.
+func (d *documents) text(s []uint16) {
 	d.buf.WriteByte('"')
-	defer d.buf.WriteByte('"')
-	if len(s)%2 == 0 || s[0] != 'u' {
-		for i := range len(s) {
-			d.unit(uint16(s[i]))
-		}
-		return
-	}
-	for s = s[1:]; s != ""; s = s[2:] {
-		u := uint16(s[0])<<8 | uint16(s[1])
-		if len(s) >= 4 && d.IntN(2) == 0 {
-			if r := utf16.DecodeRune(rune(u), rune(uint16(s[2])<<8|uint16(s[3]))); r != 0xfffd {
+	for ; len(s) > 0; s = s[1:] {
+		if len(s) > 1 && d.IntN(2) == 0 {
+			if r := utf16.DecodeRune(rune(s[0]), rune(s[1])); r != 0xfffd {
 				d.buf.WriteRune(r)
-				s = s[2:]
+				s = s[1:]
 				continue
 			}
 		}
-		d.unit(u)
+		d.unit(s[0])
 	}
+	d.buf.WriteByte('"')
 }
 
 func (d *documents) unit(u uint16) {

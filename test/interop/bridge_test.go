@@ -1,0 +1,225 @@
+package interop
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience bounds every wait. Nothing here takes a second on an idle machine.
+const patience = 30 * time.Second
+
+// binaries is the folder of what was built for this run; empty before that.
+var binaries string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if binaries != "" {
+		os.RemoveAll(binaries)
+	}
+	os.Exit(code)
+}
+
+// buildBridge builds the real binary, once per run, and returns its path.
+var buildBridge = sync.OnceValues(func() (string, error) {
+	var err error
+	if binaries, err = os.MkdirTemp("", "jobbridge-interop-"); err != nil {
+		return "", err
+	}
+	path := filepath.Join(binaries, "jobbridge")
+	build := exec.CommandContext(context.Background(), "go", "build", "-o", path, "github.com/jobbridge/jobbridge/cmd/jobbridge")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// bridgeCommand returns the real binary with these arguments, which shares the
+// secret with whoever else is started here.
+func bridgeCommand(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := buildBridge()
+	if err != nil {
+		t.Fatalf("build: %v", err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Env = append(os.Environ(), "SYNC_WEBHOOK_SECRET="+secret)
+	return cmd
+}
+
+// bridgeProcess is a running `jobbridge serve`.
+type bridgeProcess struct {
+	*process
+	Webhook string `json:"webhook"`
+	Admin   string `json:"admin"`
+	NATS    string `json:"nats"`
+}
+
+// startBridge starts the real binary and returns when it is ready. At the end
+// of the test it is stopped, and must then have ended well.
+func startBridge(t *testing.T, extraArgs ...string) *bridgeProcess {
+	t.Helper()
+	args := append([]string{
+		"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0",
+		"--data-dir", filepath.Join(t.TempDir(), "data"), "--log-format", "json",
+	}, extraArgs...)
+	b := &bridgeProcess{process: start(t, bridgeCommand(t, args...), bufio.ScanLines, terminate)}
+	b.stderr.await(t, "the line that says ready", func(lines []string) bool {
+		for _, line := range lines {
+			var head struct{ Msg string }
+			if json.Unmarshal([]byte(line), &head) == nil && head.Msg == "ready" {
+				return json.Unmarshal([]byte(line), b) == nil
+			}
+		}
+		return false
+	})
+	return b
+}
+
+// process is a program that a test started.
+type process struct {
+	cmd            *exec.Cmd
+	stdin          io.Closer
+	stdout, stderr *output
+}
+
+// terminate and hangUp are the ways in which a process is told to end.
+func terminate(p *process) error { return p.cmd.Process.Signal(syscall.SIGTERM) }
+func hangUp(p *process) error    { return p.stdin.Close() }
+
+// start starts cmd, which must be bound to t's context: its end, just before
+// the cleanups, tells the process to end in the way given. The cleanup waits
+// for that, and fails the test unless the process exits with 0. split divides
+// what it writes to standard output.
+func start(t *testing.T, cmd *exec.Cmd, split bufio.SplitFunc, end func(*process) error) *process {
+	t.Helper()
+	p := &process{cmd: cmd}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.stdin = stdin
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Cancel = func() error { return end(p) }
+	cmd.WaitDelay = patience
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.stdout, p.stderr = read(stdout, split), read(stderr, bufio.ScanLines)
+	name := filepath.Base(cmd.Path)
+	t.Cleanup(func() {
+		// Wait closes the pipes, so that all must have been read before.
+		<-p.stdout.ended
+		<-p.stderr.ended
+		_ = cmd.Wait() // it returns the context's error, which says nothing of the process
+		if code := cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("%s: %s", name, cmd.ProcessState)
+		}
+		if t.Failed() {
+			t.Logf("%s wrote:\n%s", name, strings.Join(p.stderr.lines(), "\n"))
+		}
+	})
+	return p
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu    sync.Mutex
+	all   []string
+	more  chan struct{} // closed, and made anew, with each line
+	ended chan struct{} // closed when there will be no more
+}
+
+func read(r io.Reader, split bufio.SplitFunc) *output {
+	o := &output{more: make(chan struct{}), ended: make(chan struct{})}
+	go func() {
+		defer close(o.ended)
+		s := bufio.NewScanner(r)
+		s.Split(split)
+		s.Buffer(nil, 16<<20)
+		for s.Scan() {
+			o.mu.Lock()
+			o.all = append(o.all, s.Text())
+			close(o.more)
+			o.more = make(chan struct{})
+			o.mu.Unlock()
+		}
+	}()
+	return o
+}
+
+func (o *output) lines() []string {
+	all, _ := o.look()
+	return all
+}
+
+// look returns the lines, and what will be closed when there are more.
+func (o *output) look() ([]string, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all[:len(o.all):len(o.all)], o.more
+}
+
+// await returns the lines as soon as enough says that they are.
+func (o *output) await(t *testing.T, what string, enough func(lines []string) bool) []string {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for {
+		lines, more := o.look()
+		if enough(lines) {
+			return lines
+		}
+		select {
+		case <-more:
+		case <-o.ended:
+			if lines = o.lines(); enough(lines) {
+				return lines
+			}
+			t.Fatalf("ended before %s, after:\n%s", what, strings.Join(lines, "\n"))
+		case <-deadline.C:
+			t.Fatalf("no %s within %s, only:\n%s", what, patience, strings.Join(lines, "\n"))
+		}
+	}
+}
+
+// node starts a script of this package's folder node, which ends when its
+// standard input does, and returns when it has written a line that begins so.
+func node(t *testing.T, ready string, args ...string) (p *process, rest string) {
+	t.Helper()
+	require(t, "node")
+	if _, err := os.Stat("node/node_modules"); err != nil {
+		missing(t, "node_modules", "run npm ci in test/interop/node")
+	}
+	cmd := exec.CommandContext(t.Context(), "node", args...)
+	// Under test express keeps the stack of every refusal to itself.
+	cmd.Env = append(os.Environ(), "SYNC_WEBHOOK_SECRET="+secret, "NODE_ENV=test")
+	p = start(t, cmd, bufio.ScanLines, hangUp)
+	p.stdout.await(t, ready, func(lines []string) bool {
+		found := false
+		for _, line := range lines {
+			if after, ok := strings.CutPrefix(line, ready); ok {
+				rest, found = strings.TrimSpace(after), true
+			}
+		}
+		return found
+	})
+	return p, rest
+}

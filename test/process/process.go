@@ -1,0 +1,230 @@
+// Package process runs the real jobbridge binary for tests: built once, each
+// bridge a process of its own on ports that the system chose.
+package process
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Secret is what every bridge is started with, unless told otherwise.
+const Secret = "whsec_process"
+
+// patience bounds every wait.
+const patience = 30 * time.Second
+
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "jobbridge-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "jobbridge")
+	if out, err := exec.Command("go", "build", "-o", path, "github.com/jobbridge/jobbridge/cmd/jobbridge").CombinedOutput(); err != nil {
+		return "", errors.New(string(out))
+	}
+	return path, nil
+})
+
+// Main runs the tests and removes the binary that they built. Call it from
+// TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if path, err := build(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// Binary returns the path of the binary.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Bridge is a running `jobbridge serve`.
+type Bridge struct {
+	// Webhook, NATS and Admin are its URLs.
+	Webhook, NATS, Admin string
+	Cmd                  *exec.Cmd
+
+	log  lockedBuffer
+	done chan struct{}
+	err  error
+}
+
+// Options says how to start a Bridge.
+type Options struct {
+	// Dir is the data folder; empty means a new one.
+	Dir string
+	// Args are further flags of serve.
+	Args []string
+	// Env is added to the environment.
+	Env []string
+	// Wrap is put in front of the command, for a tracer.
+	Wrap []string
+}
+
+// Start starts a bridge and waits until it is ready. It is killed with the
+// test, if it still runs then.
+func Start(t testing.TB, o Options) *Bridge {
+	t.Helper()
+	b := Launch(t, o)
+	ready := map[string]string{}
+	for end := time.Now().Add(patience); ; {
+		if line := b.find("ready"); line != nil {
+			for _, key := range []string{"webhook", "nats", "admin"} {
+				ready[key], _ = line[key].(string)
+			}
+			break
+		}
+		select {
+		case <-b.done:
+			t.Fatalf("the bridge ended: %v\n%s", b.err, b.Log())
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the bridge is not ready after %s\n%s", patience, b.Log())
+		}
+	}
+	b.Webhook, b.NATS, b.Admin = ready["webhook"], ready["nats"], ready["admin"]
+	return b
+}
+
+// Launch starts a bridge and does not wait.
+func Launch(t testing.TB, o Options) *Bridge {
+	t.Helper()
+	if o.Dir == "" {
+		o.Dir = filepath.Join(t.TempDir(), "data")
+	}
+	args := slices.Concat(o.Wrap, []string{Binary(t), "serve", "--data-dir", o.Dir, "--log-format", "json",
+		"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"}, o.Args)
+	b := &Bridge{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	b.Cmd.Env = append(Environ(), o.Env...)
+	b.Cmd.Stderr = &b.log
+	b.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a tracer and its bridge end together
+	if err := b.Cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { b.err = b.Cmd.Wait(); close(b.done) }()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-b.Cmd.Process.Pid, syscall.SIGKILL) // it may have ended
+		<-b.done
+	})
+	return b
+}
+
+// Environ is the test's environment with the secret of the bridges.
+func Environ() []string {
+	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "JOBBRIDGE_") })
+	return append(env, "SYNC_WEBHOOK_SECRET="+Secret)
+}
+
+// Log is what the bridge wrote to stderr so far.
+func (b *Bridge) Log() string { return b.log.String() }
+
+// find returns the first line of the log with a message.
+func (b *Bridge) find(message string) map[string]any {
+	for scan := bufio.NewScanner(strings.NewReader(b.Log())); scan.Scan(); {
+		var line map[string]any
+		if json.Unmarshal(scan.Bytes(), &line) == nil && line["msg"] == message {
+			return line
+		}
+	}
+	return nil
+}
+
+// AwaitLog waits for a line of the log with a message.
+func (b *Bridge) AwaitLog(t testing.TB, message string) {
+	t.Helper()
+	for end := time.Now().Add(patience); b.find(message) == nil; {
+		if time.Now().After(end) {
+			t.Fatalf("no %q in the log:\n%s", message, b.Log())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Signal sends a signal to the bridge.
+func (b *Bridge) Signal(t testing.TB, s syscall.Signal) {
+	t.Helper()
+	if err := b.Cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Wait waits for the end of the process.
+func (b *Bridge) Wait(t testing.TB) *os.ProcessState {
+	t.Helper()
+	select {
+	case <-b.done:
+		return b.Cmd.ProcessState
+	case <-time.After(patience):
+		t.Fatalf("the bridge did not end within %s\n%s", patience, b.Log())
+		return nil
+	}
+}
+
+// Stop asks the bridge to drain, and fails the test unless it ends well.
+func (b *Bridge) Stop(t testing.TB) {
+	t.Helper()
+	b.Signal(t, syscall.SIGTERM)
+	if state := b.Wait(t); state.ExitCode() != 0 {
+		t.Fatalf("%v\n%s", state, b.Log())
+	}
+}
+
+// Run runs jobbridge to its end and returns what it printed and its exit code.
+func Run(t testing.TB, stdin io.Reader, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	return RunIn(t, "", Environ(), stdin, args...)
+}
+
+// RunIn is Run in a folder and an environment.
+func RunIn(t testing.TB, dir string, env []string, stdin io.Reader, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, Binary(t), args...)
+	var out, errOut bytes.Buffer
+	cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, env, stdin, &out, &errOut
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
+}
+
+// lockedBuffer can be read while a process writes to it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,234 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/verify"
+)
+
+func TestMain(m *testing.M) { process.Main(m) }
+
+// post delivers one event of a job and returns the code of the answer.
+func post(url, id string, pad int) (int, error) {
+	body := fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", pad))
+	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set(verify.HeaderName, verify.Sign(process.Secret, time.Now(), []byte(body)))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, err
+}
+
+// TestLife starts, delivers, stops and starts again.
+func TestLife(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	for round, want := range []string{`"duplicate":false`, `"duplicate":true`} {
+		b := process.Start(t, process.Options{Dir: dir})
+		out, stderr, code := process.Run(t, nil, "send", "--url", b.Webhook, "--file", "testdata/completed.json")
+		if code != 0 || !strings.Contains(out, want) {
+			t.Fatalf("round %d: exit %d: %s%s", round, code, out, stderr)
+		}
+		resp, err := http.Get(b.Admin + "/readyz")
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		resp.Body.Close()
+		b.Stop(t)
+	}
+}
+
+// TestKilled kills bridges under load: whatever was answered 200 is a duplicate
+// to the next one.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	var acked []string
+	for round := range 4 {
+		b := process.Start(t, process.Options{Dir: dir})
+		for _, id := range acked {
+			out, _, code := process.Run(t, strings.NewReader(fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":""}`, id)), "send", "--url", b.Webhook, "--file", "-")
+			if code != 0 || !strings.Contains(out, `"duplicate":true`) {
+				t.Fatalf("%s was acknowledged before the kill, now: %s", id, out)
+			}
+		}
+		acked = nil
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		enough := make(chan struct{})
+		for w := range 8 {
+			wg.Go(func() {
+				for i := 0; ; i++ {
+					id := fmt.Sprintf("r%d-w%d-%d", round, w, i)
+					code, err := post(b.Webhook, id, 0)
+					if err != nil {
+						return
+					}
+					if code != 200 {
+						t.Errorf("%s: %d", id, code)
+						return
+					}
+					mu.Lock()
+					acked = append(acked, id)
+					if len(acked) == 20+5*round {
+						close(enough)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		<-enough
+		b.Signal(t, syscall.SIGKILL)
+		b.Wait(t)
+		wg.Wait()
+		acked = acked[max(0, len(acked)-30):] // the last ones are those at risk
+	}
+}
+
+// TestSecondProcess starts two on one folder.
+func TestSecondProcess(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	b := process.Start(t, process.Options{Dir: dir})
+	second := process.Launch(t, process.Options{Dir: dir})
+	state := second.Wait(t)
+	if want := fmt.Sprint("process ", b.Cmd.Process.Pid); state.ExitCode() != 1 || !strings.Contains(second.Log(), want) {
+		t.Fatalf("%v, want exit 1 and %q in\n%s", state, want, second.Log())
+	}
+	if code, err := post(b.Webhook, "a", 0); code != 200 {
+		t.Fatal("the first one is disturbed:", code, err)
+	}
+	b.Stop(t)
+}
+
+// TestSecondSignal does not wait for a drain.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	b := process.Start(t, process.Options{Args: []string{"--drain-delay", "10m"}})
+	b.Signal(t, syscall.SIGTERM)
+	b.AwaitLog(t, "draining")
+	if code, err := post(b.Webhook, "late", 0); code != 200 {
+		t.Fatal("while draining:", code, err)
+	}
+	b.Signal(t, syscall.SIGTERM)
+	if state := b.Wait(t); state.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Fatal(state)
+	}
+}
+
+// TestMistakes are answered with what to do.
+func TestMistakes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	empty, unknown := write("empty", "\n"), write("unknown.yaml", "liste: 127.0.0.1:0\n")
+	noSecret := append(process.Environ(), "SYNC_WEBHOOK_SECRET=")
+	for _, r := range []struct {
+		name string
+		args []string
+		env  []string
+		code int
+		want string
+	}{
+		{"no secret", []string{"serve"}, noSecret, 2, "SYNC_WEBHOOK_SECRET"},
+		{"an empty secret file", []string{"serve", "--secret-file", empty}, nil, 2, "is empty"},
+		{"no secret file", []string{"serve", "--secret-file", "none"}, nil, 2, "none"},
+		{"dev and a secret", []string{"serve", "--dev"}, nil, 2, "--dev"},
+		{"unknown flag", []string{"serve", "--nats-listn", "x"}, nil, 2, "--nats-listen"},
+		{"unknown key", []string{"serve", "--config", unknown}, nil, 2, "liste"},
+		{"durability", []string{"serve", "--durability", "maybe"}, nil, 2, "fsync"},
+		{"subject", []string{"serve", "--subject", "job"}, nil, 2, "{status}"},
+		{"off loopback", []string{"serve", "--nats-listen", "0.0.0.0:0"}, nil, 1, "--nats-auth-file"},
+		{"window", []string{"serve", "--dedupe-window", "1s"}, nil, 2, "--tolerance"},
+		{"tolerance", []string{"serve", "--tolerance", "0s"}, nil, 2, "--tolerance"},
+		{"path", []string{"serve", "--path", "webhook"}, nil, 2, "path"},
+		{"size", []string{"serve", "--max-body", "many"}, nil, 2, "--max-body"},
+		{"command", []string{"srve"}, nil, 2, "serve"},
+		{"send without a secret", []string{"send"}, noSecret, 2, "SYNC_WEBHOOK_SECRET"},
+		{"send to nobody", []string{"send", "--url", "http://127.0.0.1:1/webhook"}, nil, 1, "refused"},
+		{"send at no time", []string{"send", "--at", "yesterday"}, nil, 2, "--at"},
+		{"tail of nobody", []string{"tail", "--nats-url", "nats://127.0.0.1:1"}, nil, 1, "jobbridge serve"},
+		{"verify without a header", []string{"verify"}, nil, 2, "--header"},
+	} {
+		env := r.env
+		if env == nil {
+			env = process.Environ()
+		}
+		args := r.args
+		if args[0] == "serve" {
+			args = append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"}, args[1:]...)
+		}
+		out, stderr, code := process.RunIn(t, dir, env, strings.NewReader(""), args...)
+		if code != r.code || !strings.Contains(stderr, r.want) {
+			t.Errorf("%s: exit %d, want %d and %q in:\n%s%s", r.name, code, r.code, r.want, out, stderr)
+		}
+	}
+}
+
+// TestConfig sets one flag in every place, and looks who wins.
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "jobbridge.yaml")
+	if err := os.WriteFile(file, []byte("path: /file\ndrain-delay: 1ms\nmax-in-flight: 7\nmax-body: 64KiB\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct {
+		args, env []string
+		path      string
+	}{
+		{[]string{"--config", file}, nil, "/file"},
+		{nil, []string{"JOBBRIDGE_CONFIG=" + file}, "/file"},
+		{[]string{"--config", file}, []string{"JOBBRIDGE_PATH=/env"}, "/env"},
+		{[]string{"--config", file, "--path", "/flag"}, []string{"JOBBRIDGE_PATH=/env"}, "/flag"},
+	} {
+		b := process.Start(t, process.Options{Args: r.args, Env: r.env})
+		if !strings.HasSuffix(b.Webhook, r.path) {
+			t.Errorf("%v %v: %s, want %s", r.args, r.env, b.Webhook, r.path)
+		}
+		b.Stop(t)
+	}
+}
+
+// TestDev follows what serve --dev prints.
+func TestDev(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	out, err := os.Create(filepath.Join(dir, "stdout"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	b := process.Launch(t, process.Options{Dir: filepath.Join(dir, "data"), Args: []string{"--dev"}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
+	b.AwaitLog(t, "delivery")
+	info, err := os.Stat(filepath.Join(dir, "data", "dev-secret"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatal(info, err)
+	}
+	b.AwaitLog(t, "ready")
+	if secret, err := os.ReadFile(filepath.Join(dir, "data", "dev-secret")); err != nil || strings.Contains(b.Log(), strings.TrimSpace(string(secret))) {
+		t.Fatal("the secret is logged", err)
+	}
+	b.Stop(t)
+}

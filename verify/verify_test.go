@@ -1,0 +1,395 @@
+package verify_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/verify"
+)
+
+const secret = "whsec_0123456789abcdef"
+
+var (
+	signedAt = time.Unix(1_700_000_000, 0)
+	event    = []byte(`{"id":"job-1","status":"COMPLETED"}`)
+)
+
+func at(t time.Time) func() time.Time { return func() time.Time { return t } }
+
+func newVerifier(tb testing.TB, o verify.Options, secrets ...string) *verify.Verifier {
+	tb.Helper()
+	v, err := verify.New(secrets, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return v
+}
+
+// v1 returns the signature of a header.
+func v1(header string) string { return header[strings.Index(header, "v1="):] }
+
+// signT signs a t that Sign would not write.
+func signT(t string, payload []byte) string {
+	return "t=" + t + ",v1=" + verify.MAC(secret, t, payload)
+}
+
+// delivery is a good one; each row of a table bends one field of it.
+type delivery struct {
+	header  string
+	body    []byte
+	now     time.Time
+	secrets []string
+	options verify.Options
+}
+
+func goodDelivery() delivery {
+	return delivery{
+		header:  verify.Sign(secret, signedAt, event),
+		body:    event,
+		now:     signedAt.Add(time.Second),
+		secrets: []string{secret},
+	}
+}
+
+func (d delivery) verify(t *testing.T) (verify.Verified, error) {
+	t.Helper()
+	d.options.Now = at(d.now)
+	return newVerifier(t, d.options, d.secrets...).Verify(d.header, d.body)
+}
+
+func TestVerify(t *testing.T) {
+	right := v1(verify.Sign(secret, signedAt, event))
+	wrong := v1(verify.Sign("whsec_other", signedAt, event))
+	indented := []byte("{ \"id\": \"job-1\",\n \"status\": \"COMPLETED\" }")
+	for _, test := range []struct {
+		name string
+		bend func(*delivery)
+		want error
+	}{
+		{"good", func(*delivery) {}, nil},
+
+		{"no header", func(d *delivery) { d.header = "" }, verify.ErrUnsigned},
+		{"no t", func(d *delivery) { d.header = right }, verify.ErrMalformed},
+		{"no v1", func(d *delivery) { d.header = "t=1700000000" }, verify.ErrMalformed},
+		{"t empty", func(d *delivery) { d.header = "t=," + right }, verify.ErrMalformed},
+		{"t without a value", func(d *delivery) { d.header = "t," + right }, verify.ErrMalformed},
+		{"t negative", func(d *delivery) { d.header = "t=-1700000000," + right }, verify.ErrMalformed},
+		{"t signed", func(d *delivery) { d.header = "t=+1700000000," + right }, verify.ErrMalformed},
+		{"t a fraction", func(d *delivery) { d.header = "t=1700000000.5," + right }, verify.ErrMalformed},
+		{"t of other digits", func(d *delivery) { d.header = "t=١٧," + right }, verify.ErrMalformed},
+		{"t of 17 digits", func(d *delivery) { d.header = signT("17000000000000000", event) }, verify.ErrMalformed},
+		{"t twice", func(d *delivery) { d.header += ",t=1700000000" }, verify.ErrMalformed},
+		{"t spaced out", func(d *delivery) { d.header = "t = 1700000000," + right }, verify.ErrMalformed},
+		{"T", func(d *delivery) { d.header = "T=1700000000," + right }, verify.ErrMalformed},
+		{"xt", func(d *delivery) { d.header = "x" + d.header }, verify.ErrMalformed},
+		{"text before t", func(d *delivery) { d.header = "sig t=1700000000," + right }, verify.ErrMalformed},
+		{"v1 empty", func(d *delivery) { d.header = "t=1700000000,v1=" }, verify.ErrMalformed},
+		{"v1 in upper case", func(d *delivery) { d.header = "t=1700000000,v1=" + strings.ToUpper(right[3:]) }, verify.ErrMalformed},
+		{"v1 too short", func(d *delivery) { d.header = d.header[:len(d.header)-1] }, verify.ErrMalformed},
+		{"v1 too long", func(d *delivery) { d.header += "0" }, verify.ErrMalformed},
+		{"v1 no hex", func(d *delivery) { d.header = d.header[:len(d.header)-1] + "g" }, verify.ErrMalformed},
+		{"v1 next to hex", func(d *delivery) { d.header = d.header[:len(d.header)-1] + "`" }, verify.ErrMalformed},
+		{"v1 next to digits", func(d *delivery) { d.header = d.header[:len(d.header)-1] + ":" }, verify.ErrMalformed},
+		{"v1 between upper and lower case", func(d *delivery) { d.header = d.header[:len(d.header)-1] + "W" }, verify.ErrMalformed},
+		{"v0 only", func(d *delivery) { d.header = strings.Replace(d.header, "v1", "v0", 1) }, verify.ErrMalformed},
+		{"semicolon", func(d *delivery) { d.header = strings.Replace(d.header, ",", ";", 1) }, verify.ErrMalformed},
+		{"commas only", func(d *delivery) { d.header = ",,," }, verify.ErrMalformed},
+
+		{"v1 first", func(d *delivery) { d.header = right + ",t=1700000000" }, nil},
+		{"blanks around parts", func(d *delivery) { d.header = " t=1700000000 ,\t" + right + " " }, nil},
+		{"unknown parts", func(d *delivery) { d.header = "v0=x," + d.header + ",v2=y,,z" }, nil},
+		{"a wrong v1 before", func(d *delivery) { d.header = "t=1700000000," + wrong + "," + right }, nil},
+		{"a wrong v1 after", func(d *delivery) { d.header += "," + wrong }, nil},
+		{"an undecodable v1 before", func(d *delivery) { d.header = "t=1700000000,v1=zz," + right }, nil},
+		{"the 16th v1", func(d *delivery) { d.header = "t=1700000000," + strings.Repeat(wrong+",", 15) + right }, nil},
+		{"the 17th v1", func(d *delivery) { d.header = "t=1700000000," + strings.Repeat(wrong+",", 16) + right }, verify.ErrMismatch},
+
+		{"wrong signature", func(d *delivery) { d.header = "t=1700000000," + wrong }, verify.ErrMismatch},
+		{"another time", func(d *delivery) { d.header = "t=1700000001," + right }, verify.ErrMismatch},
+		{"the same time, written otherwise", func(d *delivery) { d.header = "t=01700000000," + right }, verify.ErrMismatch},
+		{"another body", func(d *delivery) { d.body = []byte(`{"id":"job-2","status":"COMPLETED"}`) }, verify.ErrMismatch},
+		{"no body", func(d *delivery) { d.body = nil }, verify.ErrMismatch},
+		{"another body, no JSON", func(d *delivery) { d.body = append(bytes.Clone(event), '!') }, verify.ErrMismatch},
+		{"another secret", func(d *delivery) { d.secrets = []string{"whsec_other"} }, verify.ErrMismatch},
+		{"a secret without its prefix", func(d *delivery) { d.secrets = []string{strings.TrimPrefix(secret, "whsec_")} }, verify.ErrMismatch},
+		{"the second of two secrets", func(d *delivery) { d.secrets = []string{"whsec_new", secret} }, nil},
+
+		{"signed as printed again", func(d *delivery) { d.body = indented }, nil},
+		{"signed raw, not compact", func(d *delivery) { d.body, d.header = indented, verify.Sign(secret, signedAt, indented) }, nil},
+		{"printed again, just fits", func(d *delivery) { d.body, d.options.MaxPayload = indented, len(event) }, nil},
+		{"printed again, too large", func(d *delivery) { d.body, d.options.MaxPayload = indented, len(event)-1 }, verify.ErrTooLarge},
+		{"raw above the bound is as it came", func(d *delivery) { d.options.MaxPayload = 1 }, nil},
+
+		{"leading zero", func(d *delivery) { d.header = signT("01700000000", event) }, nil},
+		{"milliseconds", func(d *delivery) { d.header = signT("1700000000999", event) }, nil},
+		{"12 digits are milliseconds", func(d *delivery) { d.header = signT("017000000000", event) }, verify.ErrTooOld},
+		{"16 digits are milliseconds", func(d *delivery) { d.header = signT("9999999999999999", event) }, verify.ErrTooNew},
+
+		{"just not too old", func(d *delivery) { d.now = signedAt.Add(5 * time.Minute) }, nil},
+		{"too old", func(d *delivery) { d.now = signedAt.Add(5*time.Minute + 1) }, verify.ErrTooOld},
+		{"just not too new", func(d *delivery) { d.now = signedAt.Add(-5 * time.Minute) }, nil},
+		{"too new", func(d *delivery) { d.now = signedAt.Add(-5*time.Minute - 1) }, verify.ErrTooNew},
+		{"a tolerance of its own", func(d *delivery) { d.options.Tolerance, d.now = time.Second, signedAt.Add(2*time.Second) }, verify.ErrTooOld},
+		{"no tolerance, old", func(d *delivery) {
+			d.options.Tolerance, d.now = verify.NoTolerance, signedAt.AddDate(100, 0, 0)
+		}, nil},
+		{"no tolerance, new", func(d *delivery) {
+			d.options.Tolerance, d.now = verify.NoTolerance, signedAt.AddDate(-50, 0, 0)
+		}, nil},
+		{"wrong and too old", func(d *delivery) { d.header, d.now = "t=1700000000,"+wrong, signedAt.Add(time.Hour) }, verify.ErrMismatch},
+		{"malformed and wrong", func(d *delivery) { d.header, d.body = d.header+"0", nil }, verify.ErrMalformed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := goodDelivery()
+			test.bend(&d)
+			got, err := d.verify(t)
+			if !errors.Is(err, test.want) {
+				t.Fatalf("%v, want %v", err, test.want)
+			}
+			switch authentic := err == nil || errors.Is(err, verify.ErrTooOld) || errors.Is(err, verify.ErrTooNew); {
+			case !authentic && (got.Payload != nil || got.Form != "" || !got.SignedAt.IsZero()):
+				t.Errorf("refused, but returned %+v", got)
+			case authentic && (got.Payload == nil || got.Form == "" || got.SignedAt.IsZero()):
+				t.Errorf("authentic, but returned only %+v", got)
+			}
+		})
+	}
+}
+
+func TestVerified(t *testing.T) {
+	d := goodDelivery()
+	d.secrets = []string{"whsec_new", secret}
+	got, err := d.verify(t)
+	if err != nil || got.Form != verify.Raw || got.Secret != 1 || !got.SignedAt.Equal(signedAt) || &got.Payload[0] != &event[0] {
+		t.Errorf("raw: %+v, %v; want the body itself", got, err)
+	}
+	d.body = append([]byte(" "), event...)
+	got, err = d.verify(t)
+	if err != nil || got.Form != verify.Stringified || got.Secret != 1 || !bytes.Equal(got.Payload, event) {
+		t.Errorf("printed again: %+v, %v", got, err)
+	}
+	d.header = signT("1700000000123", event)
+	if got, err = d.verify(t); err != nil || !got.SignedAt.Equal(signedAt.Add(123*time.Millisecond)) {
+		t.Errorf("milliseconds: %+v, %v", got, err)
+	}
+	d.now = signedAt.Add(time.Hour)
+	got, err = d.verify(t)
+	if !errors.Is(err, verify.ErrTooOld) || got.Form != verify.Stringified || !bytes.Equal(got.Payload, event) {
+		t.Errorf("stale: %+v, %v; want ErrTooOld beside what was verified", got, err)
+	}
+}
+
+func TestVerifyVectors(t *testing.T) {
+	type vector struct {
+		text
+		Name, Secret, T, Header, Payload, Verdict string
+	}
+	for _, x := range readVectors[vector](t, "verify.json") {
+		t.Run(x.Name, func(t *testing.T) {
+			got, err := newVerifier(t, verify.Options{Now: at(signedAt)}, x.Secret).Verify(x.Header, x.bytes(t))
+			switch x.Verdict {
+			case "ok":
+				if err != nil || string(got.Payload) != x.Payload {
+					t.Errorf("%q, %v; want %q", got.Payload, err, x.Payload)
+				}
+			case "mismatch":
+				if !errors.Is(err, verify.ErrMismatch) {
+					t.Errorf("%v, want ErrMismatch", err)
+				}
+			default:
+				t.Fatalf("verdict %q", x.Verdict)
+			}
+			if mac := verify.MAC(x.Secret, x.T, []byte(x.Payload)); x.Verdict == "ok" && "t="+x.T+",v1="+mac != x.Header {
+				t.Errorf("we sign %s", mac)
+			}
+		})
+	}
+}
+
+func TestNoSecret(t *testing.T) {
+	for _, secrets := range [][]string{nil, {}, {""}, {secret, ""}} {
+		if _, err := verify.New(secrets, verify.Options{}); !errors.Is(err, verify.ErrNoSecret) {
+			t.Errorf("New(%q): %v", secrets, err)
+		}
+	}
+}
+
+func TestSetSecrets(t *testing.T) {
+	v := newVerifier(t, verify.Options{Now: at(signedAt)}, secret)
+	accepts := func(secret string) bool {
+		_, err := v.Verify(verify.Sign(secret, signedAt, event), event)
+		return err == nil
+	}
+	if err := v.SetSecrets([]string{"whsec_new", ""}); !errors.Is(err, verify.ErrNoSecret) {
+		t.Errorf("with an empty secret: %v", err)
+	}
+	if !accepts(secret) || accepts("whsec_new") {
+		t.Error("an error replaced the secrets")
+	}
+	if err := v.SetSecrets([]string{"whsec_new", secret}); err != nil || !accepts(secret) || !accepts("whsec_new") {
+		t.Errorf("both while rotating: %v", err)
+	}
+	if err := v.SetSecrets([]string{"whsec_new"}); err != nil || accepts(secret) || !accepts("whsec_new") {
+		t.Errorf("only the new one: %v", err)
+	}
+}
+
+// TestSetSecretsWhileVerifying is for the race detector; what stays in the
+// set is accepted throughout.
+func TestSetSecretsWhileVerifying(t *testing.T) {
+	v := newVerifier(t, verify.Options{Now: at(signedAt)}, secret)
+	header := verify.Sign(secret, signedAt, event)
+	spaced := append([]byte(" "), event...)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 500 {
+				for _, body := range [][]byte{event, spaced} {
+					if got, err := v.Verify(header, body); err != nil || !bytes.Equal(got.Payload, event) {
+						t.Errorf("%q, %v", got.Payload, err)
+					}
+				}
+			}
+		})
+	}
+	for i := range 500 {
+		if err := v.SetSecrets([]string{fmt.Sprintf("whsec_%d", i), secret}); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
+}
+
+// TestErrorsGiveNothingAway: a caller may echo an error, and must not become an
+// oracle that signs.
+func TestErrorsGiveNothingAway(t *testing.T) {
+	good := verify.Sign(secret, signedAt, event)
+	expected := v1(good)[len("v1="):]
+	wrong := verify.Sign("whsec_other", signedAt, event)
+	spaced := append([]byte(" "), event...)
+	var errs []error
+	for _, now := range []time.Time{signedAt, signedAt.Add(time.Hour), signedAt.Add(-time.Hour)} {
+		v := newVerifier(t, verify.Options{Now: at(now), MaxPayload: len(event) - 1}, secret)
+		for _, header := range []string{"", "t", "t=1,t=2", "t=x", "t=" + secret, good, wrong, good + "0", "t=1700000000,v1=" + strings.ToUpper(expected)} {
+			for _, body := range [][]byte{event, spaced, []byte("{"), []byte(secret)} {
+				_, err := v.Verify(header, body)
+				errs = append(errs, err)
+			}
+		}
+		errs = append(errs, v.SetSecrets([]string{secret, ""}))
+	}
+	_, err := verify.New([]string{secret, ""}, verify.Options{})
+	seen := map[error]bool{}
+	for _, err := range append(errs, err) {
+		if err == nil {
+			continue
+		}
+		for _, sentinel := range []error{verify.ErrNoSecret, verify.ErrUnsigned, verify.ErrMalformed, verify.ErrMismatch, verify.ErrTooOld, verify.ErrTooNew, verify.ErrTooLarge} {
+			seen[sentinel] = seen[sentinel] || errors.Is(err, sentinel)
+		}
+		for _, s := range []string{secret, strings.TrimPrefix(secret, "whsec_"), expected, expected[:16]} {
+			if text := strings.ToLower(fmt.Sprintf("%v %+v %#v", err, err, err)); strings.Contains(text, s) {
+				t.Errorf("error gives away %q: %v", s, err)
+			}
+		}
+	}
+	for sentinel, ok := range seen {
+		if !ok {
+			t.Errorf("no error was %v: the test does not cover it", sentinel)
+		}
+	}
+}
+
+// TestVerifyAllocatesNothing: the ordinary delivery is signed over its raw bytes.
+func TestVerifyAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector a sync.Pool drops at random")
+	}
+	v := newVerifier(t, verify.Options{Now: at(signedAt)}, "whsec_new", secret)
+	header := verify.Sign(secret, signedAt, event)
+	if n := testing.AllocsPerRun(1000, func() { _, _ = v.Verify(header, event) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func ExampleVerifier_Verify() {
+	now := time.Unix(1_700_000_000, 0)
+	v, err := verify.New([]string{"whsec_new", "whsec_old"}, verify.Options{Now: func() time.Time { return now }})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	payload := []byte(`{"id":"job-1","status":"COMPLETED"}`)
+	header := verify.Sign("whsec_old", now.Add(-time.Minute), payload)
+
+	got, err := v.Verify(header, payload)
+	fmt.Println(got.Form, got.Secret, err)
+	got, err = v.Verify(header, []byte(`{ "id": "job-1", "status": "COMPLETED" }`))
+	fmt.Println(got.Form, string(got.Payload), err)
+	_, err = v.Verify(header, []byte(`{"id":"job-2","status":"COMPLETED"}`))
+	fmt.Println(err)
+	// Output:
+	// raw 1 <nil>
+	// stringified {"id":"job-1","status":"COMPLETED"} <nil>
+	// verify: signature does not match
+}
+
+func ExampleNew() {
+	_, err := verify.New(nil, verify.Options{})
+	fmt.Println(err)
+	// Output: verify: no secret
+}
+
+// FuzzVerify feeds headers that no sender would make: whatever is accepted
+// holds the one right signature and the time that was signed.
+func FuzzVerify(f *testing.F) {
+	good := verify.Sign(secret, signedAt, event)
+	for _, header := range []string{good, "", "t=1,v1=", " t=1700000000 , " + v1(good) + ",v0=x", v1(good) + ",t=1700000000", "t=1,t=2," + v1(good)} {
+		f.Add(header, event)
+	}
+	f.Add(good, []byte(`{ "id": "job-1", "status": "COMPLETED" }`))
+	v, err := verify.New([]string{secret}, verify.Options{Now: at(signedAt)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, header string, body []byte) {
+		got, err := v.Verify(header, body)
+		if err != nil {
+			return
+		}
+		if !strings.Contains(header, "t=1700000000") || !strings.Contains(header, v1(good)) || !bytes.Equal(got.Payload, event) {
+			t.Fatalf("accepted %q over %q as %q", header, body, got.Payload)
+		}
+	})
+}
+
+func benchmarkVerify(b *testing.B, body, payload []byte, secrets ...string) {
+	v := newVerifier(b, verify.Options{Now: at(signedAt)}, secrets...)
+	header := verify.Sign(secret, signedAt, payload)
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Verify(header, body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkVerifyRaw1KB(b *testing.B) { benchmarkVerify(b, indented, indented, secret) }
+
+func BenchmarkVerifyRaw1KBTwoSecrets(b *testing.B) {
+	benchmarkVerify(b, indented, indented, "whsec_new", secret)
+}
+
+func BenchmarkVerifyStringified1KB(b *testing.B) {
+	printed, err := verify.Stringify(indented, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	benchmarkVerify(b, indented, printed, secret)
+}
