@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -211,24 +212,46 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestDev follows what serve --dev prints.
+// TestDev follows what serve --dev prints: a newcomer's first minute.
 func TestDev(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	out, err := os.Create(filepath.Join(dir, "stdout"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	b := process.Launch(t, process.Options{Dir: filepath.Join(dir, "data"), Args: []string{"--dev"}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
-	b.AwaitLog(t, "delivery")
-	info, err := os.Stat(filepath.Join(dir, "data", "dev-secret"))
+	dir := filepath.Join(t.TempDir(), "my data")
+	var out process.Buffer
+	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--dev"}, Env: []string{"SYNC_WEBHOOK_SECRET="}, Stdout: &out})
+	info, err := os.Stat(filepath.Join(dir, "dev-secret"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatal(info, err)
 	}
-	b.AwaitLog(t, "ready")
-	if secret, err := os.ReadFile(filepath.Join(dir, "data", "dev-secret")); err != nil || strings.Contains(b.Log(), strings.TrimSpace(string(secret))) {
-		t.Fatal("the secret is logged", err)
+	var commands []string
+	for len(commands) < 2 { // it prints them last
+		commands = nil
+		for line := range strings.Lines(out.String()) {
+			if command, ok := strings.CutPrefix(line, "  "+process.Binary(t)+" "); ok && strings.HasSuffix(line, "\n") {
+				commands = append(commands, command)
+			}
+		}
+	}
+	tail, send := commands[0], commands[1]
+	shell := func(command string) string {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", process.Binary(t)+" "+command)
+		text, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, text)
+		}
+		return string(text)
+	}
+	if got := shell(strings.TrimSpace(send)); !strings.Contains(got, "200 in") || !strings.Contains(got, `"durability":"fsync"`) {
+		t.Errorf("%s: %s", send, got)
+	}
+	if got := shell(strings.TrimSpace(tail) + " --from-start --count 2"); strings.Count(got, "job.completed") != 2 {
+		t.Errorf("%s: %s", tail, got)
+	}
+	if !strings.Contains(out.String(), "verified the signature again") {
+		t.Errorf("no first delivery:\n%s", out.String())
+	}
+	secret, err := os.ReadFile(filepath.Join(dir, "dev-secret"))
+	if err != nil || strings.Contains(b.Log()+out.String(), strings.TrimSpace(string(secret))) {
+		t.Fatal("the secret is said aloud", err)
 	}
 	b.Stop(t)
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -118,7 +120,29 @@ func diagnose(header string, secrets []string, body []byte) string {
 			}
 		}
 	}
+	if h := bareMAC(header); h != nil {
+		for _, secret := range secrets {
+			for _, payload := range bodyMistakes(body) {
+				mac := hmac.New(sha256.New, []byte(secret))
+				mac.Write(payload.value)
+				if hmac.Equal(mac.Sum(nil), h) {
+					return strings.TrimSpace("it is right over the body without the time in front: the sender must sign t + \".\" + body. " + payload.advice)
+				}
+			}
+		}
+	}
 	return ""
+}
+
+// bareMAC returns the first v1 of a header.
+func bareMAC(header string) []byte {
+	_, v1, _ := strings.Cut(header, "v1=")
+	v1, _, _ = strings.Cut(v1, ",")
+	mac, err := hex.DecodeString(v1)
+	if err != nil {
+		return nil
+	}
+	return mac
 }
 
 type keyMistake struct{ value, advice string }

@@ -64,7 +64,7 @@ type Bridge struct {
 	Webhook, NATS, Admin string
 	Cmd                  *exec.Cmd
 
-	log  lockedBuffer
+	log  Buffer
 	done chan struct{}
 	err  error
 }
@@ -77,6 +77,8 @@ type Options struct {
 	Args []string
 	// Env is added to the environment.
 	Env []string
+	// Stdout takes what the bridge prints; nil drops it.
+	Stdout io.Writer
 	// Wrap is put in front of the command, for a tracer.
 	Wrap []string
 }
@@ -117,7 +119,7 @@ func Launch(t testing.TB, o Options) *Bridge {
 		"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"}, o.Args)
 	b := &Bridge{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	b.Cmd.Env = append(Environ(), o.Env...)
-	b.Cmd.Stderr = &b.log
+	b.Cmd.Stdout, b.Cmd.Stderr = o.Stdout, &b.log
 	b.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a tracer and its bridge end together
 	if err := b.Cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -211,19 +213,21 @@ func RunIn(t testing.TB, dir string, env []string, stdin io.Reader, args ...stri
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
 }
 
-// lockedBuffer can be read while a process writes to it.
-type lockedBuffer struct {
+// Buffer can be read while a process writes to it.
+type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *lockedBuffer) Write(p []byte) (int, error) {
+// Write implements [io.Writer].
+func (l *Buffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *lockedBuffer) String() string {
+// String returns what was written so far.
+func (l *Buffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/verify"
+)
+
+// call runs jobbridge in this process, with a secret in its environment.
+func call(t *testing.T, stdin io.Reader, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	getenv := func(key string) string {
+		if key == secretEnv {
+			return "whsec_test"
+		}
+		return ""
+	}
+	err := run(t.Context(), args, getenv, stdin, &out, io.Discard)
+	return out.String(), err
+}
+
+// TestDiagnosis bends a good delivery in each of the ways that happen, and
+// reads what the user is told.
+func TestDiagnosis(t *testing.T) {
+	at := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	body := "{\"id\":\"a\",\"status\":\"COMPLETED\",\"name\":\"é\"}"
+	sign := func(secret, payload string) string { return verify.Sign(secret, at, []byte(payload)) }
+	bare := func(key, message string) string {
+		mac := hmac.New(sha256.New, []byte(key))
+		mac.Write([]byte(message))
+		return hex.EncodeToString(mac.Sum(nil))
+	}
+	for _, r := range []struct {
+		name, header, body string
+		args               []string
+		ok                 bool
+		want               string
+	}{
+		{name: "good", header: sign("whsec_test", body), body: body, ok: true, want: "over the body as it is"},
+		{name: "printed again", header: sign("whsec_test", body), body: strings.ReplaceAll(body, ",", ", "), ok: true, want: "JSON.stringify"},
+		{name: "stale", header: sign("whsec_test", body), body: body, args: []string{"--at", "2026-01-31T12:06:00Z"}, want: "6m0s old, 1m0s more"},
+		{name: "from the future", header: sign("whsec_test", body), body: body, args: []string{"--at", "2026-01-31T11:50:00Z"}, want: "10m0s in the future, 5m0s more"},
+		{name: "unsigned", header: " ", body: body, want: "UNSIGNED"},
+		{name: "malformed", header: "v1=abc", body: body, want: "MALFORMED"},
+		{name: "wrong secret", header: sign("whsec_other", body), body: body, want: "fingerprint " + verify.Fingerprint("whsec_test")},
+		{name: "altered", header: sign("whsec_test", body), body: strings.Replace(body, "a", "b", 1), want: "altered on its way"},
+		{name: "cut off", header: sign("whsec_test", body), body: body[:len(body)-3], want: "cut off"},
+		{name: "base64-decoded secret", header: sign("\xb5\xeb-", body), body: body, want: "base64-decoded secret"},
+		{name: "without whsec_", header: sign("test", body), body: body, want: "without the secret's whsec_ prefix"},
+		{name: "secret with a newline", header: sign("whsec_test\n", body), body: body, want: "newline after the secret"},
+		{name: "captured with a newline", header: sign("whsec_test", body+"x"), body: body + "x\n", want: "without the newline at the end"},
+		{name: "Python's separators", header: sign("whsec_test", strings.NewReplacer(`,"`, `, "`, `":`, `": `).Replace(body)), body: body, want: "space after each comma"},
+		{name: "Python's escapes", header: sign("whsec_test", strings.ReplaceAll(body, "é", `\u00e9`)), body: body, want: "not ASCII"},
+		{name: "body alone", header: fmt.Sprintf("t=%d,v1=%s", at.Unix(), bare("whsec_test", body)), body: body, want: "without the time in front"},
+		{name: "upper case", header: fmt.Sprintf("t=%d,v1=%s", at.Unix(), strings.ToUpper(bare("whsec_test", body))), body: body, want: "lower-case"},
+	} {
+		args := append([]string{"verify", "--header", r.header, "--at", "2026-01-31T12:00:01Z"}, r.args...)
+		out, err := call(t, strings.NewReader(r.body), args...)
+		if (err == nil) != r.ok || !strings.Contains(out, r.want) {
+			t.Errorf("%s: %v, want %q in:\n%s", r.name, err, r.want, out)
+		}
+		if strings.Contains(out, "whsec_test") {
+			t.Errorf("%s: the secret is printed:\n%s", r.name, out)
+		}
+	}
+}
+
+// TestHelp: each command explains itself, and every flag says what it is for.
+func TestHelp(t *testing.T) {
+	for _, command := range []string{"", "serve", "send", "tail", "verify", "version"} {
+		out, err := call(t, nil, strings.Fields(command+" --help")...)
+		if err != nil || !strings.Contains(out, "Usage: jobbridge") {
+			t.Errorf("%s: %v\n%s", command, err, out)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	out, err := call(t, nil, "version")
+	if err != nil || !strings.HasPrefix(out, "jobbridge ") || strings.Count(out, "\n") != 1 {
+		t.Errorf("%q %v", out, err)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for want, err := range map[int]error{0: nil, 1: errors.New("x"), 2: fmt.Errorf("wrapped: %w", usage("x"))} {
+		if got := exitCode(err, io.Discard); got != want {
+			t.Errorf("%v: %d, want %d", err, got, want)
+		}
+	}
+}
+
+func TestSplitSecrets(t *testing.T) {
+	for in, want := range map[string]string{"": "", " a ": "a", "a,b": "a|b", "a\nb\n": "a|b", "a, b\r\n,,c": "a|b|c"} {
+		if got := strings.Join(splitSecrets(in, ",\n"), "|"); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
