@@ -73,10 +73,8 @@ func bodyError(err error, limit int) error {
 // checkCharset refuses the encodings in which the same bytes mean other text.
 // Any other content type, and none, will do: the signature decides.
 func checkCharset(contentType string) error {
-	_, params, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return nil
-	}
+	// A content type that cannot be read names no charset.
+	_, params, _ := mime.ParseMediaType(contentType)
 	charset := strings.ToLower(params["charset"])
 	if strings.HasPrefix(charset, "utf-16") || strings.HasPrefix(charset, "utf-32") || strings.HasPrefix(charset, "utf-7") {
 		return fmt.Errorf("%w: charset %q", errEncoding, charset)

@@ -176,7 +176,9 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.cfg.Health.Set(Draining)
 	time.Sleep(b.cfg.DrainDelay)
 	_ = ln.Close()
-	<-served // it ends because its listener is closed
+	if err := <-served; !errors.Is(err, net.ErrClosed) {
+		b.log.Warn("listener", zap.Error(err)) // deliveries in flight finish all the same
+	}
 	b.linger()
 	// Not the caller's context, which has ended: this one gives deliveries in
 	// flight the time that they may take.

@@ -2,7 +2,10 @@ package test
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,68 +15,175 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jobbridge/jobbridge/test/process"
 )
 
+// strace skips a test on a machine without it.
+func strace(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("strace"); err == nil {
+		return
+	}
+	if slices.Contains(strings.Split(os.Getenv("JOBBRIDGE_REQUIRE"), ","), "strace") {
+		t.Fatal("needs strace on PATH, and JOBBRIDGE_REQUIRE names it")
+	}
+	t.Skip("needs strace on PATH")
+}
+
 // TestAnswerFollowsFsync watches the real binary from outside, by its system
 // calls: each 200 is written after an fsync of the block that holds the event,
-// and that fsync began after the event had been written to it.
+// and that fsync began after the event had been written to it. Without fsync,
+// the same look must find none: it can fail.
 func TestAnswerFollowsFsync(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		if slices.Contains(strings.Split(os.Getenv("JOBBRIDGE_REQUIRE"), ","), "strace") {
-			t.Fatal("needs strace on PATH, and JOBBRIDGE_REQUIRE names it")
-		}
-		t.Skip("needs strace on PATH")
+	strace(t)
+	for durability, want := range map[string]bool{"fsync": true, "os": false} {
+		t.Run(durability, func(t *testing.T) {
+			trace := filepath.Join(t.TempDir(), "trace")
+			b := process.Start(t, process.Options{
+				Wrap: []string{"strace", "-f", "-y", "-s", "1024", "-e", "trace=write,pwrite64,writev,fsync,fdatasync,sync_file_range", "-e", "signal=none", "-o", trace},
+				Args: []string{"--durability", durability},
+			})
+			ids := volley(t, b.Webhook)
+			// strace passes the signal on to nobody: the bridge is its child.
+			signalChild(t, b.Cmd.Process.Pid)
+			b.Wait(t)
+			calls, blocks, synced := parseTrace(t, trace), map[string]bool{}, 0
+			for _, id := range ids {
+				block, ok := syncedBeforeAnswer(t, calls, id)
+				blocks[block] = true
+				if ok {
+					synced++
+				} else if want {
+					t.Errorf("%s: no fsync of %s between its write and its answer", id, filepath.Base(block))
+				}
+			}
+			if !want && synced > 0 {
+				t.Errorf("%d of %d answers follow an fsync that nobody asked for", synced, len(ids))
+			}
+			if len(blocks) < 2 {
+				t.Errorf("all in %v: the test is meant to rotate the block", blocks)
+			}
+			t.Logf("--durability=%s: %d of %d answers follow an fsync that began after their event was written, in %d blocks", durability, synced, len(ids), len(blocks))
+		})
 	}
-	trace := filepath.Join(t.TempDir(), "trace")
-	b := process.Start(t, process.Options{
-		Wrap: []string{"strace", "-f", "-y", "-s", "1024", "-e", "trace=write,pwrite64,writev,fsync,fdatasync,sync_file_range", "-e", "signal=none", "-o", trace},
-	})
-	const senders, each, pad = 64, 5, 40 << 10 // more than one block of 8 MB
+}
+
+// volley delivers events from 64 senders at once, more than one block of 8 MB,
+// and returns their ids.
+func volley(t *testing.T, url string) (ids []string) {
+	t.Helper()
+	const senders, each, pad = 64, 5, 40 << 10
 	var wg sync.WaitGroup
 	for w := range senders {
+		for i := range each {
+			ids = append(ids, fmt.Sprintf("job-%d-%d", w, i))
+		}
+		mine := ids[len(ids)-each:]
 		wg.Go(func() {
-			for i := range each {
-				if code, err := post(b.Webhook, fmt.Sprintf("job-%d-%d", w, i), pad); code != 200 {
-					t.Errorf("%d %v", code, err)
+			for _, id := range mine {
+				if code, err := post(url, id, pad); code != 200 {
+					t.Errorf("%s: %d %v", id, code, err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	// strace passes the signal on to nobody: the bridge is its child.
-	signalChild(t, b.Cmd.Process.Pid)
-	b.Wait(t)
+	return ids
+}
 
-	calls := parseTrace(t, trace)
-	answers, blocks := 0, map[string]bool{}
-	for w := range senders {
-		for i := range each {
-			id := fmt.Sprintf("job-%d-%d", w, i)
-			written := slices.IndexFunc(calls, func(c call) bool { return c.name == "pwrite64" && strings.Contains(c.data, "sync:"+id+":COMPLETED") })
-			answered := slices.IndexFunc(calls, func(c call) bool {
-				return strings.Contains(c.data, "HTTP/1.1 200") && strings.Contains(c.data, `\"id\":\"`+id+`\"`)
-			})
-			if written < 0 || answered < 0 {
-				t.Fatalf("%s: written %v, answered %v: the trace lacks it", id, written >= 0, answered >= 0)
-			}
-			block := calls[written].file
-			synced := slices.IndexFunc(calls, func(c call) bool {
-				return strings.HasPrefix(c.name, "f") && c.file == block && c.begin > calls[written].end && c.end < calls[answered].begin && c.ok
-			})
-			if synced < 0 {
-				t.Errorf("%s: no fsync of %s between its write and its answer", id, filepath.Base(block))
-				continue
-			}
-			answers++
-			blocks[block] = true
+// syncedBeforeAnswer returns the block that an event was written to, and
+// whether an fsync of it began after the write and ended before the answer.
+func syncedBeforeAnswer(t *testing.T, calls []call, id string) (block string, ok bool) {
+	t.Helper()
+	written := slices.IndexFunc(calls, func(c call) bool { return c.name == "pwrite64" && strings.Contains(c.data, "sync:"+id+":COMPLETED") })
+	answered := slices.IndexFunc(calls, func(c call) bool {
+		return strings.Contains(c.data, "HTTP/1.1 200") && strings.Contains(c.data, `\"id\":\"`+id+`\"`)
+	})
+	if written < 0 || answered < 0 {
+		t.Fatalf("%s: written %v, answered %v: the trace lacks it", id, written >= 0, answered >= 0)
+	}
+	block = calls[written].file
+	return block, slices.ContainsFunc(calls, func(c call) bool {
+		return strings.HasPrefix(c.name, "f") && c.file == block && c.begin > calls[written].end && c.end < calls[answered].begin && c.ok
+	})
+}
+
+// TestFsyncFails makes every fsync of a running bridge fail, by the kernel's
+// answer: no 2xx any more, unready with the reason, and an exit that tells a
+// supervisor to start again. What was acknowledged before is there then.
+func TestFsyncFails(t *testing.T) {
+	strace(t)
+	dir := filepath.Join(t.TempDir(), "data")
+	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--drain-delay", "2s"}})
+	if code, err := post(b.Webhook, "before", 0); code != 200 {
+		t.Fatal(code, err)
+	}
+	tracer := exec.CommandContext(t.Context(), "strace", "-f", "-p", fmt.Sprint(b.Cmd.Process.Pid), "-e", "trace=fsync", "-e", "inject=fsync:error=EIO", "-e", "signal=none", "-o", "/dev/null")
+	var said process.Buffer
+	tracer.Stderr = &said
+	if err := tracer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(said.String(), "attached"); {
+		if time.Now().After(end) {
+			t.Fatalf("strace does not attach: %s", said.String())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	for _, id := range []string{"during", "before"} { // a duplicate is not acknowledged either
+		if code, err := post(b.Webhook, id, 0); code != 503 {
+			t.Errorf("%s: %d %v", id, code, err)
 		}
 	}
-	if len(blocks) < 2 {
-		t.Errorf("all in %v: the test is meant to rotate the block", blocks)
+	resp, err := http.Get(b.Admin + "/readyz")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%d answers, each after an fsync that began after its event was written, in %d blocks", answers, len(blocks))
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 503 || !strings.Contains(string(body), "input/output error") {
+		t.Errorf("/readyz: %d %s", resp.StatusCode, body)
+	}
+	if state := b.Wait(t); state.ExitCode() != 1 {
+		t.Errorf("%v", state)
+	}
+	_ = tracer.Wait() // it ends with what it traced
+	again := process.Start(t, process.Options{Dir: dir})
+	out, _, _ := process.Run(t, strings.NewReader(`{"id":"before","status":"COMPLETED","pad":""}`), "send", "--url", again.Webhook, "--file", "-")
+	if !strings.Contains(out, `"duplicate":true`) {
+		t.Errorf("after a restart: %s", out)
+	}
+	again.Stop(t)
+}
+
+// TestAdminBeforeJournal slows every fsync down, so that the journal takes its
+// time to open: the operator can ask meanwhile.
+func TestAdminBeforeJournal(t *testing.T) {
+	strace(t)
+	b := process.Launch(t, process.Options{Wrap: []string{"strace", "-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=100000", "-e", "signal=none", "-o", "/dev/null"}})
+	admin := b.AwaitLog(t, "starting")["admin"].(string)
+	states := map[string]bool{}
+	for !states["ready"] {
+		resp, err := http.Get(admin + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var report struct{ State string }
+		if err := json.NewDecoder(resp.Body).Decode(&report); err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		states[report.State] = true
+		if (report.State == "ready") != (resp.StatusCode == 200) {
+			t.Fatalf("%s: %d", report.State, resp.StatusCode)
+		}
+	}
+	if !states["starting"] {
+		t.Error("it was never seen starting")
+	}
+	signalChild(t, b.Cmd.Process.Pid)
+	b.Wait(t)
 }
 
 // signalChild sends SIGTERM to the one child of a process.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +20,7 @@ type yamlFile map[string]any
 
 func loadYAML(r io.Reader) (kong.Resolver, error) {
 	f := yamlFile{}
-	if err := yaml.NewDecoder(r).Decode(&f); err != nil && err != io.EOF {
+	if err := yaml.NewDecoder(r).Decode(&f); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
 	return f, nil

@@ -42,7 +42,7 @@ const sendTimeout = 30 * time.Second
 
 // Run sends, and fails if any answer is not a 2xx.
 func (c *sendCmd) Run(ctx context.Context, s streams) error {
-	secrets, err := c.secretFlags.orDev(s.getenv, c.DataDir)
+	secrets, err := c.orDev(s.getenv, c.DataDir)
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	admin := make(chan error, 1)
 	go func() { admin <- bridge.NewAdmin(health, registry, log).Serve(adminCtx, adminListener) }()
 	defer func() { stopAdmin(); err = errors.Join(err, <-admin) }()
+	log.Info("starting", zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("dir", c.DataDir))
 	listener, err := lc.Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
@@ -143,7 +144,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 // verifier reads the secrets. Without one the bridge does not start: it would
 // have to refuse everything, or let everything in.
 func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []string, error) {
-	secrets, err := c.secretFlags.read(getenv)
+	secrets, err := c.read(getenv)
 	switch {
 	case err != nil:
 		return nil, nil, usageError{err}

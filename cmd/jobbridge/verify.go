@@ -29,7 +29,7 @@ type verifyCmd struct {
 
 // Run prints a diagnosis, and fails if the delivery would be refused.
 func (c *verifyCmd) Run(_ context.Context, s streams) error {
-	secrets, err := c.secretFlags.orDev(s.getenv, c.DataDir)
+	secrets, err := c.orDev(s.getenv, c.DataDir)
 	if err != nil {
 		return err
 	}

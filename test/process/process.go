@@ -88,24 +88,10 @@ type Options struct {
 func Start(t testing.TB, o Options) *Bridge {
 	t.Helper()
 	b := Launch(t, o)
-	ready := map[string]string{}
-	for end := time.Now().Add(patience); ; {
-		if line := b.find("ready"); line != nil {
-			for _, key := range []string{"webhook", "nats", "admin"} {
-				ready[key], _ = line[key].(string)
-			}
-			break
-		}
-		select {
-		case <-b.done:
-			t.Fatalf("the bridge ended: %v\n%s", b.err, b.Log())
-		case <-time.After(time.Millisecond):
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the bridge is not ready after %s\n%s", patience, b.Log())
-		}
-	}
-	b.Webhook, b.NATS, b.Admin = ready["webhook"], ready["nats"], ready["admin"]
+	ready := b.AwaitLog(t, "ready")
+	b.Webhook, _ = ready["webhook"].(string)
+	b.NATS, _ = ready["nats"].(string)
+	b.Admin, _ = ready["admin"].(string)
 	return b
 }
 
@@ -152,14 +138,22 @@ func (b *Bridge) find(message string) map[string]any {
 	return nil
 }
 
-// AwaitLog waits for a line of the log with a message.
-func (b *Bridge) AwaitLog(t testing.TB, message string) {
+// AwaitLog waits for a line of the log with a message, and returns it. It fails
+// the test if the bridge ends before.
+func (b *Bridge) AwaitLog(t testing.TB, message string) map[string]any {
 	t.Helper()
-	for end := time.Now().Add(patience); b.find(message) == nil; {
-		if time.Now().After(end) {
-			t.Fatalf("no %q in the log:\n%s", message, b.Log())
+	for end := time.Now().Add(patience); ; {
+		if line := b.find(message); line != nil {
+			return line
 		}
-		time.Sleep(time.Millisecond)
+		select {
+		case <-b.done:
+			t.Fatalf("the bridge ended: %v\n%s", b.err, b.Log())
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no %q in the log after %s:\n%s", message, patience, b.Log())
+		}
 	}
 }
 
