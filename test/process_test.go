@@ -243,6 +243,9 @@ func TestDev(t *testing.T) {
 	if got := shell(strings.TrimSpace(send)); !strings.Contains(got, "200 in") || !strings.Contains(got, `"durability":"fsync"`) {
 		t.Errorf("%s: %s", send, got)
 	}
+	if got := shell(strings.TrimSpace(send) + " --id same --count 100 --concurrency 100"); !strings.Contains(got, "200 duplicate    99\n") {
+		t.Errorf("100 of one id: %s", got)
+	}
 	if got := shell(strings.TrimSpace(tail) + " --from-start --count 2"); strings.Count(got, "job.completed") != 2 {
 		t.Errorf("%s: %s", tail, got)
 	}

@@ -20,24 +20,12 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 )
 
-// strace skips a test on a machine without it.
-func strace(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("strace"); err == nil {
-		return
-	}
-	if slices.Contains(strings.Split(os.Getenv("JOBBRIDGE_REQUIRE"), ","), "strace") {
-		t.Fatal("needs strace on PATH, and JOBBRIDGE_REQUIRE names it")
-	}
-	t.Skip("needs strace on PATH")
-}
-
 // TestAnswerFollowsFsync watches the real binary from outside, by its system
 // calls: each 200 is written after an fsync of the block that holds the event,
 // and that fsync began after the event had been written to it. Without fsync,
 // the same look must find none: it can fail.
 func TestAnswerFollowsFsync(t *testing.T) {
-	strace(t)
+	process.Require(t, "strace")
 	for durability, want := range map[string]bool{"fsync": true, "os": false} {
 		t.Run(durability, func(t *testing.T) {
 			trace := filepath.Join(t.TempDir(), "trace")
@@ -114,7 +102,7 @@ func syncedBeforeAnswer(t *testing.T, calls []call, id string) (block string, ok
 // answer: no 2xx any more, unready with the reason, and an exit that tells a
 // supervisor to start again. What was acknowledged before is there then.
 func TestFsyncFails(t *testing.T) {
-	strace(t)
+	process.Require(t, "strace")
 	dir := filepath.Join(t.TempDir(), "data")
 	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--drain-delay", "2s"}})
 	if code, err := post(b.Webhook, "before", 0); code != 200 {
@@ -160,7 +148,7 @@ func TestFsyncFails(t *testing.T) {
 // TestAdminBeforeJournal slows every fsync down, so that the journal takes its
 // time to open: the operator can ask meanwhile.
 func TestAdminBeforeJournal(t *testing.T) {
-	strace(t)
+	process.Require(t, "strace")
 	b := process.Launch(t, process.Options{Wrap: []string{"strace", "-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=100000", "-e", "signal=none", "-o", "/dev/null"}})
 	admin := b.AwaitLog(t, "starting")["admin"].(string)
 	states := map[string]bool{}

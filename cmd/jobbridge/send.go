@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"maps"
 	"net/http"
@@ -31,7 +32,7 @@ type sendCmd struct {
 	Count       int     `help:"How many to send." default:"1"`
 	Rate        float64 `help:"How many a second at the most; 0 is as fast as answers come."`
 	Concurrency int     `help:"How many at once." default:"1"`
-	At          string  `help:"Time of signing: RFC 3339, or relative such as -10m." placeholder:"TIME"`
+	At          string  `help:"Time of signing: RFC 3339, or relative to now, such as --at=-10m." placeholder:"TIME"`
 	Tamper      string  `help:"Spoil what is sent after it was signed: ${enum}." enum:"none,body,signature,header" default:"none"`
 	DataDir     string  `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" type:"path"`
 	secretFlags
@@ -119,7 +120,7 @@ func generation(id, status string) []byte {
 		ErrorCode      *string          `json:"error_code"`
 		WebhookURL     string           `json:"webhookUrl"`
 	}{
-		ID: id, CreatedAt: time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), Status: status, Model: "lipsync-2",
+		ID: id, CreatedAt: createdAt(id).Format("2006-01-02T15:04:05.000Z"), Status: status, Model: "lipsync-2",
 		Input: []map[string]any{
 			{"type": "video", "url": "https://assets.example/video/" + id + ".mp4"},
 			{"type": "audio", "url": "https://assets.example/audio/" + id + ".wav"},
@@ -141,6 +142,14 @@ func generation(id, status string) []byte {
 	return data
 }
 
+// createdAt gives each id a time of its own, so that the same id and status are
+// the same event each time they are sent, as they are with the provider.
+func createdAt(id string) time.Time {
+	h := fnv.New32a()
+	h.Write([]byte(id)) // a hash returns no error
+	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(h.Sum32()%(24*3600*1000)) * time.Millisecond)
+}
+
 // parseAt returns the time of signing for a delivery sent now.
 func parseAt(s string) (func(time.Time) time.Time, error) {
 	if d, err := time.ParseDuration(s); err == nil {
@@ -148,7 +157,7 @@ func parseAt(s string) (func(time.Time) time.Time, error) {
 	}
 	fixed, err := time.Parse(time.RFC3339, s)
 	if err != nil && s != "" {
-		return nil, usage("--at %s: want RFC 3339, such as 2026-01-31T12:00:00Z, or relative, such as -10m", s)
+		return nil, usage("--at %s: want RFC 3339, such as 2026-01-31T12:00:00Z, or relative, such as --at=-10m", s)
 	}
 	return func(time.Time) time.Time { return fixed }, nil
 }

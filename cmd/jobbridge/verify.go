@@ -21,7 +21,7 @@ import (
 type verifyCmd struct {
 	Header    string        `help:"The Sync-Signature header as it came." required:"" placeholder:"t=…,v1=…"`
 	File      string        `help:"The body as it came; - is standard input." default:"-" placeholder:"FILE"`
-	At        string        `help:"Judge as of then: RFC 3339, or relative to now such as -1h. Default: now." placeholder:"TIME"`
+	At        string        `help:"Judge as of then: RFC 3339, or relative to now, such as --at=-1h. Default: now." placeholder:"TIME"`
 	Tolerance time.Duration `help:"How far the time of signing may be off." default:"5m"`
 	DataDir   string        `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" type:"path"`
 	secretFlags

@@ -2,9 +2,7 @@ package interop
 
 import (
 	"bufio"
-	"context"
-	"encoding/json"
-	"fmt"
+	"github.com/jobbridge/jobbridge/test/process"
 	"io"
 	"os"
 	"os/exec"
@@ -19,91 +17,44 @@ import (
 // patience bounds every wait. Nothing here takes a second on an idle machine.
 const patience = 30 * time.Second
 
-// binaries is the folder of what was built for this run; empty before that.
-var binaries string
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if binaries != "" {
-		os.RemoveAll(binaries)
-	}
-	os.Exit(code)
-}
-
-// buildBridge builds the real binary, once per run, and returns its path.
-var buildBridge = sync.OnceValues(func() (string, error) {
-	var err error
-	if binaries, err = os.MkdirTemp("", "jobbridge-interop-"); err != nil {
-		return "", err
-	}
-	path := filepath.Join(binaries, "jobbridge")
-	build := exec.CommandContext(context.Background(), "go", "build", "-o", path, "github.com/jobbridge/jobbridge/cmd/jobbridge")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return path, nil
-})
+func TestMain(m *testing.M) { process.Main(m) }
 
 // bridgeCommand returns the real binary with these arguments, which shares the
 // secret with whoever else is started here.
 func bridgeCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	path, err := buildBridge()
-	if err != nil {
-		t.Fatalf("build: %v", err)
-	}
-	cmd := exec.CommandContext(t.Context(), path, args...)
-	cmd.Env = append(os.Environ(), "SYNC_WEBHOOK_SECRET="+secret)
+	cmd := exec.CommandContext(t.Context(), process.Binary(t), args...)
+	cmd.Env = append(process.Environ(), "SYNC_WEBHOOK_SECRET="+secret)
 	return cmd
 }
 
-// bridgeProcess is a running `jobbridge serve`.
-type bridgeProcess struct {
-	*process
-	Webhook string `json:"webhook"`
-	Admin   string `json:"admin"`
-	NATS    string `json:"nats"`
-}
-
 // startBridge starts the real binary and returns when it is ready. At the end
-// of the test it is stopped, and must then have ended well.
-func startBridge(t *testing.T, extraArgs ...string) *bridgeProcess {
+// of the test it is stopped, and must then end well.
+func startBridge(t *testing.T) *process.Bridge {
 	t.Helper()
-	args := append([]string{
-		"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0",
-		"--data-dir", filepath.Join(t.TempDir(), "data"), "--log-format", "json",
-	}, extraArgs...)
-	b := &bridgeProcess{process: start(t, bridgeCommand(t, args...), bufio.ScanLines, terminate)}
-	b.stderr.await(t, "the line that says ready", func(lines []string) bool {
-		for _, line := range lines {
-			var head struct{ Msg string }
-			if json.Unmarshal([]byte(line), &head) == nil && head.Msg == "ready" {
-				return json.Unmarshal([]byte(line), b) == nil
-			}
-		}
-		return false
-	})
+	b := process.Start(t, process.Options{Env: []string{"SYNC_WEBHOOK_SECRET=" + secret}})
+	t.Cleanup(func() { b.Stop(t) })
 	return b
 }
 
-// process is a program that a test started.
-type process struct {
+// program is what a test started beside the bridge.
+type program struct {
 	cmd            *exec.Cmd
 	stdin          io.Closer
 	stdout, stderr *output
 }
 
 // terminate and hangUp are the ways in which a process is told to end.
-func terminate(p *process) error { return p.cmd.Process.Signal(syscall.SIGTERM) }
-func hangUp(p *process) error    { return p.stdin.Close() }
+func terminate(p *program) error { return p.cmd.Process.Signal(syscall.SIGTERM) }
+func hangUp(p *program) error    { return p.stdin.Close() }
 
 // start starts cmd, which must be bound to t's context: its end, just before
 // the cleanups, tells the process to end in the way given. The cleanup waits
 // for that, and fails the test unless the process exits with 0. split divides
 // what it writes to standard output.
-func start(t *testing.T, cmd *exec.Cmd, split bufio.SplitFunc, end func(*process) error) *process {
+func start(t *testing.T, cmd *exec.Cmd, split bufio.SplitFunc, end func(*program) error) *program {
 	t.Helper()
-	p := &process{cmd: cmd}
+	p := &program{cmd: cmd}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -202,11 +153,11 @@ func (o *output) await(t *testing.T, what string, enough func(lines []string) bo
 
 // node starts a script of this package's folder node, which ends when its
 // standard input does, and returns when it has written a line that begins so.
-func node(t *testing.T, ready string, args ...string) (p *process, rest string) {
+func node(t *testing.T, ready string, args ...string) (p *program, rest string) {
 	t.Helper()
-	require(t, "node")
+	process.Require(t, "node")
 	if _, err := os.Stat("node/node_modules"); err != nil {
-		missing(t, "node_modules", "run npm ci in test/interop/node")
+		process.Missing(t, "node_modules", "run npm ci in test/interop/node")
 	}
 	cmd := exec.CommandContext(t.Context(), "node", args...)
 	// Under test express keeps the stack of every refusal to itself.

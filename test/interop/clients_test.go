@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"github.com/jobbridge/jobbridge/test/process"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -58,7 +59,7 @@ type wire struct {
 	all []sent
 }
 
-func tap(t *testing.T, b *bridgeProcess) *wire {
+func tap(t *testing.T, b *process.Bridge) *wire {
 	t.Helper()
 	w := new(wire)
 	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -195,7 +196,7 @@ func compareMessages(t *testing.T, got, want []received) {
 }
 
 // startWorker starts the JavaScript worker.
-func startWorker(t *testing.T, args ...string) *process {
+func startWorker(t *testing.T, args ...string) *program {
 	t.Helper()
 	p, _ := node(t, "subscribed", append([]string{"node/worker.mjs"}, args...)...)
 	return p
@@ -203,7 +204,7 @@ func startWorker(t *testing.T, args ...string) *process {
 
 // finishWorker waits until the worker has n messages, tells it to end, and
 // returns all that it had received by then and what it had left.
-func finishWorker(t *testing.T, p *process, n int) (all []received, rest string) {
+func finishWorker(t *testing.T, p *program, n int) (all []received, rest string) {
 	t.Helper()
 	isMessage := func(line string) bool { return strings.HasPrefix(line, "{") }
 	p.stdout.await(t, strconv.Itoa(n)+" messages", func(lines []string) bool {
@@ -264,9 +265,9 @@ func TestJavaScriptCoreSubscription(t *testing.T) {
 }
 
 // natsCommand returns the nats command, which finds no context of the user's.
-func natsCommand(t *testing.T, b *bridgeProcess, args ...string) *exec.Cmd {
+func natsCommand(t *testing.T, b *process.Bridge, args ...string) *exec.Cmd {
 	t.Helper()
-	require(t, "nats")
+	process.Require(t, "nats")
 	cmd := exec.CommandContext(t.Context(), "nats", append(args, "--server", b.NATS)...)
 	home := t.TempDir()
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "NATS_CONTEXT=")
@@ -287,7 +288,7 @@ func splitNUL(data []byte, atEOF bool) (int, []byte, error) {
 // TestNatsSub has somebody at a terminal watch with `nats sub --count`.
 func TestNatsSub(t *testing.T) {
 	t.Parallel()
-	require(t, "nats")
+	process.Require(t, "nats")
 	b := startBridge(t)
 	const deliveries = 9 // on the subject, of what sendAll sends
 	probe := nats.NewInbox()
@@ -321,7 +322,7 @@ func TestNatsSub(t *testing.T) {
 // but a connection's subscriptions reach the server in their order, so that
 // whoever gets what is published to the last one has all of them. Until then
 // the server answers that nobody is there.
-func awaitInterest(t *testing.T, b *bridgeProcess, p *process, subject string) {
+func awaitInterest(t *testing.T, b *process.Bridge, p *program, subject string) {
 	t.Helper()
 	nc, err := nats.Connect(b.NATS)
 	if err != nil {
@@ -358,7 +359,7 @@ func awaitInterest(t *testing.T, b *bridgeProcess, p *process, subject string) {
 // command, acking as they go.
 func TestNatsConsumer(t *testing.T) {
 	t.Parallel()
-	require(t, "nats")
+	process.Require(t, "nats")
 	b := startBridge(t)
 	want := stored(tap(t, b).sendAll(t))
 	run := func(args ...string) []byte {

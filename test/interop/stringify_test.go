@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"github.com/jobbridge/jobbridge/test/process"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -46,7 +47,7 @@ type request struct {
 // TestStringifyAgainstNode compares both directions: what Node signs and we
 // verify, and what we sign and Node verifies, forged ones included.
 func TestStringifyAgainstNode(t *testing.T) {
-	require(t, "node")
+	process.Require(t, "node")
 	d := &documents{Rand: rand.New(rand.NewPCG(seed(t), 0))}
 	at := time.Now()
 	requests := make([]request, count)

@@ -1,4 +1,4 @@
-package interop
+package process
 
 import (
 	"os"
@@ -8,17 +8,17 @@ import (
 	"testing"
 )
 
-// require skips the test on a machine without the program, and fails it there
+// Require skips the test on a machine without the program, and fails it there
 // if JOBBRIDGE_REQUIRE names it.
-func require(t *testing.T, program string) {
+func Require(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
-		missing(t, program, "needs "+program+" on PATH")
+		Missing(t, program, "needs "+program+" on PATH")
 	}
 }
 
-// missing ends a test that lacks what name stands for.
-func missing(t *testing.T, name, reason string) {
+// Missing ends a test that lacks what name stands for.
+func Missing(t testing.TB, name, reason string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("JOBBRIDGE_REQUIRE"), ","), name) {
 		t.Fatalf("%s, and JOBBRIDGE_REQUIRE=%s", reason, os.Getenv("JOBBRIDGE_REQUIRE"))
