@@ -20,6 +20,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -79,6 +80,7 @@ type Options struct {
 type Verifier struct {
 	opts    Options
 	secrets atomic.Pointer[[]*key]
+	turns   chan struct{} // one token per large body that is being printed
 }
 
 // New returns a Verifier that accepts the signatures of any of the secrets. A
@@ -89,7 +91,7 @@ func New(secrets []string, o Options) (*Verifier, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	v := &Verifier{opts: o}
+	v := &Verifier{opts: o, turns: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	if err := v.SetSecrets(secrets); err != nil {
 		return nil, err
 	}
@@ -147,7 +149,7 @@ func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
 	keys := *v.secrets.Load()
 	got := Verified{Payload: body, SignedAt: h.at, Form: Raw}
 	if got.Secret = match(keys, &h, body); got.Secret < 0 {
-		printed, err := Stringify(body, v.opts.MaxPayload)
+		printed, err := v.print(body)
 		if errors.Is(err, ErrTooLarge) {
 			return Verified{}, err
 		}
@@ -162,6 +164,20 @@ func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
 		}
 	}
 	return got, v.checkAge(h.at)
+}
+
+// largeBody is from how many bytes on bodies take turns in being printed.
+const largeBody = 64 << 10
+
+// print prints body again. That costs memory many times the size of a hostile
+// body, and time on a processor: to print more large ones at once than there
+// are processors would cost more of the one and save none of the other.
+func (v *Verifier) print(body []byte) ([]byte, error) {
+	if len(body) > largeBody {
+		v.turns <- struct{}{}
+		defer func() { <-v.turns }()
+	}
+	return Stringify(body, v.opts.MaxPayload)
 }
 
 // checkAge judges the time of signing, after the signature: a stranger learns

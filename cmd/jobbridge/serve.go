@@ -95,6 +95,9 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Logger: log, OnCommit: commits.observe,
 	})
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // it was asked to stop before it had begun
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, j.Close(), j.Err()) }()

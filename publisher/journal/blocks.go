@@ -116,9 +116,11 @@ func (s *blockSet) sync() (int, error) {
 	n := 0
 	if changed || s.listed.Sub(s.modified) < mtimeSlack {
 		s.listed = time.Now()
-		if err := s.list(); err != nil {
+		other, err := s.list()
+		if err != nil {
 			return 0, err
 		}
+		changed = changed || other
 	}
 	for _, i := range s.order[max(0, len(s.order)-live):] {
 		if err := s.look(i); err != nil {
@@ -147,12 +149,14 @@ func (s *blockSet) sync() (int, error) {
 }
 
 // list takes stock of the folder: new blocks are opened, replaced ones opened
-// anew, and those that are gone dropped.
-func (s *blockSet) list() error {
+// anew, and those that are gone dropped. It reports whether there were any: the
+// time of the folder alone does not tell two changes in one tick.
+func (s *blockSet) list() (bool, error) {
 	names, err := readNames(s.dir)
 	if err != nil {
-		return err
+		return false, err
 	}
+	changed := false
 	seen := make(map[int]bool, len(names))
 	for _, name := range names {
 		m := blockName.FindStringSubmatch(name)
@@ -161,11 +165,18 @@ func (s *blockSet) list() error {
 		}
 		i, err := strconv.Atoi(m[1])
 		if err != nil {
-			return fmt.Errorf("block %s: %w", name, err)
+			return false, fmt.Errorf("block %s: %w", name, err)
 		}
 		seen[i] = true
+		var was fs.FileInfo
+		if b := s.blocks[i]; b != nil {
+			was = b.info
+		}
 		if err := s.look(i); err != nil {
-			return err
+			return false, err
+		}
+		if b := s.blocks[i]; b != nil && (was == nil || !os.SameFile(was, b.info)) {
+			changed = true
 		}
 	}
 	for i, b := range s.blocks {
@@ -174,6 +185,7 @@ func (s *blockSet) list() error {
 				_ = b.file.Close() // expired, or emptied: nothing of it is needed
 			}
 			delete(s.blocks, i)
+			changed = true
 		}
 	}
 	s.order = s.order[:0]
@@ -181,7 +193,7 @@ func (s *blockSet) list() error {
 		s.order = append(s.order, i)
 	}
 	slices.Sort(s.order)
-	return nil
+	return changed, nil
 }
 
 // look compares block i with what was last seen of it. The path decides, not
