@@ -98,17 +98,28 @@ func syncedBeforeAnswer(t *testing.T, calls []call, id string) (block string, ok
 	})
 }
 
-// TestFsyncFails makes every fsync of a running bridge fail, by the kernel's
-// answer: no 2xx any more, unready with the reason, and an exit that tells a
-// supervisor to start again. What was acknowledged before is there then.
-func TestFsyncFails(t *testing.T) {
+// TestStorageFails makes a system call of a running bridge fail from now on: no
+// 2xx any more, unready with the reason, and an exit that tells a supervisor to
+// start again. What was acknowledged before is there then.
+func TestStorageFails(t *testing.T) {
+	t.Parallel()
 	process.Require(t, "strace")
+	for _, r := range []struct{ call, errno, reason string }{
+		{"fsync", "EIO", "input/output error"},
+		{"pwrite64", "ENOSPC", "no space left on device"},
+		{"pwrite64", "EIO", "input/output error"},
+	} {
+		t.Run(r.call+" "+r.errno, func(t *testing.T) { t.Parallel(); storageFails(t, r.call, r.errno, r.reason) })
+	}
+}
+
+func storageFails(t *testing.T, call, errno, reason string) {
 	dir := filepath.Join(t.TempDir(), "data")
 	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--drain-delay", "2s"}})
 	if code, err := post(b.Webhook, "before", 0); code != 200 {
 		t.Fatal(code, err)
 	}
-	tracer := exec.CommandContext(t.Context(), "strace", "-f", "-p", fmt.Sprint(b.Cmd.Process.Pid), "-e", "trace=fsync", "-e", "inject=fsync:error=EIO", "-e", "signal=none", "-o", "/dev/null")
+	tracer := exec.CommandContext(t.Context(), "strace", "-f", "-p", fmt.Sprint(b.Cmd.Process.Pid), "-e", "trace="+call, "-e", "inject="+call+":error="+errno, "-e", "signal=none", "-o", "/dev/null")
 	var said process.Buffer
 	tracer.Stderr = &said
 	if err := tracer.Start(); err != nil {
@@ -120,19 +131,27 @@ func TestFsyncFails(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	for _, id := range []string{"during", "before"} { // a duplicate is not acknowledged either
-		if code, err := post(b.Webhook, id, 0); code != 503 {
-			t.Errorf("%s: %d %v", id, code, err)
-		}
+	var wg sync.WaitGroup
+	for _, id := range []string{"during", "too"} {
+		wg.Go(func() {
+			if code, err := post(b.Webhook, id, 0); code != 503 {
+				t.Errorf("%s: %d %v", id, code, err)
+			}
+		})
+	}
+	b.AwaitLog(t, "journal failed: nothing is acknowledged until a restart")
+	if code, err := post(b.Webhook, "before", 0); code != 503 { // a duplicate is not acknowledged either
+		t.Errorf("before: %d %v", code, err)
 	}
 	resp, err := http.Get(b.Admin + "/readyz")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 503 || !strings.Contains(string(body), "input/output error") {
+	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 503 || !strings.Contains(string(body), reason) {
 		t.Errorf("/readyz: %d %s", resp.StatusCode, body)
 	}
+	wg.Wait()
 	if state := b.Wait(t); state.ExitCode() != 1 {
 		t.Errorf("%v", state)
 	}
@@ -148,6 +167,7 @@ func TestFsyncFails(t *testing.T) {
 // TestAdminBeforeJournal slows every fsync down, so that the journal takes its
 // time to open: the operator can ask meanwhile.
 func TestAdminBeforeJournal(t *testing.T) {
+	t.Parallel()
 	process.Require(t, "strace")
 	b := process.Launch(t, process.Options{Wrap: []string{"strace", "-f", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=100000", "-e", "signal=none", "-o", "/dev/null"}})
 	admin := b.AwaitLog(t, "starting")["admin"].(string)

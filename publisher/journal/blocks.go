@@ -133,14 +133,14 @@ func (s *blockSet) sync() (int, error) {
 			continue
 		}
 		if err := s.syncFile(b.file); err != nil {
-			return n, fmt.Errorf("fsync %s: %w", b.file.Name(), err)
+			return n, fmt.Errorf("fsync: %w", err)
 		}
 		n++
 		b.clean = true
 	}
 	if changed {
 		if err := s.syncFile(s.folder); err != nil {
-			return n, fmt.Errorf("fsync %s: %w", s.dir, err)
+			return n, fmt.Errorf("fsync: %w", err)
 		}
 		n++
 		s.modified = info.ModTime()

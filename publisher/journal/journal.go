@@ -301,14 +301,26 @@ func (j *Journal) watchHealth() {
 	}
 }
 
+// healthTries is how often the server is asked anew when it could not look.
+const healthTries = 1000
+
 // health returns the server's own write error, which is sticky and reaches no
-// publisher.
+// publisher. Before the server looks at the stream, it gives itself a
+// millisecond to find that it accepts connections, and reports that it does not
+// if the machine is so busy that the millisecond has passed by then: such an
+// answer says nothing, and must not end the journal.
 func (j *Journal) health() error {
-	h := j.srv.Healthz(&server.HealthzOptions{Account: eventsAccount, Stream: j.streamName()})
-	if h.Error != "" {
-		return errors.New(h.Error)
+	var err error
+	for range healthTries {
+		h := j.srv.Healthz(&server.HealthzOptions{Account: eventsAccount, Stream: j.streamName(), Details: true})
+		if len(h.Errors) == 0 {
+			return nil
+		}
+		if err = errors.New(h.Errors[0].Error); h.Errors[0].Type != server.HealthzErrorConn {
+			return err
+		}
 	}
-	return nil
+	return err
 }
 
 func (j *Journal) streamName() string { return j.opts.Stream.Config().Name }
