@@ -163,9 +163,8 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 		ConnState:      b.countConns,
 		ErrorLog:       zap.NewStdLog(b.log),
 	}
-	ln = netutil.LimitListener(ln, b.cfg.MaxConnections)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
+	go func() { served <- srv.Serve(netutil.LimitListener(ln, b.cfg.MaxConnections)) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
@@ -175,10 +174,9 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.draining.Store(true)
 	b.cfg.Health.Set(Draining)
 	time.Sleep(b.cfg.DrainDelay)
-	_ = ln.Close()
-	if err := <-served; !errors.Is(err, net.ErrClosed) {
-		b.log.Warn("listener", zap.Error(err)) // deliveries in flight finish all the same
-	}
+	left := closeListener(ln)
+	<-served             // it ends because its listener is closed
+	_ = srv.Serve(&left) // and this because there are no more
 	b.linger()
 	// Not the caller's context, which has ended: this one gives deliveries in
 	// flight the time that they may take.

@@ -1,0 +1,69 @@
+package bridge
+
+import (
+	"errors"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// closeListener closes ln and returns the connections that it had not accepted
+// yet. Closing alone would reset those, though their senders take them for made
+// and may have sent their request: the queue is emptied, and the listener shut
+// in the same breath.
+func closeListener(ln net.Listener) leftover {
+	defer ln.Close()
+	conn, ok := ln.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var fds []int
+	_ = raw.Control(func(listener uintptr) { // an error means that it is closed already
+		for len(fds) < DefaultMaxConnections {
+			fd, _, err := unix.Accept(int(listener))
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
+				continue
+			}
+			if err != nil {
+				break // the queue is empty
+			}
+			fds = append(fds, fd)
+		}
+		_ = unix.Shutdown(int(listener), unix.SHUT_RD) // Linux stops to listen with this, others with Close
+	})
+	var left leftover
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+		f := os.NewFile(uintptr(fd), "accepted")
+		if c, err := net.FileConn(f); err == nil {
+			left = append(left, c)
+		}
+		f.Close() // the connection has a descriptor of its own
+	}
+	return left
+}
+
+// leftover is a listener that has been closed, but for these connections.
+type leftover []net.Conn
+
+// Accept implements [net.Listener].
+func (l *leftover) Accept() (net.Conn, error) {
+	if len(*l) == 0 {
+		return nil, net.ErrClosed
+	}
+	c := (*l)[0]
+	*l = (*l)[1:]
+	return c, nil
+}
+
+// Close implements [net.Listener].
+func (*leftover) Close() error { return nil }
+
+// Addr implements [net.Listener].
+func (*leftover) Addr() net.Addr { return &net.TCPAddr{} }
