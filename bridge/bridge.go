@@ -175,7 +175,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.cfg.Health.Set(Draining)
 	time.Sleep(b.cfg.DrainDelay)
 	left := closeListener(ln)
-	<-served             // it ends because its listener is closed
+	_ = <-served         // it ends because its listener is closed
 	_ = srv.Serve(&left) // and this because there are no more
 	b.linger()
 	// Not the caller's context, which has ended: this one gives deliveries in
