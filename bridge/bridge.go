@@ -175,8 +175,10 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.cfg.Health.Set(Draining)
 	time.Sleep(b.cfg.DrainDelay)
 	left := closeListener(ln)
-	_ = <-served         // it ends because its listener is closed
-	_ = srv.Serve(&left) // and this because there are no more
+	// Both end for the lack of a listener; they have nothing else to say.
+	if err := errors.Join(<-served, srv.Serve(&left)); err != nil {
+		b.log.Debug("listener closed", zap.Error(err))
+	}
 	b.linger()
 	// Not the caller's context, which has ended: this one gives deliveries in
 	// flight the time that they may take.
