@@ -54,7 +54,7 @@ func (w *worker) forbidden(t *testing.T, m *nats.Msg) bool {
 	}
 	// The refusal comes before the answer to the flush, but is handled on a
 	// goroutine of its own.
-	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		n := len(w.refused)
 		w.mu.Unlock()
