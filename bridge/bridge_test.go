@@ -20,7 +20,9 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -274,29 +276,61 @@ type panicking struct{}
 
 func (panicking) Publish(context.Context, publisher.Event) (publisher.Receipt, error) { panic("a bug") }
 
-func TestFullIsLoud(t *testing.T) {
+// TestFull fills the journal: with events that a worker owes, deliveries are
+// refused, loudly; once it has had them, nobody is refused any more.
+func TestFull(t *testing.T) {
 	t.Parallel()
+	var why atomic.Value
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Journal.Stream.MaxBytes = 256 << 10
-	srv.Config.Bridge.MaxBody = 64 << 10
+	srv.Config.Journal.Stream.MaxBytes = journal.MinMaxBytes
+	srv.Config.Journal.OnFull = func(w string) { why.Store(w) }
+	srv.Config.Bridge.MaxBody = 512 << 10
 	srv.Start()
-	payload := func(i int) []byte {
-		return fmt.Appendf(nil, `{"id":"f%d","status":"COMPLETED","pad":"%s"}`, i, strings.Repeat("x", 60<<10))
+	worker, err := srv.JetStream().CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "slow", MaxAckPending: -1})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for i := range 10 {
-		r := srv.Deliver(bridgetest.Delivery{Payload: payload(i)})
-		if r.Code == 200 {
-			continue
-		}
-		if r.Code != 503 || counter(t, srv, "failed", "full") != 1 {
+	deliver := func(i int) bridgetest.Response {
+		return srv.Deliver(bridgetest.Delivery{Payload: fmt.Appendf(nil, `{"id":"f%d","status":"COMPLETED","pad":"%s"}`, i, strings.Repeat("x", 500<<10))})
+	}
+	acked := 0
+	for ; acked < 100; acked++ {
+		if r := deliver(acked); r.Code == 503 {
+			break
+		} else if r.Code != 200 {
 			t.Fatalf("%d %s", r.Code, r.Body)
 		}
-		if stored := srv.Stored(); stored != i {
-			t.Fatalf("%d stored of %d acknowledged", stored, i)
-		}
-		return
 	}
-	t.Fatal("it never got full")
+	if stored := srv.Stored(); stored != acked || acked == 100 || acked < 25 {
+		t.Fatalf("%d stored of %d acknowledged", stored, acked)
+	}
+	if counter(t, srv, "failed", "full") != 1 || !strings.Contains(fmt.Sprint(why.Load()), `"slow"`) {
+		t.Fatalf("refused, and all it says is %q", why.Load())
+	}
+	for range acked {
+		m, err := worker.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 100 {
+		if r := deliver(1000 + i); r.Code != 200 { // it is owed again, but for one event at most
+			t.Fatalf("%d: %d %s", i, r.Code, r.Body)
+		}
+		m, err := worker.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if why.Load() != "" {
+		t.Errorf("it has room, and still says %q", why.Load())
+	}
 }
 
 // TestHangUp hangs up while the event is being published: it must be published

@@ -32,6 +32,8 @@ var (
 type Committer interface {
 	// Commit returns after everything acknowledged before the call is durable.
 	Commit(ctx context.Context) error
+	// Err returns why nothing can be committed any more, or nil.
+	Err() error
 	// Durability is what Commit reaches.
 	Durability() Durability
 }
@@ -52,10 +54,11 @@ type Publisher struct {
 	stored Reader
 	stream string
 	commit Committer
+	room   func(context.Context) error
 	subj   Template
 }
 
-// Options configures a [Publisher]. All but Subject are needed.
+// Options configures a [Publisher]. All but Room and Subject are needed.
 type Options struct {
 	JetStream JetStream
 	// Stored reads the stream back, to tell a duplicate from a conflict.
@@ -64,6 +67,9 @@ type Options struct {
 	Stream string
 	// Commit makes an acknowledged event durable.
 	Commit Committer
+	// Room makes room in a full stream, or returns an error if there is none to
+	// be made. If it is nil, a full stream refuses.
+	Room func(context.Context) error
 	// Subject maps an event to its subject.
 	Subject Template
 }
@@ -80,7 +86,7 @@ func New(o Options) (*Publisher, error) {
 	case o.Commit == nil:
 		return nil, errors.New("publisher: Options.Commit is nil")
 	}
-	return &Publisher{js: o.JetStream, stored: o.Stored, stream: o.Stream, commit: o.Commit, subj: o.Subject}, nil
+	return &Publisher{js: o.JetStream, stored: o.Stored, stream: o.Stream, commit: o.Commit, room: o.Room, subj: o.Subject}, nil
 }
 
 // Publish stores e and returns when it is durable. ctx bounds the wait; it
@@ -112,11 +118,25 @@ func (p *Publisher) Publish(ctx context.Context, e Event) (Receipt, error) {
 	return r, nil
 }
 
-// store publishes e and waits for the stream's PubAck.
+// store publishes e and waits for the stream's PubAck. In a full stream it
+// makes room first, as often as others have taken it before.
 func (p *Publisher) store(ctx context.Context, subject, msgID string, e Event) (Receipt, error) {
+	for {
+		r, err := p.storeOnce(ctx, subject, msgID, e)
+		if p.room == nil || !errors.Is(err, ErrFull) {
+			return r, err
+		}
+		if full := p.room(ctx); full != nil {
+			return Receipt{}, errors.Join(err, full)
+		}
+	}
+}
+
+func (p *Publisher) storeOnce(ctx context.Context, subject, msgID string, e Event) (Receipt, error) {
 	ack, err := p.js.PublishMsg(ctx, e.message(subject, msgID), jetstream.WithExpectStream(p.stream))
 	if err != nil {
-		return Receipt{}, fmt.Errorf("%w: publish %s: %w", classify(err), subject, err)
+		// A store that has failed does not answer; it says why elsewhere.
+		return Receipt{}, errors.Join(fmt.Errorf("%w: publish %s: %w", classify(err), subject, err), p.commit.Err())
 	}
 	// Whoever subscribes to the subject can answer before the stream does.
 	if ack.Stream != p.stream {

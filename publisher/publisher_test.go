@@ -26,6 +26,7 @@ func (f faulty) GetMsg(context.Context, uint64, ...jetstream.GetMsgOpt) (*jetstr
 }
 
 func (f faulty) Commit(context.Context) error   { return f.err }
+func (faulty) Err() error                       { return nil }
 func (faulty) Durability() publisher.Durability { return publisher.Fsync }
 
 func api(code jetstream.ErrorCode, description string) error {

@@ -102,7 +102,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	defer func() { err = errors.Join(err, j.Close(), j.Err()) }()
 	registry.MustRegister(journalCollector{j})
-	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: c.Stream, Commit: j, Subject: stream.Subject})
+	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: c.Stream, Commit: j, Room: j.Room, Subject: stream.Subject})
 	if err != nil {
 		return err
 	}
@@ -182,8 +182,8 @@ func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
 		return publisher.StreamOptions{}, usage("--max-body must be between 1B and 32MiB")
 	case c.MaxInFlight < 1, c.MaxConnections < 1:
 		return publisher.StreamOptions{}, usage("--max-in-flight and --max-connections must be above 0")
-	case c.MaxBytes != 0 && c.MaxBytes < 2*c.MaxBody:
-		return publisher.StreamOptions{}, usage("--max-bytes must be at least twice --max-body")
+	case c.MaxBytes != 0 && c.MaxBytes < max(journal.MinMaxBytes, 4*c.MaxBody):
+		return publisher.StreamOptions{}, usage("--max-bytes must be at least 16MiB and four times --max-body")
 	}
 	return publisher.StreamOptions{Name: c.Stream, Subject: subject, Retention: c.Retention, Dedupe: c.DedupeWindow, MaxBytes: int64(c.MaxBytes)}, nil
 }

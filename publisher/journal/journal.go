@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
@@ -76,8 +77,14 @@ type Options struct {
 	AcceptClock bool
 	// Logger of the journal and its server; nil means none.
 	Logger *zap.Logger
+	// Relay says that the journal is copied to a remote stream: what
+	// [RelayConsumer] has not taken yet is not trimmed.
+	Relay bool
 	// OnCommit is called after each commit; it must not block.
 	OnCommit func(CommitStats)
+	// OnFull is called with the reason when the journal begins to refuse events
+	// because it is full, and with "" when it has room again; it must not block.
+	OnFull func(why string)
 
 	// Method forces a way to sync.
 	Method Method
@@ -102,6 +109,10 @@ type Journal struct {
 	commit *committer
 	// syncAlways is what the server was started with.
 	syncAlways bool
+
+	trimming sync.Mutex    // held while the journal is trimmed
+	fullness string        // why it is full, or ""; guarded by trimming
+	trimmed  atomic.Uint64 // bytes
 
 	fail   sync.Once
 	failed chan struct{}
@@ -156,6 +167,7 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	}
 	j.watch.Go(j.commit.run)
 	j.watch.Go(j.watchHealth)
+	j.watch.Go(j.watchSize)
 	j.log.Info("journal open", zap.String("dir", o.Dir), zap.String("durability", string(o.Durability)),
 		zap.String("method", string(method)), zap.String("nats", j.URL()))
 	return j, nil
@@ -180,6 +192,9 @@ func (o *Options) check() error {
 	}
 	if o.MaxPayload == 0 {
 		o.MaxPayload = 1 << 20
+	}
+	if least := max(MinMaxBytes, 4*int64(o.MaxPayload)); o.Stream.MaxBytes != 0 && o.Stream.MaxBytes < least {
+		return fmt.Errorf("journal: Options.Stream.MaxBytes is %d: want at least %d", o.Stream.MaxBytes, least)
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
@@ -243,6 +258,8 @@ func (j *Journal) setFailed(err error) {
 		j.err = fmt.Errorf("%w: %w", ErrFailed, err)
 		j.log.Error("journal failed: nothing is acknowledged until a restart", zap.Error(err))
 		close(j.failed)
+		// The server answers nobody any more; whoever waits hears it now.
+		j.conn.Close()
 	})
 }
 
@@ -251,6 +268,9 @@ type Stats struct {
 	Messages, Bytes uint64
 	MaxBytes        int64
 	Consumers       int
+	// Trimmed is how many bytes of events that everyone has had were removed
+	// before their retention ended, since the journal was opened.
+	Trimmed uint64
 }
 
 // Stats asks the server for the state of the stream.
@@ -259,7 +279,7 @@ func (j *Journal) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, fmt.Errorf("stream info: %w", err)
 	}
-	return Stats{Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes, Consumers: info.State.Consumers}, nil
+	return Stats{Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes, Consumers: info.State.Consumers, Trimmed: j.trimmed.Load()}, nil
 }
 
 // Close drains the connection, commits once more, stops the server and gives

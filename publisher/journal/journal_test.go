@@ -78,6 +78,7 @@ func TestOptions(t *testing.T) {
 		change func(*journal.Options)
 		want   string
 	}{
+		{"bound", func(o *journal.Options) { o.Stream.MaxBytes = 1 << 20 }, "Options.Stream.MaxBytes"},
 		{"no folder", func(o *journal.Options) { o.Dir = "" }, "Options.Dir"},
 		{"durability", func(o *journal.Options) { o.Durability = "maybe" }, "Options.Durability"},
 		{"method", func(o *journal.Options) { o.Method = "hope" }, "Options.Method"},
@@ -163,16 +164,11 @@ func TestSmallerBound(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	j := open(t, journal.Options{Dir: dir})
-	p := newPublisher(t, j)
-	for i := range 100 {
-		if _, err := p.Publish(within(t, 5*time.Second), event(fmt.Sprint("job", i), "COMPLETED")); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fill(t, j, 0, 300)
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	small, err := journal.Open(within(t, 5*time.Second), journal.Options{Dir: dir, Stream: publisher.StreamOptions{MaxBytes: 4096}})
+	small, err := journal.Open(within(t, 5*time.Second), journal.Options{Dir: dir, Stream: publisher.StreamOptions{MaxBytes: journal.MinMaxBytes}})
 	if err == nil {
 		small.Close()
 	}
@@ -184,7 +180,7 @@ func TestSmallerBound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.Close()
-	if s, err := j.Stats(within(t, time.Second)); err != nil || s.Messages != 100 || s.MaxBytes != 256<<20 {
+	if s, err := j.Stats(within(t, time.Second)); err != nil || s.Messages != 300 || s.MaxBytes != 256<<20 {
 		t.Fatalf("%+v %v", s, err)
 	}
 }

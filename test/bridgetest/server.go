@@ -258,7 +258,7 @@ func (s *store) open(j *journal.Journal, subject publisher.Template) error {
 	if s.journal != nil {
 		return errors.Join(errors.New("NATS is running already"), j.Close())
 	}
-	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: j.Stream().CachedInfo().Config.Name, Commit: j, Subject: subject})
+	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: j.Stream().CachedInfo().Config.Name, Commit: j, Room: j.Room, Subject: subject})
 	s.journal, s.publisher, s.last = j, p, j.Stream()
 	return err
 }
