@@ -148,3 +148,13 @@ func (e Event) message(subject, msgID string) *nats.Msg {
 	}
 	return &nats.Msg{Subject: subject, Header: h, Data: e.Payload}
 }
+
+// eventOf returns the event that a stored message was made of.
+func eventOf(m jetstream.Msg) Event {
+	h := m.Headers()
+	received, _ := time.Parse(time.RFC3339Nano, h.Get(ReceivedAtHeader)) // as we wrote it
+	return Event{
+		Kind: h.Get(JobKindHeader), Status: h.Get(JobStatusHeader), ID: h.Get(JobIDHeader), Payload: m.Data(),
+		Signature: h.Get(SignatureHeader), ReceivedAt: received, Traceparent: h.Get(TraceparentHeader),
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -93,17 +94,33 @@ func New(o Options) (*Publisher, error) {
 // must have a deadline, and should not end when the sender hangs up, or the
 // outcome is unknown to everyone.
 func (p *Publisher) Publish(ctx context.Context, e Event) (Receipt, error) {
-	r, err := p.store(ctx, p.subj.Subject(e), e.MessageID(), e)
+	return p.put(ctx, e.message(p.subj.Subject(e), e.MessageID()), func() *nats.Msg { return e.message(p.subj.Conflict(e), e.digest()) })
+}
+
+// Forward stores a message that another stream of events holds: the same
+// subject, headers and bytes, under the same message id.
+func (p *Publisher) Forward(ctx context.Context, m jetstream.Msg) (Receipt, error) {
+	msg := &nats.Msg{Subject: m.Subject(), Header: maps.Clone(m.Headers()), Data: m.Data()}
+	return p.put(ctx, msg, func() *nats.Msg {
+		e := eventOf(m)
+		return e.message(p.subj.Conflict(e), e.digest())
+	})
+}
+
+// put stores msg, or, if its message id stands for other bytes, what conflict
+// returns.
+func (p *Publisher) put(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (Receipt, error) {
+	r, err := p.store(ctx, msg)
 	if err != nil {
 		return Receipt{}, err
 	}
 	if r.Duplicate {
-		same, err := p.holds(ctx, r.Sequence, e.Payload)
+		same, err := p.holds(ctx, r.Sequence, msg.Data)
 		if err != nil {
 			return Receipt{}, err
 		}
 		if !same {
-			if r, err = p.store(ctx, p.subj.Conflict(e), e.digest(), e); err != nil {
+			if r, err = p.store(ctx, conflict()); err != nil {
 				return Receipt{}, err
 			}
 			r.Conflict = true
@@ -118,11 +135,11 @@ func (p *Publisher) Publish(ctx context.Context, e Event) (Receipt, error) {
 	return r, nil
 }
 
-// store publishes e and waits for the stream's PubAck. In a full stream it
+// store publishes msg and waits for the stream's PubAck. In a full stream it
 // makes room first, as often as others have taken it before.
-func (p *Publisher) store(ctx context.Context, subject, msgID string, e Event) (Receipt, error) {
+func (p *Publisher) store(ctx context.Context, msg *nats.Msg) (Receipt, error) {
 	for {
-		r, err := p.storeOnce(ctx, subject, msgID, e)
+		r, err := p.storeOnce(ctx, msg)
 		if p.room == nil || !errors.Is(err, ErrFull) {
 			return r, err
 		}
@@ -132,29 +149,29 @@ func (p *Publisher) store(ctx context.Context, subject, msgID string, e Event) (
 	}
 }
 
-func (p *Publisher) storeOnce(ctx context.Context, subject, msgID string, e Event) (Receipt, error) {
-	ack, err := p.js.PublishMsg(ctx, e.message(subject, msgID), jetstream.WithExpectStream(p.stream))
+func (p *Publisher) storeOnce(ctx context.Context, msg *nats.Msg) (Receipt, error) {
+	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(p.stream))
 	if err != nil {
 		// A store that has failed does not answer; it says why elsewhere.
-		return Receipt{}, errors.Join(fmt.Errorf("%w: publish %s: %w", classify(err), subject, err), p.commit.Err())
+		return Receipt{}, errors.Join(fmt.Errorf("%w: publish %s: %w", Class(err), msg.Subject, err), p.commit.Err())
 	}
 	// Whoever subscribes to the subject can answer before the stream does.
 	if ack.Stream != p.stream {
-		return Receipt{}, fmt.Errorf("%w: publish %s: acknowledged by stream %q, want %q", ErrMisconfigured, subject, ack.Stream, p.stream)
+		return Receipt{}, fmt.Errorf("%w: publish %s: acknowledged by stream %q, want %q", ErrMisconfigured, msg.Subject, ack.Stream, p.stream)
 	}
-	return Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Subject: subject, Duplicate: ack.Duplicate}, nil
+	return Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Subject: msg.Subject, Duplicate: ack.Duplicate}, nil
 }
 
-// holds reports whether the message at seq has this payload. One that is gone
-// cannot be compared and counts as different: rather a needless conflict than
-// an event lost.
+// holds reports whether the message at seq has this payload. One that is gone,
+// or that may not be read, cannot be compared and counts as different: rather a
+// needless conflict than an event lost.
 func (p *Publisher) holds(ctx context.Context, seq uint64, payload []byte) (bool, error) {
 	msg, err := p.stored.GetMsg(ctx, seq)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, nats.ErrPermissionViolation) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("%w: read message %d: %w", classify(err), seq, err)
+		return false, fmt.Errorf("%w: read message %d: %w", Class(err), seq, err)
 	}
 	return bytes.Equal(msg.Data, payload), nil
 }
@@ -171,10 +188,14 @@ const (
 	codeStreamSealed          jetstream.ErrorCode = 10109
 )
 
-// classify maps an error of the client or the server to one of the classes.
-// What is not known to be otherwise is an outage: that one is worth trying
-// again.
-func classify(err error) error {
+// Class maps an error of the client or the server to one of the classes. What
+// is not known to be otherwise is an outage: that one is worth trying again.
+func Class(err error) error {
+	for _, class := range []error{ErrUnavailable, ErrFull, ErrTooLarge, ErrMisconfigured} {
+		if errors.Is(err, class) {
+			return class
+		}
+	}
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return ErrTooLarge
 	}

@@ -123,3 +123,38 @@ func (t Template) StreamSubjects() []string {
 	}
 	return subjects
 }
+
+// Patterns returns the subjects that the template can produce, with a "*" for
+// each token that varies: "job.*" and "batch.*" for the default.
+func (t Template) Patterns() []string {
+	var patterns []string
+	for _, kind := range []string{Job, Batch} {
+		tokens := strings.Split(t.String(), ".")
+		for i, token := range tokens {
+			if tokens[i] = strings.ReplaceAll(token, "{kind}", kind); varies(token) {
+				tokens[i] = "*"
+			}
+		}
+		if s := strings.Join(tokens, "."); !slices.Contains(patterns, s) {
+			patterns = append(patterns, s)
+		}
+	}
+	return patterns
+}
+
+// covers reports whether every subject that pattern matches is matched by one
+// of subjects.
+func covers(subjects []string, pattern string) bool {
+	return slices.ContainsFunc(subjects, func(s string) bool {
+		have, want := strings.Split(s, "."), strings.Split(pattern, ".")
+		for i, token := range have {
+			switch {
+			case token == ">":
+				return len(want) > i
+			case i >= len(want), token != "*" && token != want[i]:
+				return false
+			}
+		}
+		return len(have) == len(want)
+	})
+}

@@ -31,9 +31,6 @@ const (
 // language can say so before it starts to listen.
 const accounts = `accounts { ` + eventsAccount + ` { jetstream: enabled }, ` + privateAccount + ` { jetstream: enabled } }`
 
-// headerRoom is what a message may have on top of its payload.
-const headerRoom = 64 << 10
-
 // checkListen refuses to serve the network without passwords.
 func checkListen(addr string, workers []Worker) error {
 	for i, w := range workers {
@@ -152,7 +149,7 @@ func (j *Journal) serverOptions(password string, syncAlways bool) (*server.Optio
 	opts.ServerName = "jobbridge"
 	opts.NoSigs = true // or the server would catch SIGTERM and exit the process
 	opts.DisableJetStreamBanner = true
-	opts.MaxPayload = int32(min(j.opts.MaxPayload+headerRoom, math.MaxInt32))
+	opts.MaxPayload = int32(min(j.opts.MaxPayload+publisher.HeaderRoom, math.MaxInt32))
 	opts.JetStream = true
 	opts.StoreDir = j.opts.Dir
 	opts.SyncAlways = syncAlways

@@ -92,7 +92,7 @@ func (j *Journal) trim(ctx context.Context) (room bool, err error) {
 	if byDisk := max(size+free-diskReserve, 1); byDisk < limit {
 		limit, disk = byDisk, true
 	}
-	largest := int64(j.opts.MaxPayload) + headerRoom
+	largest := int64(j.opts.MaxPayload) + publisher.HeaderRoom
 	if size <= limit/8*trimAbove && size+largest <= limit {
 		j.setFull("")
 		return true, nil

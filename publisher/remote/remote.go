@@ -1,0 +1,452 @@
+// Package remote is the connection to an operator's NATS, and to the stream of
+// events there.
+//
+// It promises that a connection which can come back does, however long that
+// takes; that nothing is sent later than its caller was told; and that whatever
+// is wrong with the stream, with the user's permissions or with the connection
+// is known, in words that say what to change.
+//
+// It leaves to others what is published, and what an outcome means (package
+// publisher).
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// Inbox is the prefix of the subjects that answers come on: all that the
+// bridge's user may subscribe to.
+const Inbox = "_INBOX_BRIDGE"
+
+// Options configures a [Remote]. Connect is needed.
+type Options struct {
+	// Connect makes the connection, with the options given and with those for
+	// servers and credentials; [nats.Connect] behind a closure, as a rule.
+	Connect func(...nats.Option) (*nats.Conn, error)
+	// Domain is the JetStream domain, or empty.
+	Domain string
+	// Stream is the stream's name; empty means [publisher.DefaultStream].
+	Stream string
+	// Needs is what the stream is audited for.
+	Needs publisher.Needs
+	// OnStatus is called after each change of the status, one call at a time;
+	// it must not block. It may be nil.
+	OnStatus func(Status)
+	// Logger of the connection; nil means none.
+	Logger *zap.Logger
+}
+
+// Status is what is known of the remote stream.
+type Status struct {
+	// Connected to a server now.
+	Connected bool
+	// Audited says that the stream was seen since the last connect.
+	Audited bool
+	// Problem is why there is no connection, or why the stream cannot be seen.
+	Problem string
+	// Denied says that Problem is a matter of credentials or permissions, not
+	// of the network.
+	Denied bool
+	// Findings of the last audit.
+	Findings []publisher.Finding
+	// Window is the stream's duplicate window, once it is known.
+	Window time.Duration
+	// Reconnects since the start.
+	Reconnects uint64
+	// URL of the server, without credentials; empty if not connected.
+	URL string
+}
+
+// Misconfigured returns, in words, what keeps events from being stored until an
+// operator changes it.
+func (s Status) Misconfigured() []string {
+	var reasons []string
+	if s.Denied {
+		reasons = append(reasons, s.Problem)
+	}
+	for _, f := range s.Findings {
+		if f.Fatal {
+			reasons = append(reasons, f.String())
+		}
+	}
+	return reasons
+}
+
+// Warnings returns, in words, what weakens the promise, or keeps it from being
+// checked.
+func (s Status) Warnings() []string {
+	var reasons []string
+	if s.Connected && s.Problem != "" && !s.Denied {
+		reasons = append(reasons, s.Problem)
+	}
+	for _, f := range s.Findings {
+		if !f.Fatal {
+			reasons = append(reasons, f.String())
+		}
+	}
+	return reasons
+}
+
+// Remote is a connection that stays. It implements the interfaces that
+// [publisher.Options] needs, and may be used concurrently.
+type Remote struct {
+	opts Options
+	log  *zap.Logger
+	conn *nats.Conn
+	js   jetstream.JetStream
+
+	mu     sync.Mutex
+	status Status
+	denied map[string]time.Time // subject → when the server last refused it
+	up     chan struct{}        // closed while connected
+
+	tell  chan struct{} // a look at the stream is due
+	stop  context.CancelFunc
+	watch sync.WaitGroup
+}
+
+// The times of a connection. A stale one is noticed within two pings, and one
+// that is lost is tried again without delay: the provider does not wait.
+const (
+	pingInterval  = time.Second
+	maxPings      = 2
+	dialTimeout   = 2 * time.Second
+	reconnectWait = 200 * time.Millisecond
+	reconnectTLS  = time.Second
+	// tryTimeout is how long one publish waits for its PubAck before it is
+	// sent again, under the same message id.
+	tryTimeout = 1200 * time.Millisecond
+	// deniedFor is how long a refused subject is not tried again: the refusal
+	// does not name the message, so that each try costs its whole time.
+	deniedFor = 5 * time.Second
+)
+
+// Open begins to connect, and does not wait for it: a server that is down now
+// is found when it is up. Only options that can never work are an error.
+func Open(o Options) (*Remote, error) {
+	if o.Connect == nil {
+		return nil, errors.New("remote: Options.Connect is nil")
+	}
+	if o.Stream == "" {
+		o.Stream = publisher.DefaultStream
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	r := &Remote{opts: o, log: o.Logger, denied: make(map[string]time.Time), up: make(chan struct{}), tell: make(chan struct{}, 1)}
+	r.status.Problem = "not connected yet"
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	conn, err := o.Connect(
+		nats.Name("jobbridge"), nats.CustomInboxPrefix(Inbox), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		// Without a buffer, what is refused now is not sent later.
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(maxPings), nats.Timeout(dialTimeout),
+		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectTLS), nats.IgnoreAuthErrorAbort(),
+		nats.ConnectHandler(r.connected), nats.ReconnectHandler(r.connected), nats.DisconnectErrHandler(r.disconnected),
+		nats.ReconnectErrHandler(r.disconnected), nats.ErrorHandler(r.asyncError),
+	)
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("remote NATS: %w", err)
+	}
+	r.conn = conn
+	if o.Domain != "" {
+		r.js, err = jetstream.NewWithDomain(conn, o.Domain)
+	} else {
+		r.js, err = jetstream.New(conn)
+	}
+	if err != nil {
+		stop()
+		conn.Close()
+		return nil, fmt.Errorf("remote NATS: %w", err)
+	}
+	if conn.IsConnected() {
+		r.connected(conn)
+	} else if err := conn.LastError(); err != nil {
+		r.disconnected(conn, err)
+	}
+	r.watch.Go(func() { r.run(ctx) })
+	return r, nil
+}
+
+// Close ends the connection. What is in flight fails.
+func (r *Remote) Close() {
+	r.stop()
+	r.watch.Wait()
+	r.conn.Close()
+}
+
+// Status returns what is known now.
+func (r *Remote) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.status
+	s.Findings = slices.Clone(s.Findings)
+	return s
+}
+
+// JetStream returns the handle for what the bridge itself does not do, such as
+// to create the stream.
+func (r *Remote) JetStream() jetstream.JetStream { return r.js }
+
+// Durability implements [publisher.Committer]: what the stream's PubAck means.
+func (*Remote) Durability() publisher.Durability { return publisher.Remote }
+
+// Commit implements [publisher.Committer]: there is nothing left to do.
+func (*Remote) Commit(context.Context) error { return nil }
+
+// Err implements [publisher.Committer].
+func (*Remote) Err() error { return nil }
+
+// PublishMsg implements [publisher.JetStream]. It tries as long as ctx allows:
+// the message id makes it safe to send again what may have been stored.
+func (r *Remote) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	for {
+		if err := r.refused(msg.Subject); err != nil {
+			return nil, err
+		}
+		try, cancel := context.WithTimeout(ctx, tryTimeout)
+		ack, err := r.js.PublishMsg(try, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
+		cancel()
+		if err == nil || !errors.Is(publisher.Class(err), publisher.ErrUnavailable) {
+			return ack, err
+		}
+		if r.wait(ctx) != nil {
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+// GetMsg implements [publisher.Reader].
+func (r *Remote) GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+	if err := r.refused(apiSubjects(r.opts.Stream)...); err != nil {
+		return nil, err
+	}
+	s, err := r.js.Stream(ctx, r.opts.Stream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", r.opts.Stream, err)
+	}
+	return s.GetMsg(ctx, seq, opts...)
+}
+
+// apiSubjects are what the bridge asks the server on, besides publishing.
+func apiSubjects(stream string) []string {
+	return []string{"$JS.API.STREAM.INFO." + stream, "$JS.API.DIRECT.GET." + stream, "$JS.API.STREAM.MSG.GET." + stream}
+}
+
+// wait returns when another try is worth while: a moment from now, and not
+// before there is a connection.
+func (r *Remote) wait(ctx context.Context) error {
+	pause := time.NewTimer(50*time.Millisecond + rand.N(100*time.Millisecond))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r.mu.Lock()
+	up := r.up
+	r.mu.Unlock()
+	select {
+	case <-up:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// refused returns an error if the server has just refused one of subjects.
+func (r *Remote) refused(subjects ...string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range subjects {
+		if at, ok := r.denied[s]; ok && time.Since(at) < deniedFor {
+			return fmt.Errorf("%w: the user may not publish to %s", nats.ErrPermissionViolation, s)
+		}
+	}
+	return nil
+}
+
+func (r *Remote) connected(c *nats.Conn) {
+	r.mu.Lock()
+	if !r.status.Connected {
+		close(r.up)
+	}
+	clear(r.denied)
+	again := r.status.Connected
+	r.status.Connected, r.status.Audited, r.status.Denied, r.status.Problem = true, false, false, "the stream was not looked at yet"
+	r.status.URL, r.status.Reconnects = c.ConnectedUrlRedacted(), c.Statistics.Reconnects
+	r.mu.Unlock()
+	if !again {
+		r.log.Info("connected to NATS", zap.String("url", c.ConnectedUrlRedacted()))
+	}
+	r.look()
+}
+
+func (r *Remote) disconnected(c *nats.Conn, err error) {
+	if err == nil {
+		return // closed by ourselves
+	}
+	r.mu.Lock()
+	problem := "no connection to NATS: " + err.Error()
+	was := r.status
+	if was.Connected {
+		r.up = make(chan struct{})
+	}
+	denied := errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		errors.Is(err, nats.ErrAccountAuthExpired) || strings.Contains(strings.ToLower(err.Error()), "authorization violation")
+	if denied {
+		problem += ": check the credentials"
+	}
+	r.status.Connected, r.status.URL, r.status.Problem, r.status.Denied = false, "", problem, denied
+	r.mu.Unlock()
+	if was.Connected || was.Problem != problem {
+		r.log.Warn("NATS", zap.String("problem", problem))
+	}
+	r.look()
+}
+
+// asyncError learns of what the server refuses: it does not say so to whoever
+// asked.
+func (r *Remote) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
+	r.log.Warn("NATS", zap.Error(err))
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	// nats: permissions violation: Permissions Violation for Publish to "job.completed"
+	_, quoted, _ := strings.Cut(err.Error(), `Publish to "`)
+	subject, _, ok := strings.Cut(quoted, `"`)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	r.denied[subject] = time.Now()
+	r.mu.Unlock()
+	r.look()
+}
+
+// look asks for an audit.
+func (r *Remote) look() {
+	select {
+	case r.tell <- struct{}{}:
+	default:
+	}
+}
+
+// The pace of audits: soon again while something is wrong.
+const (
+	auditSoon  = 2 * time.Second
+	auditLater = 30 * time.Second
+)
+
+// run audits the stream on each change of the connection, and now and then.
+func (r *Remote) run(ctx context.Context) {
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var told string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.tell:
+		case <-next.C:
+		}
+		r.audit(ctx)
+		s := r.Status()
+		pace := auditSoon
+		if s.Audited && len(s.Misconfigured()) == 0 {
+			pace = auditLater
+		}
+		next.Reset(pace)
+		if now := fmt.Sprintf("%+v", s); now != told && ctx.Err() == nil {
+			told = now
+			for _, f := range s.Findings {
+				r.log.Warn("audit of the stream", zap.String("problem", f.Problem), zap.String("fix", f.Fix), zap.Bool("fatal", f.Fatal))
+			}
+			if r.opts.OnStatus != nil {
+				r.opts.OnStatus(s)
+			}
+		}
+	}
+}
+
+// audit looks at the stream once.
+func (r *Remote) audit(ctx context.Context) {
+	if !r.conn.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	findings, window, err := r.Audit(ctx)
+	refused := r.refusals()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.status.Connected {
+		return
+	}
+	r.status.Problem, r.status.Denied = "", false
+	switch {
+	case len(refused) > 0:
+		r.status.Problem = "the NATS user may not publish to " + strings.Join(refused, ", ") + ": grant it"
+		// Without the API the stream cannot be looked at, but it takes events.
+		r.status.Denied = slices.ContainsFunc(refused, func(s string) bool { return !strings.HasPrefix(s, "$JS.API.") })
+	case err != nil:
+		r.status.Problem = err.Error()
+	}
+	if err != nil {
+		return
+	}
+	r.status.Audited, r.status.Findings = true, findings
+	if window > 0 {
+		r.status.Window = window
+	}
+}
+
+// refusals returns the subjects that the server has just refused.
+func (r *Remote) refusals() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var subjects []string
+	for s, at := range r.denied {
+		if time.Since(at) < 2*deniedFor {
+			subjects = append(subjects, s)
+		} else {
+			delete(r.denied, s)
+		}
+	}
+	slices.Sort(subjects)
+	return subjects
+}
+
+// Audit compares the stream with what the bridge needs. An error means that it
+// cannot be told now; a stream that is not there is a finding.
+func (r *Remote) Audit(ctx context.Context) ([]publisher.Finding, time.Duration, error) {
+	s, err := r.js.Stream(ctx, r.opts.Stream)
+	missing := ""
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		missing = "stream " + r.opts.Stream + ": it does not exist"
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		return []publisher.Finding{{Problem: "JetStream is not enabled for this account", Fix: "enable it in the server's configuration", Fatal: true}}, 0, nil
+	case err != nil:
+		return nil, 0, fmt.Errorf("stream %s cannot be looked at: %w", r.opts.Stream, err)
+	}
+	if missing != "" {
+		return []publisher.Finding{{Problem: missing, Fix: "jobbridge stream create --stream " + r.opts.Stream + ", with credentials that may", Fatal: true}}, 0, nil
+	}
+	config := s.CachedInfo().Config
+	return r.opts.Needs.Audit(config, r.conn.MaxPayload()), config.Duplicates, nil
+}
