@@ -1,0 +1,62 @@
+package natsd_test
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/natsd"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// patience bounds every wait.
+const patience = 20 * time.Second
+
+func TestServerKeepsItsPortAndStore(t *testing.T) {
+	t.Parallel()
+	s := natsd.Start(t, natsd.Options{})
+	natsd.CreateStream(t, s.AdminJS(t), 1)
+	for name, end := range map[string]func(testing.TB){"kill": s.Kill, "stop": s.Stop, "running": func(testing.TB) {}} {
+		if _, err := s.AdminJS(t).Publish(t.Context(), "job.completed", []byte(name)); err != nil {
+			t.Fatal(err)
+		}
+		url := s.URL
+		end(t)
+		if name != "running" && s.Running() {
+			t.Errorf("%s: the process still runs", name)
+		}
+		s.Restart(t)
+		if s.URL != url {
+			t.Errorf("%s: the URL was %s and is %s", name, url, s.URL)
+		}
+	}
+	stream, err := s.AdminJS(t).Stream(t.Context(), "JOBS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 3 {
+		t.Errorf("%d of 3 messages are left\n%s", n, s.Log())
+	}
+}
+
+func TestServerFreezes(t *testing.T) {
+	t.Parallel()
+	s := natsd.Start(t, natsd.Options{})
+	nc := s.Connect(t, "")
+	s.Signal(t, syscall.SIGSTOP)
+	if err := nc.FlushTimeout(50 * time.Millisecond); err == nil {
+		t.Error("a frozen server answered")
+	}
+	s.Signal(t, syscall.SIGCONT)
+	if err := nc.FlushTimeout(patience); err != nil {
+		t.Error(err)
+	}
+}
+
+// publish stores an event and fails the test unless the stream confirms it.
+func publish(t *testing.T, js jetstream.JetStream, subject string) {
+	t.Helper()
+	if _, err := js.Publish(t.Context(), subject, []byte("{}"), jetstream.WithExpectStream("JOBS")); err != nil {
+		t.Fatalf("publish %s: %v", subject, err)
+	}
+}
