@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +21,8 @@ import (
 //	/healthz  200 while the process lives
 //	/readyz   200 when deliveries are taken, else 503; state, durability and reasons in JSON
 //	/metrics  Prometheus
+//
+// and what [Admin.Operate] adds.
 type Admin struct {
 	mux *http.ServeMux
 	log *zap.Logger
@@ -32,7 +36,7 @@ func NewAdmin(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Adm
 	})
 	a.mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		report, code := health.Report(), http.StatusServiceUnavailable
-		if report.State == Ready {
+		if report.State.Serving() {
 			code = http.StatusOK
 		}
 		writeJSON(w, code, report)
@@ -40,6 +44,46 @@ func NewAdmin(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Adm
 	a.mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: zap.NewStdLog(log), Timeout: 10 * time.Second}))
 	return a
 }
+
+// Operate adds an endpoint that answers with what f returns, as JSON. Only who
+// connects from this machine may use it, and no page in a browser. It may be
+// called while the Admin serves.
+func (a *Admin) Operate(pattern string, f func(ctx context.Context, query url.Values) (any, error)) {
+	handle := func(w http.ResponseWriter, r *http.Request) {
+		// The name too, or a page could reach us by one that it made point here.
+		if !isLoopback(r.RemoteAddr) || !isLoopback(r.Host) {
+			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for the machine that the bridge runs on: connect over loopback"})
+			return
+		}
+		// A release takes its time. An error means that the connection is gone.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(operateTimeout))
+		ctx, cancel := context.WithTimeout(r.Context(), operateTimeout)
+		defer cancel()
+		answer, err := f(ctx, r.URL.Query())
+		if err != nil {
+			code := http.StatusInternalServerError
+			if errors.Is(err, ErrNotQuarantined) {
+				code = http.StatusNotFound
+			}
+			writeJSON(w, code, map[string]any{"message": err.Error(), "done": answer})
+			return
+		}
+		writeJSON(w, http.StatusOK, answer)
+	}
+	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(handle)))
+}
+
+// isLoopback reports whether a host, with or without a port, is this machine.
+func isLoopback(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// operateTimeout bounds what an operator asks for.
+const operateTimeout = 5 * time.Minute
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")

@@ -71,6 +71,15 @@ type Config struct {
 	// ReadTimeout is how long a sender may take for a whole request; 0 means
 	// [DefaultReadTimeout].
 	ReadTimeout time.Duration
+	// Quarantine keeps requests that were refused for their signature; nil means
+	// that they are gone.
+	Quarantine *Quarantine
+	// Tolerance of the Verifier, for a warning before it is reached; 0 means
+	// [verify.DefaultTolerance].
+	Tolerance time.Duration
+	// TrustedProxies are the networks of proxies whose X-Forwarded-For tells the
+	// source of a request; nobody else's does.
+	TrustedProxies []*net.IPNet
 	// Health is told of draining; nil means nobody is.
 	Health *Health
 	// Registerer takes the metrics; nil means none are kept.
@@ -102,6 +111,7 @@ type Bridge struct {
 	log      *zap.Logger
 	metrics  *metrics
 	slots    chan struct{} // one token per delivery in flight
+	skew     *skew
 	draining atomic.Bool
 	conns    atomic.Int64
 }
@@ -132,16 +142,32 @@ func New(cfg Config) (*Bridge, error) {
 		cfg.Registerer = prometheus.NewRegistry()
 	}
 	b := &Bridge{cfg: cfg, log: cfg.Logger, slots: make(chan struct{}, cfg.MaxInFlight)}
+	b.skew = &skew{tolerance: cmp.Or(cfg.Tolerance, verify.DefaultTolerance), health: cfg.Health, warn: func(offset time.Duration, reason string) {
+		b.log.Warn("clock", zap.Duration("skew", offset), zap.String("reason", reason))
+	}}
 	var err error
 	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
 	}
 	b.echo = echo.New()
-	b.echo.IPExtractor = echo.ExtractIPDirect() // a forwarded-for header is the sender's word
+	b.echo.IPExtractor = remoteIP(cfg.TrustedProxies)
 	b.echo.HTTPErrorHandler = answerError
 	b.echo.Use(b.observe)
 	b.echo.POST(cfg.Path, b.receive)
 	return b, nil
+}
+
+// remoteIP returns what tells the source of a request. A header about it is the
+// sender's word, unless a trusted proxy wrote it.
+func remoteIP(proxies []*net.IPNet) echo.IPExtractor {
+	if len(proxies) == 0 {
+		return echo.ExtractIPDirect()
+	}
+	trust := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
+	for _, p := range proxies {
+		trust = append(trust, echo.TrustIPRange(p))
+	}
+	return echo.ExtractIPFromXFFHeader(trust...)
 }
 
 // ServeHTTP makes a Bridge usable behind another server. Such a server must
@@ -172,7 +198,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	b.log.Info("draining", zap.Duration("delay", b.cfg.DrainDelay))
 	b.draining.Store(true)
-	b.cfg.Health.Set(Draining)
+	b.cfg.Health.Set(lifePart, Draining)
 	time.Sleep(b.cfg.DrainDelay)
 	left := closeListener(ln)
 	// Both end for the lack of a listener; they have nothing else to say.

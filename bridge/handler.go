@@ -44,13 +44,19 @@ func (b *Bridge) receive(c echo.Context) error {
 		return d.refuse(errBusy)
 	}
 	header := strings.Join(c.Request().Header.Values(verify.HeaderName), ",")
+	now := b.cfg.Now()
 	verified, err := b.cfg.Verifier.Verify(header, body)
 	if err != nil {
-		return d.refuse(err)
+		answer := d.refuse(err)
+		if b.cfg.Quarantine != nil {
+			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body}).String()
+		}
+		return answer
 	}
+	b.skew.observe(now, verified.SignedAt)
 	d.event = decode(verified.Payload)
 	d.event.Signature = header
-	d.event.ReceivedAt = b.cfg.Now()
+	d.event.ReceivedAt = now
 	d.event.Traceparent = traceparent(c.Request().Header)
 	// A sender that hangs up now does not take its event with it.
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(c.Request().Context()), answerTimeout, errLate)
@@ -74,6 +80,8 @@ type delivery struct {
 	receipt publisher.Receipt
 	reason  string // of the refusal; empty if it was stored
 	err     error  // its cause, for the log only
+	// quarantine is what became of a refused one there.
+	quarantine string
 }
 
 const deliveryKey = "delivery"
@@ -215,6 +223,9 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 		zap.Duration("took", took), zap.String("remote", c.RealIP()))
 	if d.reason != "" {
 		fields = append(fields, zap.String("reason", d.reason))
+	}
+	if d.quarantine != "" {
+		fields = append(fields, zap.String("quarantine", d.quarantine))
 	}
 	if d.err != nil {
 		fields = append(fields, zap.Error(d.err))

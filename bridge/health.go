@@ -10,40 +10,73 @@ import (
 // State is what the bridge can do for a sender now.
 type State string
 
-// The states in the order of a life.
+// The states, from the best to the worst. In the first two, deliveries are
+// taken and an acknowledged one is safe; in Draining too, but not for long.
 const (
+	// Ready: everything works.
+	Ready State = "ready"
+	// Journaling: deliveries are stored here, but do not get on to the remote
+	// stream. To take such a bridge out of service would lose them.
+	Journaling State = "journaling"
+	// Misconfigured: deliveries are refused until an operator changes something.
+	Misconfigured State = "misconfigured"
+	// Unavailable: deliveries are refused until the remote stream is back.
+	Unavailable State = "unavailable"
+	// Full: deliveries are refused until there is room.
+	Full State = "full"
+	// Starting: deliveries wait.
 	Starting State = "starting"
-	Ready    State = "ready"
+	// Draining: the bridge was told to stop.
 	Draining State = "draining"
-	Failed   State = "failed"
+	// Failed: the storage failed; only a restart helps.
+	Failed State = "failed"
 )
 
-// Health is what the operator's listener reports. It may be used concurrently.
+var byBadness = []State{Ready, Journaling, Misconfigured, Unavailable, Full, Starting, Draining, Failed}
+
+// Serving reports whether a load balancer should send deliveries here.
+func (s State) Serving() bool { return s == Ready || s == Journaling }
+
+// Health is what the operator's listener reports: the worst that any part of
+// the bridge says of itself, and the reasons of all. It may be used
+// concurrently.
 type Health struct {
 	mu         sync.Mutex
-	state      State
 	durability publisher.Durability
-	reasons    []string
+	parts      []part
 }
+
+type part struct {
+	name    string
+	state   State
+	reasons []string
+}
+
+// lifePart is the part that stands for the process.
+const lifePart = "bridge"
 
 // NewHealth returns a Health in state [Starting].
-func NewHealth() *Health { return &Health{state: Starting} }
+func NewHealth() *Health { return &Health{parts: []part{{name: lifePart, state: Starting}}} }
 
-// Set changes the state. [Failed] is final, and draining does not get ready.
-func (h *Health) Set(s State, reasons ...string) {
+// Start ends [Starting]; durability is what a 2xx means from now on.
+func (h *Health) Start(durability publisher.Durability) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.state == Failed || h.state == Draining && s == Ready {
-		return
-	}
-	h.state, h.reasons = s, reasons
+	h.durability = durability
+	h.mu.Unlock()
+	h.Set(lifePart, Ready)
 }
 
-// SetDurability names what a 2xx means.
-func (h *Health) SetDurability(d publisher.Durability) {
+// Set changes what one part says of itself. [Failed] is final.
+func (h *Health) Set(name string, s State, reasons ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.durability = d
+	i := slices.IndexFunc(h.parts, func(p part) bool { return p.name == name })
+	switch {
+	case i < 0:
+		h.parts = append(h.parts, part{name, s, reasons})
+	case h.parts[i].state != Failed:
+		h.parts[i] = part{name, s, reasons}
+	}
 }
 
 // Report is a Health at one moment.
@@ -57,5 +90,12 @@ type Report struct {
 func (h *Health) Report() Report {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return Report{State: h.state, Durability: h.durability, Reasons: append([]string{}, slices.Clone(h.reasons)...)}
+	r := Report{State: Ready, Durability: h.durability, Reasons: []string{}}
+	for _, p := range h.parts {
+		if slices.Index(byBadness, p.state) > slices.Index(byBadness, r.State) {
+			r.State = p.state
+		}
+		r.Reasons = append(r.Reasons, p.reasons...)
+	}
+	return r
 }

@@ -38,8 +38,11 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 	conns := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_connections", Help: "Open connections of the webhook listener.",
 	}, func() float64 { return float64(b.conns.Load()) })
+	skew := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "jobbridge_clock_skew_seconds", Help: "By how much this clock is ahead of the time that deliveries are signed with; the median of the last ones.",
+	}, func() float64 { return b.skew.offset().Seconds() })
 	var errs []error
-	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.body, inFlight, conns} {
+	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.body, inFlight, conns, skew} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -150,11 +150,11 @@ func (e Event) message(subject, msgID string) *nats.Msg {
 }
 
 // eventOf returns the event that a stored message was made of.
-func eventOf(m jetstream.Msg) Event {
-	h := m.Headers()
+func eventOf(m *nats.Msg) Event {
+	h := m.Header
 	received, _ := time.Parse(time.RFC3339Nano, h.Get(ReceivedAtHeader)) // as we wrote it
 	return Event{
-		Kind: h.Get(JobKindHeader), Status: h.Get(JobStatusHeader), ID: h.Get(JobIDHeader), Payload: m.Data(),
+		Kind: h.Get(JobKindHeader), Status: h.Get(JobStatusHeader), ID: h.Get(JobIDHeader), Payload: m.Data,
 		Signature: h.Get(SignatureHeader), ReceivedAt: received, Traceparent: h.Get(TraceparentHeader),
 	}
 }

@@ -18,6 +18,9 @@ var (
 	// ErrUnavailable is returned when the stream did not confirm the event in
 	// time. The event may or may not be stored; publishing it again is safe.
 	ErrUnavailable = errors.New("publisher: stream unavailable")
+	// ErrUnknown is returned besides ErrUnavailable when the event was sent and
+	// no answer came: it may be stored.
+	ErrUnknown = errors.New("publisher: outcome unknown")
 	// ErrFull is returned when the stream has no room and drops nothing.
 	ErrFull = errors.New("publisher: stream full")
 	// ErrTooLarge is returned when the event exceeds a size that the server or
@@ -99,8 +102,8 @@ func (p *Publisher) Publish(ctx context.Context, e Event) (Receipt, error) {
 
 // Forward stores a message that another stream of events holds: the same
 // subject, headers and bytes, under the same message id.
-func (p *Publisher) Forward(ctx context.Context, m jetstream.Msg) (Receipt, error) {
-	msg := &nats.Msg{Subject: m.Subject(), Header: maps.Clone(m.Headers()), Data: m.Data()}
+func (p *Publisher) Forward(ctx context.Context, m *nats.Msg) (Receipt, error) {
+	msg := &nats.Msg{Subject: m.Subject, Header: maps.Clone(m.Header), Data: m.Data}
 	return p.put(ctx, msg, func() *nats.Msg {
 		e := eventOf(m)
 		return e.message(p.subj.Conflict(e), e.digest())

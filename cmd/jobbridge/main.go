@@ -22,11 +22,14 @@ func main() {
 // cli is every knob there is; flags win over the environment, and that over
 // the configuration file.
 type cli struct {
-	Serve   serveCmd   `cmd:"" help:"Receive webhooks, store them durably and publish them to NATS."`
-	Send    sendCmd    `cmd:"" help:"Sign a delivery and post it, as the provider would."`
-	Tail    tailCmd    `cmd:"" help:"Print the events that workers get."`
-	Verify  verifyCmd  `cmd:"" help:"Say why a captured delivery does or does not verify."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve      serveCmd      `cmd:"" help:"Receive webhooks, store them durably and publish them to NATS."`
+	Send       sendCmd       `cmd:"" help:"Sign a delivery and post it, as the provider would."`
+	Tail       tailCmd       `cmd:"" help:"Print the events that workers get."`
+	Verify     verifyCmd     `cmd:"" help:"Say why a captured delivery does or does not verify."`
+	Stream     streamCmd     `cmd:"" help:"Make, audit or print the stream on a NATS of yours."`
+	Quarantine quarantineCmd `cmd:"" help:"Look at what was refused for its signature, and release what is good after all."`
+	Parked     parkedCmd     `cmd:"" help:"Look at events that the remote stream is too small for, and publish them again."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
 
 // streams are what a command reads and writes.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher/journal"
+	"github.com/jobbridge/jobbridge/publisher/relay"
+	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -45,12 +48,13 @@ var (
 	journalMaxBytes  = prometheus.NewDesc("jobbridge_journal_max_bytes", "Bound of the stream in bytes.", nil, nil)
 	journalMessages  = prometheus.NewDesc("jobbridge_journal_messages", "Events in the stream.", nil, nil)
 	journalConsumers = prometheus.NewDesc("jobbridge_journal_consumers", "Consumers of the stream.", nil, nil)
+	journalTrimmed   = prometheus.NewDesc("jobbridge_journal_trimmed_bytes_total", "Bytes of events that everyone has had, removed before their retention ended.", nil, nil)
 	journalFailed    = prometheus.NewDesc("jobbridge_journal_failed", "1 if the storage failed and nothing is acknowledged any more.", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].
 func (journalCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, journalMaxBytes, journalMessages, journalConsumers, journalFailed} {
+	for _, d := range []*prometheus.Desc{journalBytes, journalMaxBytes, journalMessages, journalConsumers, journalTrimmed, journalFailed} {
 		ch <- d
 	}
 }
@@ -73,4 +77,107 @@ func (c journalCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(journalMaxBytes, float64(stats.MaxBytes))
 	gauge(journalMessages, float64(stats.Messages))
 	gauge(journalConsumers, float64(stats.Consumers))
+	ch <- prometheus.MustNewConstMetric(journalTrimmed, prometheus.CounterValue, float64(stats.Trimmed))
+}
+
+// remoteCollector says how the connection to the remote stream is.
+type remoteCollector struct{ remote *remote.Remote }
+
+var (
+	remoteConnected  = prometheus.NewDesc("jobbridge_remote_connected", "1 if there is a connection to the remote NATS.", nil, nil)
+	remoteFindings   = prometheus.NewDesc("jobbridge_remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", []string{"fatal"}, nil)
+	remoteReconnects = prometheus.NewDesc("jobbridge_remote_reconnects_total", "Reconnects to the remote NATS.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (remoteCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{remoteConnected, remoteFindings, remoteReconnects} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c remoteCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.remote.Status()
+	connected := 0.0
+	if s.Connected {
+		connected = 1
+	}
+	ch <- prometheus.MustNewConstMetric(remoteConnected, prometheus.GaugeValue, connected)
+	ch <- prometheus.MustNewConstMetric(remoteFindings, prometheus.GaugeValue, float64(len(s.Misconfigured())), "true")
+	ch <- prometheus.MustNewConstMetric(remoteFindings, prometheus.GaugeValue, float64(len(s.Warnings())), "false")
+	ch <- prometheus.MustNewConstMetric(remoteReconnects, prometheus.CounterValue, float64(s.Reconnects))
+}
+
+// relayCollector says how far the relay is.
+type relayCollector struct{ relay *relay.Relay }
+
+var (
+	relayLag     = prometheus.NewDesc("jobbridge_relay_lag_events", "Events of the journal that the remote stream does not have.", nil, nil)
+	relayOldest  = prometheus.NewDesc("jobbridge_relay_oldest_seconds", "Age of the oldest of them; 0 if there is none.", nil, nil)
+	relayRelayed = prometheus.NewDesc("jobbridge_relay_relayed_total", "Events that the remote stream acknowledged, or that were parked.", nil, nil)
+	relayParked  = prometheus.NewDesc("jobbridge_relay_parked_total", "Events kept aside because the remote stream will never take them.", nil, nil)
+	relayRetries = prometheus.NewDesc("jobbridge_relay_retries_total", "Attempts that failed and were repeated.", nil, nil)
+	relayLate    = prometheus.NewDesc("jobbridge_relay_late_total", "Events of unknown outcome older than the remote's duplicate window: they may be stored twice.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (relayCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{relayLag, relayOldest, relayRelayed, relayParked, relayRetries, relayLate} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c relayCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
+	defer cancel()
+	s, err := c.relay.Stats(ctx)
+	counter := func(d *prometheus.Desc, v uint64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	counter(relayRelayed, s.Relayed)
+	counter(relayParked, s.Parked)
+	counter(relayRetries, s.Retries)
+	counter(relayLate, s.Late)
+	if err != nil {
+		return // the journal is closing or has failed
+	}
+	age := 0.0
+	if !s.Oldest.IsZero() {
+		age = time.Since(s.Oldest).Seconds()
+	}
+	ch <- prometheus.MustNewConstMetric(relayLag, prometheus.GaugeValue, float64(s.Lag))
+	ch <- prometheus.MustNewConstMetric(relayOldest, prometheus.GaugeValue, age)
+}
+
+// quarantineCollector says how full the quarantine is.
+type quarantineCollector struct{ quarantine *bridge.Quarantine }
+
+var (
+	quarantineRequests = prometheus.NewDesc("jobbridge_quarantine_requests_total", "Requests refused for their signature or clock, by whether they were kept, and if not why.", []string{"result"}, nil)
+	quarantineMessages = prometheus.NewDesc("jobbridge_quarantine_messages", "Requests in the quarantine.", nil, nil)
+	quarantineBytes    = prometheus.NewDesc("jobbridge_quarantine_bytes", "Bytes in the quarantine.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (quarantineCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{quarantineRequests, quarantineMessages, quarantineBytes} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c quarantineCollector) Collect(ch chan<- prometheus.Metric) {
+	for result, n := range c.quarantine.Kept() {
+		ch <- prometheus.MustNewConstMetric(quarantineRequests, prometheus.CounterValue, float64(n), result)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
+	defer cancel()
+	messages, bytes, err := c.quarantine.Size(ctx)
+	if err != nil {
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(quarantineMessages, prometheus.GaugeValue, float64(messages))
+	ch <- prometheus.MustNewConstMetric(quarantineBytes, prometheus.GaugeValue, float64(bytes))
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/alecthomas/units"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/journal"
@@ -24,9 +24,10 @@ type serveCmd struct {
 	Listen         string           `help:"Address for webhooks." default:"127.0.0.1:8080"`
 	Path           string           `help:"Path of the webhook." default:"/webhook"`
 	AdminListen    string           `help:"Address for the operator: /healthz, /readyz, /metrics." default:"127.0.0.1:8081"`
-	NatsListen     string           `help:"Address of the embedded NATS server for workers; off loopback only with --nats-auth-file. Empty: none." default:"127.0.0.1:4222"`
+	NatsListen     string           `help:"Address of the embedded NATS server for workers; off loopback only with --nats-auth-file. Empty: none. With --nats-url it does not listen." default:"127.0.0.1:4222"`
 	NatsAuthFile   string           `help:"File of name:password lines (the password plain or bcrypt): only these workers may connect." placeholder:"FILE" type:"path"`
-	DataDir        string           `help:"Folder of the journal." default:"./jobbridge-data" type:"path"`
+	DataDir        string           `help:"Folder of the journal; default ./jobbridge-data. With --journal=off: of the quarantine, which is off without it." placeholder:"DIR" type:"path"`
+	Journal        string           `help:"on: a 2xx means stored in the journal, which --nats-url copies to the remote stream. off: a 2xx means stored in the remote stream of --nats-url." enum:"on,off" default:"on"`
 	Durability     string           `help:"What a 2xx survives: fsync, power loss; os, a crash of the process only." enum:"fsync,os" default:"fsync"`
 	Stream         string           `help:"Name of the stream." default:"JOBS"`
 	Subject        string           `help:"Subject of an event, made of {kind}, {status} and {id}." default:"{kind}.{status}"`
@@ -38,11 +39,23 @@ type serveCmd struct {
 	MaxConnections int              `help:"Open connections of the webhook listener; what comes on top waits." default:"8192"`
 	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
 	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
+	TrustedProxies []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For tells the source of a request." placeholder:"CIDR"`
 	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
 	Dev            bool             `help:"For a try: make a secret, keep it in the data folder, send a first delivery, and print the commands to go on with."`
+	quarantineFlags
+	natsFlags
 	secretFlags
 	logFlags
 	Config kong.ConfigFlag `help:"YAML file with values for these flags, by their names." placeholder:"FILE"`
+}
+
+// quarantineFlags bound what is kept of the requests that were refused for
+// their signature or their clock.
+type quarantineFlags struct {
+	Quarantine        bool             `help:"Keep requests that are refused for their signature or their clock: jobbridge quarantine releases them." default:"true" negatable:""`
+	QuarantineBytes   units.Base2Bytes `help:"Bound of the quarantine; the oldest is dropped first. One source fills a quarter at once and a quarter an hour at the most." default:"64MiB"`
+	QuarantineAge     time.Duration    `help:"How long it keeps a request." default:"168h"`
+	QuarantineMaxBody units.Base2Bytes `help:"Largest body it keeps." default:"64KiB"`
 }
 
 // Help implements kong's long help.
@@ -52,89 +65,74 @@ func (serveCmd) Help() string {
 		`and a key of the file given with --config; a flag wins over the variable, and that over the file.`
 }
 
-// Run serves until ctx ends or the journal fails.
+// Run serves until ctx ends or the storage fails.
 func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	log := c.logger(s.err)
 	defer func() { _ = log.Sync() }() // stderr may be a terminal, which cannot sync
+	if c.DataDir == "" && !c.direct() {
+		c.DataDir = absolute(defaultDataDir)
+	}
 	verifier, secrets, err := c.verifier(s.getenv)
 	if err != nil {
 		return err
 	}
-	stream, err := c.streamOptions()
-	if err != nil {
-		return err
-	}
-	workers, err := readWorkers(c.NatsAuthFile)
+	proxies, err := c.check()
 	if err != nil {
 		return err
 	}
 	// The listeners first: a taken port fails before anything has begun, and a
 	// delivery that comes while the journal opens waits instead of failing.
-	var lc net.ListenConfig
-	adminListener, err := lc.Listen(ctx, "tcp", c.AdminListen)
+	listener, adminListener, err := c.listen(ctx)
 	if err != nil {
-		return fmt.Errorf("--admin-listen: %w", err)
+		return err
 	}
+	defer listener.Close() // the bridge has closed it, unless it never began
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	health := bridge.NewHealth()
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx)) // it is there to the end
-	admin := make(chan error, 1)
-	go func() { admin <- bridge.NewAdmin(health, registry, log).Serve(adminCtx, adminListener) }()
-	defer func() { stopAdmin(); err = errors.Join(err, <-admin) }()
+	admin, adminDone := bridge.NewAdmin(health, registry, log), make(chan error, 1)
+	go func() { adminDone <- admin.Serve(adminCtx, adminListener) }()
+	defer func() { stopAdmin(); err = errors.Join(err, <-adminDone) }()
 	log.Info("starting", zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("dir", c.DataDir))
-	listener, err := lc.Listen(ctx, "tcp", c.Listen)
-	if err != nil {
-		return fmt.Errorf("--listen: %w", err)
-	}
-	defer listener.Close() // the bridge has closed it, unless it never began
 
-	commits := newCommitMetrics(registry)
-	j, err := journal.Open(ctx, journal.Options{
-		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, Durability: publisher.Durability(c.Durability), Stream: stream,
-		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Logger: log, OnCommit: commits.observe,
-	})
+	store, err := c.openStorage(ctx, verifier, operator{health, admin, registry, log})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // it was asked to stop before it had begun
 		}
 		return err
 	}
-	defer func() { err = errors.Join(err, j.Close(), j.Err()) }()
-	registry.MustRegister(journalCollector{j})
-	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: c.Stream, Commit: j, Room: j.Room, Subject: stream.Subject})
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, store.close()) }()
 	b, err := bridge.New(bridge.Config{
-		Verifier: verifier, Publisher: p, Path: c.Path, MaxBody: int(c.MaxBody), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
-		DrainDelay: c.DrainDelay, Health: health, Registerer: registry, Logger: log,
+		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
+		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: health, Registerer: registry, Logger: log,
 	})
 	if err != nil {
 		return usageError{err}
 	}
-	health.SetDurability(j.Durability())
-	health.Set(bridge.Ready)
-	log.Info("ready", zap.String("webhook", "http://"+listener.Addr().String()+c.Path), zap.String("nats", j.URL()),
-		zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("durability", c.Durability),
+	health.Start(store.durability)
+	log.Info("ready", zap.String("webhook", "http://"+listener.Addr().String()+c.Path), zap.String("nats", store.natsURL()),
+		zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("durability", string(store.durability)),
 		zap.Strings("secrets", fingerprints(secrets)))
+	notify(log, daemon.SdNotifyReady)
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		select {
-		case <-j.Failed(): // drain, and let a supervisor start over
-			health.Set(bridge.Failed, j.Err().Error())
+		case <-store.failed: // drain, and let a supervisor start over
 			stop()
 		case <-serving.Done():
 		}
+		notify(log, daemon.SdNotifyStopping)
 	}()
 	demo := make(chan struct{})
 	go func() {
 		defer close(demo)
 		if c.Dev {
-			c.welcome(serving, s, secrets[0], listener.Addr().String(), adminListener.Addr().String(), j.URL())
+			c.welcome(serving, s, secrets[0], listener.Addr().String(), adminListener.Addr().String(), store.natsURL())
 		}
 	}()
 	err = b.Serve(serving, listener)
@@ -142,6 +140,45 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	<-watched
 	<-demo
 	return err
+}
+
+// check refuses flags that contradict each other, and returns the networks of
+// the proxies.
+func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
+	switch {
+	case c.direct() && !c.given():
+		return nil, usage("--journal=off needs a remote stream: --nats-url or --nats-context")
+	case c.direct() && c.Durability == string(publisher.OS):
+		return nil, usage("--durability=os is about the journal, and --journal=off has none")
+	case c.Dev && c.given():
+		return nil, usage("--dev is for a try without other servers: leave out --nats-url and --nats-context")
+	case c.QuarantineBytes < 1<<20, c.QuarantineAge <= 0, c.QuarantineMaxBody < 1:
+		return nil, usage("--quarantine-bytes must be at least 1MiB, --quarantine-age and --quarantine-max-body above 0; to have none: --no-quarantine")
+	}
+	for _, s := range c.TrustedProxies {
+		_, network, err := net.ParseCIDR(s)
+		if err != nil {
+			return nil, usage("--trusted-proxies: %w", err)
+		}
+		proxies = append(proxies, network)
+	}
+	if _, err := c.streamOptions(); err != nil {
+		return nil, err
+	}
+	if _, err := readWorkers(c.NatsAuthFile); err != nil {
+		return nil, err
+	}
+	if c.given() {
+		_, err = c.connector()
+	}
+	return proxies, err
+}
+
+// notify tells systemd, if it asked to be told.
+func notify(log *zap.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("notify systemd", zap.Error(err))
+	}
 }
 
 // verifier reads the secrets. Without one the bridge does not start: it would

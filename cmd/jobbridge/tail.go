@@ -16,18 +16,18 @@ import (
 
 type tailCmd struct {
 	Subject   string `arg:"" optional:"" help:"Subject, with * and > as in NATS." default:"job.>"`
-	NatsURL   string `name:"nats-url" help:"NATS server." default:"nats://127.0.0.1:4222"`
 	AuthFile  string `help:"File with a name:password line to connect with." placeholder:"FILE" type:"path"`
 	Stream    string `help:"Stream for --from-start." default:"JOBS"`
 	FromStart bool   `help:"All that the stream holds, then what comes. Without it, a plain subscription: also shows duplicates, and what is not on disk yet."`
 	Job       string `help:"Only this job's." placeholder:"ID"`
 	JSON      bool   `name:"json" help:"One JSON object a line: subject, time, headers, data."`
 	Count     int    `help:"Stop after so many; 0 is never."`
+	natsFlags
 }
 
 // Run prints events until ctx ends.
 func (c *tailCmd) Run(ctx context.Context, s streams) error {
-	options := []nats.Option{nats.Name("jobbridge tail"), nats.MaxReconnects(-1)}
+	options := []nats.Option{nats.MaxReconnects(-1)}
 	workers, err := readWorkers(c.AuthFile)
 	if err != nil {
 		return err
@@ -35,17 +35,17 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 	if len(workers) > 0 {
 		options = append(options, nats.UserInfo(workers[0].User, workers[0].Password))
 	}
-	nc, err := nats.Connect(c.NatsURL, options...)
+	nc, js, err := c.connect(options...)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w: is `jobbridge serve` running?", c.NatsURL, err)
+		return fmt.Errorf("%w: is `jobbridge serve` running, or that NATS?", err)
 	}
 	defer nc.Close()
-	events, stop, err := c.subscribe(ctx, nc)
+	events, stop, err := c.subscribe(ctx, nc, js)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	fmt.Fprintf(s.err, "%s on %s; Ctrl-C ends\n", c.Subject, c.NatsURL)
+	fmt.Fprintf(s.err, "%s on %s; Ctrl-C ends\n", c.Subject, nc.ConnectedUrlRedacted())
 	write := c.printer(s.out)
 	for n := 0; c.Count == 0 || n < c.Count; {
 		select {
@@ -72,7 +72,7 @@ type stored struct {
 	seq     uint64 // 0 on a plain subscription
 }
 
-func (c *tailCmd) subscribe(ctx context.Context, nc *nats.Conn) (<-chan stored, func(), error) {
+func (c *tailCmd) subscribe(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) (<-chan stored, func(), error) {
 	events := make(chan stored, 256)
 	push := func(e stored) {
 		select {
@@ -88,10 +88,6 @@ func (c *tailCmd) subscribe(ctx context.Context, nc *nats.Conn) (<-chan stored, 
 		// The server has the subscription when it answers: nothing sent from
 		// now on is missed.
 		return events, func() { _ = sub.Unsubscribe() }, nc.FlushTimeout(5 * time.Second)
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, nil, err
 	}
 	consumer, err := js.OrderedConsumer(ctx, c.Stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{c.Subject}})
 	if err != nil {
@@ -144,16 +140,21 @@ func (c *tailCmd) printer(w io.Writer) func(stored) error {
 // shorten keeps a line a line.
 func shorten(data []byte) string {
 	const limit = 96
-	text := strings.Map(func(r rune) rune {
+	text := printable(data)
+	if runes := []rune(text); len(runes) > limit {
+		return string(runes[:limit]) + "…"
+	}
+	return text
+}
+
+// printable drops what a terminal would take for more than text.
+func printable(data []byte) string {
+	return strings.Map(func(r rune) rune {
 		if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 {
 			return ' ' // an escape sequence would reach the terminal
 		}
 		return r
 	}, strings.ToValidUTF8(string(data), "\ufffd"))
-	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit]) + "…"
-	}
-	return text
 }
 
 // jsonLine prints data as JSON where it is, and as a string where not.

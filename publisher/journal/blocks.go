@@ -51,7 +51,10 @@ func checkLayout(dir string) error {
 
 // chooseMethod returns the cheapest way to sync that is known to be right.
 func (j *Journal) chooseMethod() Method {
-	err := checkLayout(j.messages())
+	var err error
+	for _, s := range j.committed() {
+		err = errors.Join(err, checkLayout(s.messages))
+	}
 	switch {
 	case err == nil:
 		return Blocks
@@ -84,6 +87,35 @@ type blockSet struct {
 	// What the folder looked like when it was last listed, and when that was.
 	listed   time.Time
 	modified time.Time
+}
+
+// openAllBlocks returns one commit for several streams.
+func openAllBlocks(streams []storedStream, syncFile func(*os.File) error) (*files, error) {
+	var all []*files
+	closeAll := func() error {
+		var errs []error
+		for _, f := range all {
+			errs = append(errs, f.close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, s := range streams {
+		f, err := openBlocks(s.messages, syncFile)
+		if err != nil {
+			return nil, errors.Join(err, closeAll())
+		}
+		all = append(all, f)
+	}
+	syncAll := func() (n int, err error) {
+		for _, f := range all {
+			more, err := f.sync()
+			if n += more; err != nil {
+				return n, err
+			}
+		}
+		return n, nil
+	}
+	return &files{syncAll, closeAll}, nil
 }
 
 func openBlocks(dir string, syncFile func(*os.File) error) (*files, error) {

@@ -50,7 +50,7 @@ func newCommitter(j *Journal, m Method) (*committer, error) {
 	}
 	switch m {
 	case Blocks:
-		c.files, err = openBlocks(j.messages(), j.opts.Sync)
+		c.files, err = openAllBlocks(j.committed(), j.opts.Sync)
 	case FileSystem:
 		c.files, err = openFileSystem(j.messages())
 	default:

@@ -71,6 +71,8 @@ type Options struct {
 	Durability publisher.Durability
 	// Stream is the stream of events.
 	Stream publisher.StreamOptions
+	// Private are further streams, in an account that no worker reaches.
+	Private []PrivateStream
 	// MaxPayload is the largest event in bytes, without headers; 0 means 1 MiB.
 	MaxPayload int
 	// AcceptClock opens the journal although its clock check fails.
@@ -94,6 +96,14 @@ type Options struct {
 	Now func() time.Time
 }
 
+// PrivateStream is kept beside the events, where no worker reaches.
+type PrivateStream struct {
+	Config jetstream.StreamConfig
+	// Commit says that [Journal.Commit] covers it. Such a stream must not make
+	// the store rewrite its blocks.
+	Commit bool
+}
+
 // Worker is a name and password for those who consume.
 type Worker struct{ User, Password string }
 
@@ -106,6 +116,8 @@ type Journal struct {
 	conn   *nats.Conn
 	js     jetstream.JetStream
 	stream jetstream.Stream
+	keeper *nats.Conn // for the private streams, if there are any
+	keepJS jetstream.JetStream
 	commit *committer
 	// syncAlways is what the server was started with.
 	syncAlways bool
@@ -219,6 +231,9 @@ func (j *Journal) JetStream() jetstream.JetStream { return j.js }
 // Stream returns the stream of events.
 func (j *Journal) Stream() jetstream.Stream { return j.stream }
 
+// Private returns the handle for the private streams; nil if there are none.
+func (j *Journal) Private() jetstream.JetStream { return j.keepJS }
+
 // Durability is what [Journal.Commit] reaches.
 func (j *Journal) Durability() publisher.Durability { return j.opts.Durability }
 
@@ -330,9 +345,17 @@ const healthTries = 1000
 // if the machine is so busy that the millisecond has passed by then: such an
 // answer says nothing, and must not end the journal.
 func (j *Journal) health() error {
-	var err error
+	for _, s := range j.committed() {
+		if err := j.streamHealth(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *Journal) streamHealth(s storedStream) (err error) {
 	for range healthTries {
-		h := j.srv.Healthz(&server.HealthzOptions{Account: eventsAccount, Stream: j.streamName(), Details: true})
+		h := j.srv.Healthz(&server.HealthzOptions{Account: s.account, Stream: s.name, Details: true})
 		if len(h.Errors) == 0 {
 			return nil
 		}
@@ -341,6 +364,20 @@ func (j *Journal) health() error {
 		}
 	}
 	return err
+}
+
+// storedStream is where the server keeps a stream.
+type storedStream struct{ account, name, messages string }
+
+// committed returns the streams that a commit covers.
+func (j *Journal) committed() []storedStream {
+	streams := []storedStream{{eventsAccount, j.streamName(), j.messages()}}
+	for _, p := range j.opts.Private {
+		if p.Commit {
+			streams = append(streams, storedStream{privateAccount, p.Config.Name, j.folder(privateAccount, p.Config.Name)})
+		}
+	}
+	return streams
 }
 
 func (j *Journal) streamName() string { return j.opts.Stream.Config().Name }

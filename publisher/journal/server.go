@@ -79,7 +79,10 @@ func (j *Journal) start(ctx context.Context, syncAlways bool) error {
 	if !j.srv.ReadyForConnections(5*time.Second) || !j.srv.JetStreamEnabled() {
 		return errors.New("embedded NATS server: it did not start; its log says why")
 	}
-	return j.connect(ctx, password)
+	if err := j.connect(ctx, password); err != nil {
+		return err
+	}
+	return j.keep(ctx, password)
 }
 
 // connect opens the owner's connection and ensures the stream.
@@ -101,6 +104,27 @@ func (j *Journal) connect(ctx context.Context, password string) (err error) {
 	// lost: creating it again brings its messages back.
 	j.stream, _, err = publisher.EnsureStream(ctx, j.js, want)
 	return err
+}
+
+// keep opens the private streams.
+func (j *Journal) keep(ctx context.Context, password string) (err error) {
+	if len(j.opts.Private) == 0 {
+		return nil
+	}
+	j.keeper, err = nats.Connect("", nats.InProcessServer(j.srv), nats.Name("jobbridge"), nats.UserInfo(keeperUser, password),
+		nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+	if err != nil {
+		return fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	if j.keepJS, err = jetstream.New(j.keeper); err != nil {
+		return fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	for _, p := range j.opts.Private {
+		if _, _, err := publisher.EnsureStream(ctx, j.keepJS, p.Config); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Bounds of a stream that was given none.
@@ -179,9 +203,10 @@ func (j *Journal) serverOptions(password string, syncAlways bool) (*server.Optio
 
 // shutdown closes the connection and stops the server, if they run.
 func (j *Journal) shutdown() {
-	if j.conn != nil {
-		j.conn.Close()
-		j.conn = nil
+	for _, c := range []*nats.Conn{j.conn, j.keeper} {
+		if c != nil {
+			c.Close()
+		}
 	}
 	if j.srv != nil {
 		j.srv.Shutdown()
@@ -190,8 +215,11 @@ func (j *Journal) shutdown() {
 }
 
 // messages is the folder of the stream's message blocks.
-func (j *Journal) messages() string {
-	return filepath.Join(j.opts.Dir, "jetstream", eventsAccount, "streams", j.streamName(), "msgs")
+func (j *Journal) messages() string { return j.folder(eventsAccount, j.streamName()) }
+
+// folder is where the server keeps the message blocks of a stream.
+func (j *Journal) folder(account, stream string) string {
+	return filepath.Join(j.opts.Dir, "jetstream", account, "streams", stream, "msgs")
 }
 
 // serverLogger hands the server's log on, at a lower level: what is notice to

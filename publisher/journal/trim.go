@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
@@ -18,8 +19,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// RelayConsumer is the durable consumer that copies the journal to a remote
-// stream. It counts only in a journal that is opened with [Options.Relay].
+// RelayConsumer is how the name of the durable consumer begins that copies the
+// journal to a remote stream. It counts only in a journal that is opened with [Options.Relay].
 const RelayConsumer = "jobbridge-relay"
 
 // MinMaxBytes is the least bound of a journal's stream. Below it the store
@@ -157,10 +158,12 @@ func (j *Journal) setFull(why string) {
 func (j *Journal) owed(ctx context.Context) (floor uint64, holder string, err error) {
 	floor = math.MaxUint64
 	list := j.stream.ListConsumers(ctx)
+	relay := false
 	for c := range list.Info() {
 		if !j.counts(c) {
 			continue
 		}
+		relay = relay || strings.HasPrefix(c.Name, RelayConsumer)
 		next, err := j.nextOwed(ctx, c)
 		if err != nil {
 			return 0, "", fmt.Errorf("what consumer %s owes: %w", c.Name, err)
@@ -176,13 +179,16 @@ func (j *Journal) owed(ctx context.Context) (floor uint64, holder string, err er
 	if err := list.Err(); err != nil {
 		return 0, "", fmt.Errorf("list consumers: %w", err)
 	}
+	if j.opts.Relay && !relay {
+		return 0, "the relay has not begun", nil
+	}
 	return floor, holder, nil
 }
 
 // counts reports whether a consumer is owed anything: one that comes back and
 // acknowledges.
 func (j *Journal) counts(c *jetstream.ConsumerInfo) bool {
-	return c.Config.Durable != "" && c.Config.AckPolicy != jetstream.AckNonePolicy && (c.Name != RelayConsumer || j.opts.Relay)
+	return c.Config.Durable != "" && c.Config.AckPolicy != jetstream.AckNonePolicy && (!strings.HasPrefix(c.Name, RelayConsumer) || j.opts.Relay)
 }
 
 // nextOwed returns the first event after a consumer's ack floor that matches

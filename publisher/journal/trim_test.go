@@ -78,7 +78,7 @@ func TestTrimWhatNobodyOwes(t *testing.T) {
 		"no acks":       {Durable: "fire", AckPolicy: jetstream.AckNonePolicy},
 		"never matched": {Durable: "never", FilterSubject: "job.rejected"},
 		"new only":      {Durable: "rejected", FilterSubjects: []string{"job.rejected", "batch.failed"}, DeliverPolicy: jetstream.DeliverNewPolicy},
-		"another relay": {Durable: journal.RelayConsumer},
+		"another relay": {Durable: journal.RelayConsumer + "-x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -136,7 +136,7 @@ func TestTrimKeepsWhatIsOwed(t *testing.T) {
 		"filtered":       {Durable: "slow", FilterSubject: "job.failed"},
 		"two filters":    {Durable: "slow", FilterSubjects: []string{"job.failed", "job.canceled"}},
 		"acks all":       {Durable: "slow", AckPolicy: jetstream.AckAllPolicy},
-		"the relay":      {Durable: journal.RelayConsumer},
+		"the relay":      {Durable: journal.RelayConsumer + "-x"},
 		"fetched, stale": {Durable: "slow", AckWait: time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {

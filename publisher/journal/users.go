@@ -8,6 +8,7 @@ import (
 
 const (
 	bridgeUser  = "bridge"
+	keeperUser  = "keeper"
 	workerUser  = "worker"
 	bridgeInbox = "_INBOX_BRIDGE"
 )
@@ -22,7 +23,7 @@ func users(accounts []*server.Account, password string, workers []Worker, stream
 	local := map[string]struct{}{"IN_PROCESS": {}}
 	list := []*server.User{
 		{Username: bridgeUser, Password: password, Account: byName[eventsAccount], AllowedConnectionTypes: local},
-		{Username: "keeper", Password: password, Account: byName[privateAccount], AllowedConnectionTypes: local},
+		{Username: keeperUser, Password: password, Account: byName[privateAccount], AllowedConnectionTypes: local},
 	}
 	if len(workers) == 0 {
 		// Whom the server takes a client for that names nobody; its password

@@ -23,6 +23,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 	"go.uber.org/zap"
@@ -32,7 +33,7 @@ import (
 // Forwarder stores a message of the journal elsewhere; [publisher.Publisher] is
 // one.
 type Forwarder interface {
-	Forward(ctx context.Context, m jetstream.Msg) (publisher.Receipt, error)
+	Forward(ctx context.Context, m *nats.Msg) (publisher.Receipt, error)
 }
 
 // Options configures a [Relay]. Source, Remote, Park and Ledger are needed.
@@ -44,7 +45,7 @@ type Options struct {
 	// Remote takes the events.
 	Remote Forwarder
 	// Park keeps an event that the remote will never take, durably.
-	Park func(ctx context.Context, m jetstream.Msg, reason string) error
+	Park func(ctx context.Context, m *nats.Msg, reason string) error
 	// Ledger is the path of the file that says what has been relayed.
 	Ledger string
 	// InFlight is how many events are on their way at once; 0 means 256.
@@ -268,16 +269,17 @@ func (r *Relay) send(ctx context.Context, i *item) {
 	try, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryTimeout)
 	defer cancel()
 	began := time.Now()
-	_, err := r.opts.Remote.Forward(try, i.msg)
+	msg := &nats.Msg{Subject: i.msg.Subject(), Header: i.msg.Headers(), Data: i.msg.Data()}
+	_, err := r.opts.Remote.Forward(try, msg)
 	if errors.Is(err, publisher.ErrTooLarge) {
 		reason := err.Error()
-		if err = r.opts.Park(try, i.msg, reason); err == nil {
+		if err = r.opts.Park(try, msg, reason); err == nil {
 			r.parked.Add(1)
 			r.log.Error("event parked: the remote will never take it; see jobbridge parked list", zap.Uint64("seq", i.seq), zap.String("subject", i.msg.Subject()), zap.String("reason", reason))
 		}
 	}
 	if err != nil {
-		if i.unknown.IsZero() && errors.Is(err, publisher.ErrUnavailable) {
+		if i.unknown.IsZero() && errors.Is(err, publisher.ErrUnknown) {
 			i.unknown = began
 		}
 		r.retry(ctx, i, err)
@@ -377,6 +379,9 @@ func (r *Relay) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if info, err := r.opts.Source.Info(ctx); err == nil && info.State.FirstSeq > 0 {
+			r.ledger.raise(info.State.FirstSeq - 1) // past their retention
 		}
 		if err := r.ledger.write(); err != nil {
 			r.log.Error("relay", zap.Error(err))

@@ -211,20 +211,55 @@ func (*Remote) Commit(context.Context) error { return nil }
 // Err implements [publisher.Committer].
 func (*Remote) Err() error { return nil }
 
-// PublishMsg implements [publisher.JetStream]. It tries as long as ctx allows:
-// the message id makes it safe to send again what may have been stored.
+// PublishMsg implements [publisher.JetStream]: it waits for a connection and
+// then tries once.
 func (r *Remote) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	if err := r.refused(msg.Subject); err != nil {
+		return nil, err
+	}
+	if err := r.await(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", nats.ErrDisconnected, err)
+	}
+	ack, err := r.js.PublishMsg(ctx, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
+	if err != nil && !answered(err) {
+		return nil, fmt.Errorf("%w: %w: %w", publisher.ErrUnavailable, publisher.ErrUnknown, err)
+	}
+	return ack, err
+}
+
+// answered reports whether err says that the event is not stored, rather than
+// that nothing is known.
+func answered(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrInvalidConnection)
+}
+
+// Patient returns a [publisher.JetStream] that tries as long as its context
+// allows: the message id makes it safe to send again what may be stored.
+func (r *Remote) Patient() publisher.JetStream { return patient{r} }
+
+type patient struct{ *Remote }
+
+// PublishMsg implements [publisher.JetStream].
+func (p patient) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	unknown := false
 	for {
-		if err := r.refused(msg.Subject); err != nil {
-			return nil, err
-		}
 		try, cancel := context.WithTimeout(ctx, tryTimeout)
-		ack, err := r.js.PublishMsg(try, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
+		ack, err := p.Remote.PublishMsg(try, msg, opts...)
 		cancel()
 		if err == nil || !errors.Is(publisher.Class(err), publisher.ErrUnavailable) {
 			return ack, err
 		}
-		if r.wait(ctx) != nil {
+		unknown = unknown || errors.Is(err, publisher.ErrUnknown)
+		pause := time.NewTimer(20*time.Millisecond + rand.N(80*time.Millisecond))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			if unknown && !errors.Is(err, publisher.ErrUnknown) {
+				err = fmt.Errorf("%w: %w", publisher.ErrUnknown, err)
+			}
 			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 	}
@@ -247,16 +282,8 @@ func apiSubjects(stream string) []string {
 	return []string{"$JS.API.STREAM.INFO." + stream, "$JS.API.DIRECT.GET." + stream, "$JS.API.STREAM.MSG.GET." + stream}
 }
 
-// wait returns when another try is worth while: a moment from now, and not
-// before there is a connection.
-func (r *Remote) wait(ctx context.Context) error {
-	pause := time.NewTimer(50*time.Millisecond + rand.N(100*time.Millisecond))
-	defer pause.Stop()
-	select {
-	case <-pause.C:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// await returns when there is a connection.
+func (r *Remote) await(ctx context.Context) error {
 	r.mu.Lock()
 	up := r.up
 	r.mu.Unlock()
@@ -264,7 +291,7 @@ func (r *Remote) wait(ctx context.Context) error {
 	case <-up:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 

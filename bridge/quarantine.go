@@ -1,0 +1,410 @@
+package bridge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+// The defaults of [QuarantineOptions].
+const (
+	DefaultQuarantineBytes   = 64 << 20
+	DefaultQuarantineAge     = 7 * 24 * time.Hour
+	DefaultQuarantineMaxBody = 64 << 10
+)
+
+// QuarantineStream is the stream that a [Quarantine] keeps requests in: bounded
+// in bytes and age, the oldest dropped first. 0 means the default.
+func QuarantineStream(maxBytes int64, maxAge time.Duration) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: "QUARANTINE", Description: "Requests that were refused for their signature or their clock", Subjects: []string{quarantineSubject},
+		Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld, MaxBytes: cmp.Or(maxBytes, DefaultQuarantineBytes),
+		MaxAge: cmp.Or(maxAge, DefaultQuarantineAge), Duplicates: time.Second, AllowDirect: true,
+	}
+}
+
+const quarantineSubject = "quarantine"
+
+// QuarantineOptions configures a [Quarantine]. JetStream, Stream, Verifier and
+// Publisher are needed.
+type QuarantineOptions struct {
+	JetStream jetstream.JetStream
+	// Stream is one of [QuarantineStream]'s form.
+	Stream jetstream.Stream
+	// Verifier has the present secrets, for a release.
+	Verifier Verifier
+	// Publisher takes what is released.
+	Publisher Publisher
+	// Tolerance of the time of signing; 0 means [verify.DefaultTolerance].
+	Tolerance time.Duration
+	// MaxBody is the largest body that is kept; 0 means
+	// [DefaultQuarantineMaxBody].
+	MaxBody int
+	// Logger; nil means none.
+	Logger *zap.Logger
+}
+
+// Quarantine keeps requests that may be authentic although they were refused: a
+// secret was rotated, a clock is wrong. One source can fill a quarter of it,
+// and then a quarter an hour; all together half of it, and then a half an hour.
+// So whoever sends forgeries cannot push out at once what others sent.
+type Quarantine struct {
+	opts    QuarantineOptions
+	log     *zap.Logger
+	queue   chan refused
+	all     *rate.Limiter // in bytes
+	sources *lru.Cache[netip.Prefix, *rate.Limiter]
+	share   int // what one source may fill at once, in bytes
+	kept    [len(keepResults)]atomic.Uint64
+}
+
+// refused is a request on its way into the quarantine.
+type refused struct {
+	reason string
+	remote string
+	at     time.Time
+	header http.Header
+	body   []byte
+}
+
+// Kept is what became of a refused request.
+type Kept int
+
+// What becomes of a refused request.
+const (
+	KeptSafe       Kept = iota // it is in the quarantine, or about to be
+	KeptNotSource              // its source has sent too many
+	KeptNotAll                 // all sources together have sent too many
+	KeptNotSize                // its body is too large
+	KeptNotBusy                // too many came at once
+	KeptNotWritten             // the storage failed
+)
+
+var keepResults = [...]string{"kept", "source_limit", "limit", "size", "busy", "error"}
+
+func (k Kept) String() string { return keepResults[k] }
+
+// The sizes of what a quarantine holds besides its stream.
+const (
+	quarantineQueue   = 256
+	quarantineSources = 4096
+	quarantineEntry   = 1 << 10 // what an entry costs on top of its body, about
+	// keptHeader bounds one header of a kept request.
+	keptHeader = 4 << 10
+)
+
+// NewQuarantine returns a Quarantine. It does no I/O.
+func NewQuarantine(o QuarantineOptions) (*Quarantine, error) {
+	switch {
+	case o.JetStream == nil:
+		return nil, errors.New("bridge: QuarantineOptions.JetStream is nil")
+	case o.Stream == nil:
+		return nil, errors.New("bridge: QuarantineOptions.Stream is nil")
+	case o.Verifier == nil:
+		return nil, errors.New("bridge: QuarantineOptions.Verifier is nil")
+	case o.Publisher == nil:
+		return nil, errors.New("bridge: QuarantineOptions.Publisher is nil")
+	}
+	o.Tolerance, o.MaxBody = cmp.Or(o.Tolerance, verify.DefaultTolerance), cmp.Or(o.MaxBody, DefaultQuarantineMaxBody)
+	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	sources, err := lru.New[netip.Prefix, *rate.Limiter](quarantineSources)
+	if err != nil {
+		return nil, fmt.Errorf("bridge: quarantine: %w", err)
+	}
+	size := int(o.Stream.CachedInfo().Config.MaxBytes)
+	return &Quarantine{
+		opts: o, log: o.Logger, queue: make(chan refused, quarantineQueue), sources: sources, share: size / 4,
+		all: rate.NewLimiter(hourly(size/2), size/2),
+	}, nil
+}
+
+func hourly(bytes int) rate.Limit { return rate.Limit(float64(bytes) / time.Hour.Seconds()) }
+
+// keep puts a request into the quarantine, or says why not. It never waits.
+func (q *Quarantine) keep(r refused) Kept {
+	result := q.offer(r)
+	q.kept[result].Add(1)
+	return result
+}
+
+func (q *Quarantine) offer(r refused) Kept {
+	if len(r.body) > q.opts.MaxBody {
+		return KeptNotSize
+	}
+	cost := len(r.body) + quarantineEntry
+	source := sourceOf(r.remote)
+	limiter, ok := q.sources.Get(source)
+	if !ok {
+		limiter = rate.NewLimiter(hourly(q.share), q.share)
+		if other, had, _ := q.sources.PeekOrAdd(source, limiter); had {
+			limiter = other
+		}
+	}
+	switch {
+	case !limiter.AllowN(time.Now(), cost):
+		return KeptNotSource
+	case !q.all.AllowN(time.Now(), cost):
+		return KeptNotAll
+	}
+	select {
+	case q.queue <- r:
+		return KeptSafe
+	default:
+		return KeptNotBusy
+	}
+}
+
+// sourceOf returns what counts as one sender: an IPv4 address, or an IPv6
+// network of 64 bits.
+func sourceOf(remote string) netip.Prefix {
+	addr, err := netip.ParseAddr(remote)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	addr = addr.Unmap().WithZone("")
+	bits := 32
+	if addr.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(addr, bits).Masked()
+}
+
+// Run writes what was refused until ctx ends, and then what is left.
+func (q *Quarantine) Run(ctx context.Context) {
+	for {
+		select {
+		case r := <-q.queue:
+			q.write(r)
+		case <-ctx.Done():
+			for {
+				select {
+				case r := <-q.queue:
+					q.write(r)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// The headers of a kept request, beside those of the request itself.
+const (
+	quarantineReason   = "Quarantine-Reason"
+	quarantineRemote   = "Quarantine-Remote"
+	quarantineReceived = "Quarantine-Received-At"
+)
+
+// keptHeaders are those of the request that are of use later.
+var keptHeaders = []string{verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent"}
+
+func (q *Quarantine) write(r refused) {
+	h := nats.Header{quarantineReason: {r.reason}, quarantineRemote: {r.remote}, quarantineReceived: {r.at.UTC().Format(time.RFC3339Nano)}}
+	for _, name := range keptHeaders {
+		if v := strings.Join(r.header.Values(name), ","); v != "" && len(v) <= keptHeader {
+			h[name] = []string{v}
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout) // of Run, which outlives its context
+	defer cancel()
+	if _, err := q.opts.JetStream.PublishMsg(ctx, &nats.Msg{Subject: quarantineSubject, Header: h, Data: r.body}); err != nil {
+		q.kept[KeptNotWritten].Add(1)
+		q.log.Error("quarantine", zap.Error(err))
+	}
+}
+
+// Kept returns how many requests had each result, by its name, since the start.
+func (q *Quarantine) Kept() map[string]uint64 {
+	counts := make(map[string]uint64, len(keepResults))
+	for i := range q.kept {
+		counts[keepResults[i]] = q.kept[i].Load()
+	}
+	return counts
+}
+
+// Size returns how many requests the quarantine holds, and how many bytes.
+func (q *Quarantine) Size(ctx context.Context) (messages, bytes uint64, err error) {
+	info, err := q.opts.Stream.Info(ctx)
+	if err != nil {
+		return 0, 0, fmt.Errorf("quarantine: %w", err)
+	}
+	return info.State.Msgs, info.State.Bytes, nil
+}
+
+// Quarantined is one request that was refused.
+type Quarantined struct {
+	Sequence   uint64            `json:"sequence"`
+	ReceivedAt time.Time         `json:"received_at"`
+	Reason     string            `json:"reason"`
+	Remote     string            `json:"remote"`
+	Bytes      int               `json:"bytes"`
+	Header     map[string]string `json:"header,omitempty"`
+	Body       []byte            `json:"body,omitempty"`
+	// Result is what became of it in [Quarantine.Release].
+	Result string `json:"result,omitempty"`
+	// Released says that it was published, and has left the quarantine.
+	Released bool `json:"released,omitempty"`
+	// Subject it was published on.
+	Subject string `json:"subject,omitempty"`
+}
+
+// ErrNotQuarantined is returned when there is no request with that sequence.
+var ErrNotQuarantined = errors.New("bridge: not in the quarantine")
+
+// List returns what the quarantine holds, the oldest first, without bodies.
+func (q *Quarantine) List(ctx context.Context) ([]Quarantined, error) {
+	list := []Quarantined{}
+	err := q.each(ctx, func(e Quarantined) error {
+		e.Body, e.Header = nil, nil
+		list = append(list, e)
+		return nil
+	})
+	return list, err
+}
+
+// Show returns one request whole.
+func (q *Quarantine) Show(ctx context.Context, seq uint64) (Quarantined, error) {
+	m, err := q.opts.Stream.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Quarantined{}, fmt.Errorf("%w: sequence %d", ErrNotQuarantined, seq)
+	}
+	if err != nil {
+		return Quarantined{}, fmt.Errorf("quarantine: %w", err)
+	}
+	return quarantined(m), nil
+}
+
+// Release verifies again, with the present secrets, all that is kept or what
+// the sequences name, and publishes what is good now. Whether a request was
+// stale is judged as of when it came, or not at all if stale is set.
+func (q *Quarantine) Release(ctx context.Context, stale bool, sequences ...uint64) ([]Quarantined, error) {
+	list := []Quarantined{}
+	release := func(e Quarantined) error {
+		e = q.release(ctx, e, stale)
+		if e.Released {
+			// One that cannot be removed is a duplicate next time.
+			if err := q.opts.Stream.DeleteMsg(ctx, e.Sequence); err != nil {
+				q.log.Warn("quarantine: remove what was released", zap.Error(err))
+			}
+		}
+		e.Body, e.Header = nil, nil
+		list = append(list, e)
+		return ctx.Err()
+	}
+	if len(sequences) == 0 {
+		err := q.each(ctx, release)
+		return list, err
+	}
+	for _, seq := range sequences {
+		e, err := q.Show(ctx, seq)
+		if err == nil {
+			err = release(e)
+		}
+		if err != nil {
+			return list, err
+		}
+	}
+	return list, nil
+}
+
+// release is one request's second chance.
+func (q *Quarantine) release(ctx context.Context, e Quarantined, stale bool) Quarantined {
+	header := e.Header[verify.HeaderName]
+	verified, err := q.opts.Verifier.Verify(header, e.Body)
+	if errors.Is(err, verify.ErrTooOld) || errors.Is(err, verify.ErrTooNew) {
+		if age := e.ReceivedAt.Sub(verified.SignedAt); stale || age.Abs() <= q.opts.Tolerance {
+			err = nil
+		} else {
+			err = fmt.Errorf("%w (it was signed %s before it came; --stale accepts it)", err, age.Round(time.Second))
+		}
+	}
+	if err != nil {
+		e.Result = err.Error()
+		return e
+	}
+	event := decode(verified.Payload)
+	event.Signature, event.ReceivedAt = header, e.ReceivedAt
+	event.Traceparent = traceparent(http.Header{"Traceparent": {e.Header["Traceparent"]}})
+	publish, cancel := context.WithTimeoutCause(ctx, answerTimeout, errLate)
+	defer cancel()
+	receipt, err := q.opts.Publisher.Publish(publish, event)
+	if err != nil {
+		e.Result = "good, but not published: " + err.Error()
+		return e
+	}
+	d := delivery{receipt: receipt}
+	e.Released, e.Subject, e.Result = true, receipt.Subject, d.outcome(http.StatusOK)
+	q.log.Info("released from quarantine", zap.Uint64("entry", e.Sequence), zap.String("outcome", e.Result), zap.String("id", event.UsableID()),
+		zap.String("subject", receipt.Subject), zap.Uint64("seq", receipt.Sequence))
+	return e
+}
+
+// Purge removes all that is kept, or what the sequences name, and returns how
+// many that were.
+func (q *Quarantine) Purge(ctx context.Context, sequences ...uint64) (uint64, error) {
+	before, _, err := q.Size(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(sequences) == 0 {
+		if err := q.opts.Stream.Purge(ctx); err != nil {
+			return 0, fmt.Errorf("quarantine: %w", err)
+		}
+		return before, nil
+	}
+	for n, seq := range sequences {
+		if err := q.opts.Stream.DeleteMsg(ctx, seq); err != nil {
+			return uint64(n), fmt.Errorf("%w: sequence %d: %w", ErrNotQuarantined, seq, err)
+		}
+	}
+	return uint64(len(sequences)), nil
+}
+
+// each calls f for what is kept, the oldest first.
+func (q *Quarantine) each(ctx context.Context, f func(Quarantined) error) error {
+	info, err := q.opts.Stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("quarantine: %w", err)
+	}
+	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ { // what comes meanwhile waits for the next time
+		m, err := q.opts.Stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(quarantineSubject))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("quarantine: %w", err)
+		}
+		seq = m.Sequence
+		if err := f(quarantined(m)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func quarantined(m *jetstream.RawStreamMsg) Quarantined {
+	e := Quarantined{Sequence: m.Sequence, Reason: m.Header.Get(quarantineReason), Remote: m.Header.Get(quarantineRemote), Bytes: len(m.Data), Body: m.Data, Header: make(map[string]string)}
+	e.ReceivedAt, _ = time.Parse(time.RFC3339Nano, m.Header.Get(quarantineReceived)) // as we wrote it
+	for _, name := range keptHeaders {
+		if v := m.Header.Get(name); v != "" {
+			e.Header[name] = v
+		}
+	}
+	return e
+}
+
+var _ Publisher = (*publisher.Publisher)(nil)

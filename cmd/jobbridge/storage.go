@@ -1,0 +1,333 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/journal"
+	"github.com/jobbridge/jobbridge/publisher/relay"
+	"github.com/jobbridge/jobbridge/publisher/remote"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// defaultDataDir is where the journal is, if no other folder is given.
+const defaultDataDir = "./jobbridge-data"
+
+// storage is what stands behind the bridge. Standalone, that is the journal; as
+// a relay, the journal and what copies it to a remote stream; direct, the remote
+// stream alone. Any of them may be nil but the publisher.
+type storage struct {
+	publisher  *publisher.Publisher
+	durability publisher.Durability
+	journal    *journal.Journal
+	remote     *remote.Remote
+	relay      *relay.Relay
+	quarantine *bridge.Quarantine
+
+	// failed is closed when only a restart helps; cause is then set.
+	failed chan struct{}
+	cause  error
+	once   sync.Once
+
+	stop context.CancelFunc
+	run  sync.WaitGroup
+}
+
+// The parts of the bridge's health that are decided here.
+const (
+	journalPart = "journal"
+	roomPart    = "room"
+	remotePart  = "remote"
+	relayPart   = "relay"
+)
+
+// direct reports whether a 2xx waits for the remote stream.
+func (c *serveCmd) direct() bool { return c.Journal == "off" }
+
+// relays reports whether the journal is copied to a remote stream.
+func (c *serveCmd) relays() bool { return c.given() && !c.direct() }
+
+// openStorage opens what the flags ask for. ctx bounds the opening only.
+func (c *serveCmd) openStorage(ctx context.Context, verifier *verify.Verifier, o operator) (_ *storage, err error) {
+	stream, err := c.streamOptions()
+	if err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &storage{failed: make(chan struct{}), stop: stop}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if !c.direct() || c.DataDir != "" {
+		if err := c.openJournal(ctx, s, stream, o); err != nil {
+			return nil, err
+		}
+		s.run.Go(func() {
+			select {
+			case <-s.journal.Failed():
+				o.health.Set(journalPart, bridge.Failed, s.journal.Err().Error())
+				s.fail(s.journal.Err())
+			case <-run.Done():
+			}
+		})
+	}
+	if c.given() {
+		if err := c.openRemote(s, o); err != nil {
+			return nil, err
+		}
+	}
+	options := publisher.Options{Stream: c.Stream, Subject: stream.Subject}
+	if c.direct() {
+		options.JetStream, options.Stored, options.Commit = s.remote.Patient(), s.remote, s.remote
+	} else {
+		options.JetStream, options.Stored, options.Commit, options.Room = s.journal.JetStream(), s.journal.Stream(), s.journal, s.journal.Room
+	}
+	if s.publisher, err = publisher.New(options); err != nil {
+		return nil, err
+	}
+	s.durability = options.Commit.Durability()
+	if c.relays() {
+		if err := c.openRelay(ctx, run, s, stream, o); err != nil {
+			return nil, err
+		}
+	}
+	if s.journal != nil && c.Quarantine {
+		if err := c.openQuarantine(ctx, run, s, verifier, o); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// operator is whom the parts report to.
+type operator struct {
+	health   *bridge.Health
+	admin    *bridge.Admin
+	registry *prometheus.Registry
+	log      *zap.Logger
+}
+
+func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher.StreamOptions, o operator) error {
+	workers, err := readWorkers(c.NatsAuthFile)
+	if err != nil {
+		return err
+	}
+	options := journal.Options{
+		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, Durability: publisher.Durability(c.Durability), Stream: stream,
+		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log, OnCommit: newCommitMetrics(o.registry).observe,
+		OnFull: func(why string) { setReason(o.health, roomPart, bridge.Full, why) },
+	}
+	if c.given() {
+		options.Listen = "" // workers are at the remote
+	}
+	if c.relays() {
+		options.Private = append(options.Private, journal.PrivateStream{Config: relay.ParkedStream(), Commit: true})
+	}
+	if c.Quarantine {
+		options.Private = append(options.Private, journal.PrivateStream{Config: bridge.QuarantineStream(int64(c.QuarantineBytes), c.QuarantineAge)})
+	}
+	if s.journal, err = journal.Open(ctx, options); err != nil {
+		return err
+	}
+	return o.registry.Register(journalCollector{s.journal})
+}
+
+// setReason sets a part's state with the reason, or clears it if there is none.
+func setReason(h *bridge.Health, part string, state bridge.State, reason string) {
+	if reason == "" {
+		h.Set(part, bridge.Ready)
+		return
+	}
+	h.Set(part, state, reason)
+}
+
+func (c *serveCmd) openRemote(s *storage, o operator) error {
+	connect, err := c.connector()
+	if err != nil {
+		return err
+	}
+	needs, err := c.needs()
+	if err != nil {
+		return err
+	}
+	o.health.Set(remotePart, c.unreachable(), "the remote stream was not seen yet")
+	s.remote, err = remote.Open(remote.Options{
+		Connect: connect, Domain: c.NatsDomain, Stream: c.Stream, Needs: needs, Logger: o.log.Named("remote"),
+		OnStatus: func(status remote.Status) { c.judge(o.health, status) },
+	})
+	if err != nil {
+		return usageError{err}
+	}
+	return o.registry.Register(remoteCollector{s.remote})
+}
+
+// needs is what the stream is audited for.
+func (c *serveCmd) needs() (publisher.Needs, error) {
+	subject, err := publisher.ParseTemplate(c.Subject)
+	if err != nil {
+		return publisher.Needs{}, usage("--subject: %w", err)
+	}
+	return publisher.Needs{Subject: subject, Tolerance: c.Tolerance, MaxBody: int(c.MaxBody)}, nil
+}
+
+// unreachable is the state without the remote stream: with a journal,
+// deliveries are taken as ever.
+func (c *serveCmd) unreachable() bridge.State {
+	if c.relays() {
+		return bridge.Journaling
+	}
+	return bridge.Unavailable
+}
+
+// judge turns what is known of the remote stream into a state. With a journal,
+// none of it is a reason to turn deliveries away.
+func (c *serveCmd) judge(h *bridge.Health, status remote.Status) {
+	reasons := status.Misconfigured()
+	switch {
+	case len(reasons) > 0 && c.relays():
+		for i := range reasons {
+			reasons[i] = "misconfigured: " + reasons[i]
+		}
+		h.Set(remotePart, bridge.Journaling, reasons...)
+	case len(reasons) > 0:
+		h.Set(remotePart, bridge.Misconfigured, reasons...)
+	case !status.Connected:
+		h.Set(remotePart, c.unreachable(), status.Problem)
+	default:
+		h.Set(remotePart, bridge.Ready, status.Warnings()...)
+	}
+}
+
+func (c *serveCmd) openRelay(ctx, run context.Context, s *storage, stream publisher.StreamOptions, o operator) error {
+	forward, err := publisher.New(publisher.Options{JetStream: s.remote, Stored: s.remote, Stream: c.Stream, Commit: s.remote, Subject: stream.Subject})
+	if err != nil {
+		return err
+	}
+	parked, err := s.journal.Private().Stream(ctx, relay.ParkedStream().Name)
+	if err != nil {
+		return fmt.Errorf("stream of parked events: %w", err)
+	}
+	parking := relay.NewParking(s.journal.Private(), parked, s.journal.Commit, forward)
+	s.relay, err = relay.New(relay.Options{
+		Source: s.journal.Stream(), Consumer: journal.RelayConsumer, Remote: forward, Park: parking.Park,
+		Ledger: filepath.Join(s.journal.Dir(), "relay.json"), DedupeWindow: func() time.Duration { return s.remote.Status().Window },
+		OnTrouble: func(err error) { setReason(o.health, relayPart, bridge.Journaling, relayTrouble(err)) }, Logger: o.log.Named("relay"),
+	})
+	if err != nil {
+		return err
+	}
+	o.admin.Operate("GET /parked", func(ctx context.Context, _ url.Values) (any, error) { return parking.List(ctx) })
+	o.admin.Operate("POST /parked/retry", func(ctx context.Context, _ url.Values) (any, error) { return parking.Retry(ctx) })
+	o.admin.Operate("GET /relay", func(ctx context.Context, _ url.Values) (any, error) { return s.relay.Stats(ctx) })
+	s.run.Go(func() {
+		if err := s.relay.Run(run); err != nil && s.journal.Err() == nil {
+			o.health.Set(relayPart, bridge.Failed, err.Error())
+			s.fail(err)
+		}
+	})
+	return o.registry.Register(relayCollector{s.relay})
+}
+
+// relayTrouble says in words why events have to be tried again.
+func relayTrouble(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, publisher.ErrFull):
+		return "relay: the remote stream is full"
+	case errors.Is(err, publisher.ErrMisconfigured):
+		return "relay: misconfigured: " + err.Error()
+	}
+	return "relay: events are tried again: " + err.Error()
+}
+
+func (c *serveCmd) openQuarantine(ctx, run context.Context, s *storage, verifier *verify.Verifier, o operator) error {
+	stream, err := s.journal.Private().Stream(ctx, bridge.QuarantineStream(0, 0).Name)
+	if err != nil {
+		return fmt.Errorf("stream of the quarantine: %w", err)
+	}
+	q, err := bridge.NewQuarantine(bridge.QuarantineOptions{
+		JetStream: s.journal.Private(), Stream: stream, Verifier: verifier, Publisher: s.publisher, Tolerance: c.Tolerance,
+		MaxBody: int(c.QuarantineMaxBody), Logger: o.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.quarantine = q
+	o.admin.Operate("GET /quarantine", func(ctx context.Context, _ url.Values) (any, error) { return q.List(ctx) })
+	o.admin.Operate("GET /quarantine/entry", func(ctx context.Context, query url.Values) (any, error) {
+		sequences, err := parseSequences(query["seq"])
+		if err != nil || len(sequences) != 1 {
+			return nil, fmt.Errorf("%w: want one seq", bridge.ErrNotQuarantined)
+		}
+		return q.Show(ctx, sequences[0])
+	})
+	o.admin.Operate("POST /quarantine/release", func(ctx context.Context, query url.Values) (any, error) {
+		sequences, err := parseSequences(query["seq"])
+		if err != nil {
+			return nil, err
+		}
+		return q.Release(ctx, query.Get("stale") == "true", sequences...)
+	})
+	o.admin.Operate("POST /quarantine/purge", func(ctx context.Context, query url.Values) (any, error) {
+		sequences, err := parseSequences(query["seq"])
+		if err != nil {
+			return nil, err
+		}
+		n, err := q.Purge(ctx, sequences...)
+		return map[string]uint64{"purged": n}, err
+	})
+	s.run.Go(func() { q.Run(run) })
+	return o.registry.Register(quarantineCollector{q})
+}
+
+func parseSequences(list []string) ([]uint64, error) {
+	var sequences []uint64
+	for _, text := range list {
+		seq, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%w: sequence %q is not a number", bridge.ErrNotQuarantined, text)
+		}
+		sequences = append(sequences, seq)
+	}
+	return sequences, nil
+}
+
+// fail makes the bridge drain and end.
+func (s *storage) fail(err error) {
+	s.once.Do(func() { s.cause = err; close(s.failed) })
+}
+
+// natsURL is where workers connect.
+func (s *storage) natsURL() string {
+	if s.remote != nil {
+		return s.remote.Status().URL
+	}
+	return s.journal.URL()
+}
+
+// close ends what runs, the relay first, the journal last.
+func (s *storage) close() error {
+	s.stop()
+	s.run.Wait()
+	if s.remote != nil {
+		s.remote.Close()
+	}
+	var err error
+	if s.journal != nil {
+		err = s.journal.Close()
+	}
+	return errors.Join(err, s.cause)
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/alecthomas/units"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// streamCmd is about the stream on an operator's NATS: serve itself only looks
+// at it.
+type streamCmd struct {
+	Print  streamPrintCmd  `cmd:"" help:"Print the stream's configuration, for nats stream add --config."`
+	Create streamCreateCmd `cmd:"" help:"Create the stream, with credentials that may; one that exists is audited and left alone."`
+	Audit  streamAuditCmd  `cmd:"" help:"Say what is wrong with the stream, and what to change; exit 1 if events cannot be stored."`
+}
+
+// streamFlags describe the stream.
+type streamFlags struct {
+	Stream       string           `help:"Name of the stream." default:"JOBS"`
+	Subject      string           `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
+	Retention    time.Duration    `help:"How long events are kept." default:"168h"`
+	DedupeWindow time.Duration    `help:"How long a job and status are remembered." default:"24h"`
+	MaxBytes     units.Base2Bytes `help:"Bound of the stream; 0 is none." default:"0"`
+	Replicas     int              `help:"How many servers hold it: 1, 3 or 5." default:"1"`
+}
+
+func (f streamFlags) config() (jetstream.StreamConfig, error) {
+	subject, err := publisher.ParseTemplate(f.Subject)
+	if err != nil {
+		return jetstream.StreamConfig{}, usage("--subject: %w", err)
+	}
+	if f.Retention <= 0 || f.DedupeWindow <= 0 || f.MaxBytes < 0 || f.Replicas < 1 || f.Replicas > 5 {
+		return jetstream.StreamConfig{}, usage("--retention and --dedupe-window must be above 0, --max-bytes not below, --replicas from 1 to 5")
+	}
+	o := publisher.StreamOptions{Name: f.Stream, Subject: subject, Retention: f.Retention, Dedupe: f.DedupeWindow, MaxBytes: int64(f.MaxBytes)}
+	config := o.Config()
+	config.Replicas = f.Replicas
+	return config, nil
+}
+
+type streamPrintCmd struct{ streamFlags }
+
+// Run prints the configuration.
+func (c *streamPrintCmd) Run(s streams) error {
+	config, err := c.config()
+	if err != nil {
+		return err
+	}
+	enc := json.NewEncoder(s.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(config)
+}
+
+// auditFlags say what the stream must be good for.
+type auditFlags struct {
+	Tolerance time.Duration    `help:"How far the time of signing may be from now, as for serve." default:"5m"`
+	MaxBody   units.Base2Bytes `help:"Largest body, as for serve." default:"1MiB"`
+	JSON      bool             `name:"json" help:"Print the findings as JSON."`
+}
+
+type streamCreateCmd struct {
+	streamFlags
+	auditFlags
+	natsFlags
+}
+
+// Run creates the stream, and audits it.
+func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
+	config, err := c.config()
+	if err != nil {
+		return err
+	}
+	nc, js, err := c.connect()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	// Never an update: what an operator has changed stays.
+	switch _, err := js.CreateStream(ctx, config); {
+	case err == nil:
+		fmt.Fprintf(s.err, "created stream %s on %s\n", config.Name, nc.ConnectedUrlRedacted())
+	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+		fmt.Fprintf(s.err, "stream %s exists in another form; it is left alone\n", config.Name)
+	default:
+		return fmt.Errorf("create stream %s: %w", config.Name, err)
+	}
+	return c.audit(ctx, s, nc, js, c.Stream, c.Subject)
+}
+
+type streamAuditCmd struct {
+	Stream  string `help:"Name of the stream." default:"JOBS"`
+	Subject string `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
+	auditFlags
+	natsFlags
+}
+
+// Run audits the stream.
+func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
+	nc, js, err := c.connect()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	return c.audit(ctx, s, nc, js, c.Stream, c.Subject)
+}
+
+func (f auditFlags) audit(ctx context.Context, s streams, nc *nats.Conn, js jetstream.JetStream, stream, template string) error {
+	subject, err := publisher.ParseTemplate(template)
+	if err != nil {
+		return usage("--subject: %w", err)
+	}
+	found, err := js.Stream(ctx, stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("stream %s does not exist: jobbridge stream create", stream)
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", stream, err)
+	}
+	needs := publisher.Needs{Subject: subject, Tolerance: f.Tolerance, MaxBody: int(f.MaxBody)}
+	findings := needs.Audit(found.CachedInfo().Config, nc.MaxPayload())
+	fatal := 0
+	for _, finding := range findings {
+		if finding.Fatal {
+			fatal++
+		}
+	}
+	if f.JSON {
+		enc := json.NewEncoder(s.out)
+		if err := enc.Encode(append([]publisher.Finding{}, findings...)); err != nil {
+			return err
+		}
+	} else {
+		for _, finding := range findings {
+			fmt.Fprintf(s.out, "%s\n  → %s\n", finding.Problem, finding.Fix)
+		}
+		if len(findings) == 0 {
+			fmt.Fprintf(s.out, "stream %s: nothing to change\n", stream)
+		}
+	}
+	if fatal > 0 {
+		return fmt.Errorf("stream %s cannot take the events", stream)
+	}
+	return nil
+}
+
+// connect connects at once or fails; without a URL, to the server on this
+// machine.
+func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
+	if !f.given() {
+		f.NatsURL = []string{nats.DefaultURL}
+	}
+	connect, err := f.connector()
+	if err != nil {
+		return nil, nil, err
+	}
+	nc, err := connect(append([]nats.Option{nats.Name("jobbridge")}, more...)...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	js, err := jetstream.New(nc)
+	if f.NatsDomain != "" {
+		js, err = jetstream.NewWithDomain(nc, f.NatsDomain)
+	}
+	return nc, js, err
+}
