@@ -72,9 +72,11 @@ func Binary(t testing.TB) string {
 // without accounts or passwords.
 type Options struct {
 	// Conf is the text of the configuration; empty means JetStream and nothing
-	// else. Ports, store and name are given as flags and need not be in it.
+	// else. Ports, store and name are given as flags; the store must not be in
+	// it.
 	Conf string
-	// File is the path of a configuration file, in place of Conf.
+	// File is the path of a configuration file, in place of Conf. It finds the
+	// store in the environment, as NATS_STORE_DIR.
 	File string
 	// Dir is the store; empty means a new one.
 	Dir string
@@ -139,7 +141,10 @@ func prepare(t testing.TB, o Options) *Server {
 	if o.Name == "" {
 		o.Name = fmt.Sprintf("natsd-%d-%06x", o.Port, rand.Uint32N(1<<24))
 	}
+	o.Env = append([]string{"NATS_STORE_DIR=" + o.Dir}, o.Env...)
 	if o.File == "" {
+		// The server refuses a store that is given twice.
+		o.Args = append([]string{"--store_dir", o.Dir}, o.Args...)
 		o.File = filepath.Join(scratch, "nats.conf")
 		if o.Conf == "" {
 			o.Conf = "jetstream: enabled\n"
@@ -154,7 +159,7 @@ func prepare(t testing.TB, o Options) *Server {
 		Monitor: "http://" + loopback(monitor),
 		Name:    o.Name, Dir: o.Dir, Port: o.Port, opts: o,
 		args: slices.Concat([]string{"--config", o.File, "--name", o.Name, "--addr", "127.0.0.1", "--port", strconv.Itoa(o.Port),
-			"--http_port", strconv.Itoa(monitor), "--store_dir", o.Dir}, o.Args),
+			"--http_port", strconv.Itoa(monitor)}, o.Args),
 	}
 	return s
 }

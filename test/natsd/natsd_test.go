@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/test/natsd"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // patience bounds every wait.
@@ -50,13 +49,5 @@ func TestServerFreezes(t *testing.T) {
 	s.Signal(t, syscall.SIGCONT)
 	if err := nc.FlushTimeout(patience); err != nil {
 		t.Error(err)
-	}
-}
-
-// publish stores an event and fails the test unless the stream confirms it.
-func publish(t *testing.T, js jetstream.JetStream, subject string) {
-	t.Helper()
-	if _, err := js.Publish(t.Context(), subject, []byte("{}"), jetstream.WithExpectStream("JOBS")); err != nil {
-		t.Fatalf("publish %s: %v", subject, err)
 	}
 }
