@@ -42,6 +42,11 @@ type Config struct {
 	Secrets []string
 	// Tolerance of the time of signing, as in [verify.Options].
 	Tolerance time.Duration
+	// Quarantine keeps what is refused for its signature or clock; see
+	// [Server.Quarantine].
+	Quarantine bool
+	// QuarantineBytes bounds it; 0 means the default.
+	QuarantineBytes int64
 	// Subject is the template of the subjects, as serve's --subject.
 	Subject string
 	// Bridge is the rest of the bridge's configuration.
@@ -60,6 +65,8 @@ type Server struct {
 	Config Config
 	// Verifier of the running bridge, whose secrets can be replaced.
 	Verifier *verify.Verifier
+	// Quarantine of the running bridge, if Config asks for one.
+	Quarantine *bridge.Quarantine
 	// Metrics of the running bridge.
 	Metrics *prometheus.Registry
 
@@ -102,12 +109,19 @@ func (s *Server) Start() {
 	}
 	s.Verifier, err = verify.New(secrets, verify.Options{Tolerance: s.Config.Tolerance, Now: s.Now, MaxPayload: s.Config.Bridge.MaxBody})
 	s.must(err)
+	if s.Config.Quarantine {
+		j.Private = append(j.Private, journal.PrivateStream{Config: bridge.QuarantineStream(s.Config.QuarantineBytes, 0)})
+	}
 	s.StartNATS()
 	s.t.Cleanup(s.StopNATS)
+	if s.Config.Quarantine {
+		s.startQuarantine()
+	}
 
 	s.Metrics = prometheus.NewRegistry()
 	cfg := s.Config.Bridge
 	cfg.Verifier = s.Verifier
+	cfg.Quarantine, cfg.Tolerance = s.Quarantine, s.Config.Tolerance
 	cfg.Now = s.Now
 	cfg.Registerer = s.Metrics
 	if cfg.Publisher == nil {
@@ -126,6 +140,24 @@ func (s *Server) Start() {
 			s.t.Errorf("bridgetest: %v", err)
 		}
 	})
+}
+
+// startQuarantine opens the quarantine, on the journal as it is now.
+func (s *Server) startQuarantine() {
+	s.t.Helper()
+	private := s.store.private()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	stream, err := private.Stream(ctx, bridge.QuarantineStream(0, 0).Name)
+	s.must(err)
+	s.Quarantine, err = bridge.NewQuarantine(bridge.QuarantineOptions{
+		JetStream: private, Stream: stream, Verifier: s.Verifier, Publisher: &s.store, Tolerance: s.Config.Tolerance, Logger: s.Config.Bridge.Logger,
+	})
+	s.must(err)
+	run, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Quarantine.Run(run) }()
+	s.t.Cleanup(func() { stop(); <-done })
 }
 
 // Drain tells the bridge to stop and waits until it has; NATS goes on. It may
@@ -272,6 +304,12 @@ func (s *store) close() error {
 		return nil
 	}
 	return j.Close()
+}
+
+func (s *store) private() jetstream.JetStream {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.journal.Private()
 }
 
 func (s *store) stream() jetstream.Stream {

@@ -1,0 +1,297 @@
+package bridge_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func quarantined(t *testing.T, change func(*bridgetest.Config)) *bridgetest.Server {
+	t.Helper()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Quarantine = true
+	if change != nil {
+		change(&srv.Config)
+	}
+	srv.Start()
+	return srv
+}
+
+// list waits until the quarantine holds n requests.
+func list(t *testing.T, srv *bridgetest.Server, n int) []bridge.Quarantined {
+	t.Helper()
+	var got []bridge.Quarantined
+	for end := time.Now().Add(bridgetest.Patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		var err error
+		if got, err = srv.Quarantine.List(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == n {
+			return got
+		}
+	}
+	t.Fatalf("%d in the quarantine, want %d: %+v", len(got), n, got)
+	return nil
+}
+
+// TestQuarantine refuses requests that the present secrets or clock do not
+// stand for, and releases them once they do: those and no others, each once,
+// in the bytes that were signed.
+func TestQuarantine(t *testing.T) {
+	t.Parallel()
+	srv := quarantined(t, nil)
+	now := srv.Now()
+	body := func(id string) []byte { return bridgetest.Generation(id, "") }
+	for _, d := range []bridgetest.Delivery{
+		{Payload: body("rotated"), Secret: "whsec_new"},
+		{Payload: body("forged"), Secret: "whsec_nobody"},
+		{Payload: body("old"), SignedAt: now.Add(-time.Hour)},
+		{Payload: body("future"), SignedAt: now.Add(time.Hour)},
+		{Payload: body("malformed"), Signature: "t=x"},
+		{Payload: body("unsigned"), Signature: "-"},
+		{Payload: []byte(`{"id":"printed", "status":"FAILED"}`), Secret: "whsec_new", Header: http.Header{"User-Agent": {"provider/1"}}},
+	} {
+		if r := srv.Deliver(d); r.Code != 400 || string(r.Body) != "{\"message\":\"Invalid signature\"}\n" {
+			t.Fatalf("%d %s", r.Code, r.Body)
+		}
+	}
+	entries := list(t, srv, 7)
+	var reasons []string
+	for _, e := range entries {
+		reasons = append(reasons, e.Reason)
+		if e.Remote != "127.0.0.1" || e.Bytes == 0 || e.ReceivedAt.Before(now.Add(-time.Second)) {
+			t.Errorf("%+v", e)
+		}
+	}
+	if got := strings.Join(reasons, " "); got != "mismatch mismatch too_old too_new malformed unsigned mismatch" {
+		t.Error(got)
+	}
+	if e, err := srv.Quarantine.Show(t.Context(), 7); err != nil || string(e.Body) != `{"id":"printed", "status":"FAILED"}` || e.Header["User-Agent"] != "provider/1" || e.Header["Sync-Signature"] == "" {
+		t.Errorf("%+v %v", e, err)
+	}
+	if _, err := srv.Quarantine.Show(t.Context(), 99); !errors.Is(err, bridge.ErrNotQuarantined) {
+		t.Error(err)
+	}
+	release := func(stale bool, want map[string]string) {
+		t.Helper()
+		list, err := srv.Quarantine.Release(t.Context(), stale)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, e := range list {
+			got[fmt.Sprint(e.Sequence)] = e.Result
+		}
+		if !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want))) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+		for seq, part := range want {
+			if !strings.Contains(got[seq], part) {
+				t.Errorf("%s: %q, want %q", seq, got[seq], part)
+			}
+		}
+	}
+	release(false, map[string]string{"1": "does not match", "2": "does not match", "3": "--stale", "4": "--stale", "5": "malformed", "6": "unsigned", "7": "does not match"})
+	if n := srv.Stored(); n != 0 {
+		t.Fatalf("%d are published that nobody may believe", n)
+	}
+	if err := srv.Verifier.SetSecrets([]string{bridgetest.Secret, "whsec_new"}); err != nil {
+		t.Fatal(err)
+	}
+	srv.SetTime(now.Add(24 * time.Hour)) // much later: what was fresh when it came still is
+	release(false, map[string]string{"1": "stored", "2": "does not match", "3": "--stale", "4": "--stale", "5": "malformed", "6": "unsigned", "7": "stored"})
+	if m := srv.Next("job.completed"); !bytes.Equal(m.Data, body("rotated")) || m.Header.Get("Nats-Msg-Id") != "sync:rotated:COMPLETED" || m.Header.Get("Sync-Signature") == "" ||
+		m.Header.Get("Received-At") != entries[0].ReceivedAt.Format(time.RFC3339Nano) {
+		t.Errorf("%s %v", m.Data, m.Header)
+	}
+	release(true, map[string]string{"2": "does not match", "3": "stored", "4": "stored", "5": "malformed", "6": "unsigned"})
+	if srv.Stored() != 4 {
+		t.Fatal(srv.Stored())
+	}
+	// The same again, forged by nobody but late: a duplicate, stored once.
+	srv.Deliver(bridgetest.Delivery{Payload: body("old"), SignedAt: now.Add(-time.Hour)})
+	list(t, srv, 4)
+	release(true, map[string]string{"2": "does not match", "5": "malformed", "6": "unsigned", "8": "duplicate"})
+	if n, err := srv.Quarantine.Purge(t.Context(), 2); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if n, err := srv.Quarantine.Purge(t.Context()); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	list(t, srv, 0)
+	if srv.Stored() != 4 {
+		t.Fatal(srv.Stored())
+	}
+}
+
+// TestQuarantineIsPrivate looks for it as a worker.
+func TestQuarantineIsPrivate(t *testing.T) {
+	t.Parallel()
+	srv := quarantined(t, nil)
+	nc := srv.Connect(nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	sub, err := nc.SubscribeSync(">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	srv.Deliver(bridgetest.Delivery{Secret: "whsec_other"})
+	list(t, srv, 1)
+	srv.Deliver(bridgetest.Delivery{}) // the first message there is
+	if m, err := sub.NextMsg(bridgetest.Patience); err != nil || m.Subject != "job.completed" {
+		t.Fatal(m, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if s, err := srv.JetStream().Stream(ctx, "QUARANTINE"); err == nil {
+		t.Fatal(s.CachedInfo())
+	}
+}
+
+// TestQuarantineFlood sends far more forgeries from one source than the
+// quarantine holds: what others sent before and send after is in it.
+func TestQuarantineFlood(t *testing.T) {
+	t.Parallel()
+	_, loopback, err := net.ParseCIDR("127.0.0.0/8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := quarantined(t, func(c *bridgetest.Config) {
+		c.QuarantineBytes = 1 << 20
+		c.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	})
+	from := func(source string, i int) bridgetest.Delivery {
+		return bridgetest.Delivery{ID: fmt.Sprintf("%s-%d", source, i), Secret: "whsec_new", Header: http.Header{"X-Forwarded-For": {source}}}
+	}
+	post := func(d bridgetest.Delivery) {
+		if r, err := srv.Post(d); err != nil || r.Code != 400 {
+			t.Error(r.Code, err)
+		}
+	}
+	post(from("192.0.2.1", 0))
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := range 500 { // one network, whatever the address in it
+				post(from(fmt.Sprintf("2001:db8::%x:%x", w+1, i), w*500+i))
+			}
+		})
+	}
+	wg.Wait()
+	post(from("192.0.2.2", 0))
+	post(from("2001:db8:0:1::1", 0))
+	kept := srv.Quarantine.Kept()
+	if kept["kept"] < 50 || kept["kept"] > 400 || kept["source_limit"]+kept["busy"] < 1600 {
+		t.Errorf("%v", kept)
+	}
+	n := int(kept["kept"])
+	others := map[string]int{}
+	for _, e := range list(t, srv, n) {
+		if !strings.HasPrefix(e.Remote, "2001:db8::") {
+			others[e.Remote]++
+		}
+	}
+	if len(others) != 3 {
+		t.Errorf("%v", others)
+	}
+}
+
+// TestQuarantineBounds drops the oldest, and what is too large.
+func TestQuarantineBounds(t *testing.T) {
+	t.Parallel()
+	_, loopback, err := net.ParseCIDR("127.0.0.0/8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := quarantined(t, func(c *bridgetest.Config) {
+		c.QuarantineBytes = 1 << 20
+		c.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	})
+	pad := func(n int) []byte {
+		return fmt.Appendf(nil, `{"id":"big","status":"COMPLETED","pad":"%s"}`, strings.Repeat("x", n))
+	}
+	srv.Deliver(bridgetest.Delivery{Payload: pad(bridge.DefaultQuarantineMaxBody), Secret: "whsec_new"})
+	if kept := srv.Quarantine.Kept(); kept["size"] != 1 || kept["kept"] != 0 {
+		t.Fatal(kept)
+	}
+	for source := range 40 { // together twice what they may fill
+		srv.Deliver(bridgetest.Delivery{Payload: pad(25 << 10), Secret: "whsec_new", Header: http.Header{"X-Forwarded-For": {fmt.Sprintf("192.0.2.%d", source)}}})
+	}
+	kept := srv.Quarantine.Kept()
+	if kept["limit"] == 0 || kept["kept"] == 0 || kept["limit"]+kept["kept"] != 40 {
+		t.Fatal(kept)
+	}
+	list(t, srv, int(kept["kept"]))
+	if _, size, err := srv.Quarantine.Size(t.Context()); err != nil || size > 1<<20 {
+		t.Fatal(size, err)
+	}
+}
+
+// TestClockSkew warns before deliveries are refused.
+func TestClockSkew(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.WarnLevel)
+	health := bridge.NewHealth()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.Logger, srv.Config.Bridge.Health = zap.New(core), health
+	srv.Start()
+	deliver := func(n int, off time.Duration) {
+		for range n {
+			if r := srv.Deliver(bridgetest.Delivery{SignedAt: srv.Now().Add(-off)}); r.Code != 200 {
+				t.Fatal(r.Code)
+			}
+		}
+	}
+	reasons := func() string { return strings.Join(health.Report().Reasons, " ") }
+	deliver(16, time.Second)
+	deliver(7, 4*time.Minute) // replayed, or late: the rest tells the time
+	if got := reasons(); got != "" || logs.Len() != 0 {
+		t.Fatal(got, logs.All())
+	}
+	deliver(16, 100*time.Second)
+	if got := reasons(); !strings.Contains(got, "1m4") || !strings.Contains(got, "ahead of") || logs.FilterMessage("clock").Len() != 1 {
+		t.Fatalf("%q %v", got, logs.All())
+	}
+	if v := gauge(t, srv, "jobbridge_clock_skew_seconds"); v < 99 || v > 105 {
+		t.Error(v)
+	}
+	deliver(16, 0)
+	if got := reasons(); got != "" {
+		t.Fatal(got)
+	}
+	deliver(16, -100*time.Second)
+	if got := reasons(); !strings.Contains(got, "behind") {
+		t.Fatal(got)
+	}
+}
+
+func gauge(t *testing.T, srv *bridgetest.Server, name string) float64 {
+	t.Helper()
+	families, err := srv.Metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("no %s", name)
+	return 0
+}
