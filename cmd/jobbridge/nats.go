@@ -23,6 +23,7 @@ type natsFlags struct {
 	NatsCA           string   `name:"nats-ca" help:"File with the certificates that the server's is checked against; default: the system's." placeholder:"FILE" type:"path"`
 	NatsCert         string   `help:"Client certificate." placeholder:"FILE" type:"path"`
 	NatsKey          string   `help:"Key of --nats-cert." placeholder:"FILE" type:"path"`
+	NatsInbox        string   `help:"Prefix of the subjects that answers come on. Default: _INBOX_BRIDGE for serve and stream audit, else NATS's own." placeholder:"PREFIX"`
 	NatsDomain       string   `help:"JetStream domain." placeholder:"NAME"`
 }
 

@@ -164,7 +164,7 @@ func (c *serveCmd) openRemote(s *storage, o operator) error {
 	}
 	o.health.Set(remotePart, c.unreachable(), "the remote stream was not seen yet")
 	s.remote, err = remote.Open(remote.Options{
-		Connect: connect, Domain: c.NatsDomain, Stream: c.Stream, Needs: needs, Logger: o.log.Named("remote"),
+		Connect: connect, Domain: c.NatsDomain, Inbox: c.NatsInbox, Stream: c.Stream, Needs: needs, Logger: o.log.Named("remote"),
 		OnStatus: func(status remote.Status) { c.judge(o.health, status) },
 	})
 	if err != nil {
@@ -221,7 +221,7 @@ func (c *serveCmd) openRelay(ctx, run context.Context, s *storage, stream publis
 	}
 	parking := relay.NewParking(s.journal.Private(), parked, s.journal.Commit, forward)
 	s.relay, err = relay.New(relay.Options{
-		Source: s.journal.Stream(), Consumer: journal.RelayConsumer, Remote: forward, Park: parking.Park,
+		Source: s.journal.Stream(), Consumer: journal.RelayConsumer, Remote: forward, Await: s.remote.Await, Park: parking.Park,
 		Ledger: filepath.Join(s.journal.Dir(), "relay.json"), DedupeWindow: func() time.Duration { return s.remote.Status().Window },
 		OnTrouble: func(err error) { setReason(o.health, relayPart, bridge.Journaling, relayTrouble(err)) }, Logger: o.log.Named("relay"),
 	})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/alecthomas/units"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -105,6 +107,7 @@ type streamAuditCmd struct {
 
 // Run audits the stream.
 func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
+	c.NatsInbox = cmp.Or(c.NatsInbox, remote.Inbox) // as serve would
 	nc, js, err := c.connect()
 	if err != nil {
 		return err
@@ -125,7 +128,7 @@ func (f auditFlags) audit(ctx context.Context, s streams, nc *nats.Conn, js jets
 		return fmt.Errorf("stream %s does not exist: jobbridge stream create", stream)
 	}
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", stream, err)
+		return fmt.Errorf("stream %s: %w: may the user ask for it, and may it subscribe to the answers (--nats-inbox)?", stream, err)
 	}
 	needs := publisher.Needs{Subject: subject, Tolerance: f.Tolerance, MaxBody: int(f.MaxBody)}
 	findings := needs.Audit(found.CachedInfo().Config, nc.MaxPayload())
@@ -163,6 +166,9 @@ func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream
 	connect, err := f.connector()
 	if err != nil {
 		return nil, nil, err
+	}
+	if f.NatsInbox != "" {
+		more = append(more, nats.CustomInboxPrefix(f.NatsInbox))
 	}
 	nc, err := connect(append([]nats.Option{nats.Name("jobbridge")}, more...)...)
 	if err != nil {

@@ -44,6 +44,9 @@ type Options struct {
 	Consumer string
 	// Remote takes the events.
 	Remote Forwarder
+	// Await returns when it is worth while to try, or an error when ctx ends; nil
+	// means always.
+	Await func(ctx context.Context) error
 	// Park keeps an event that the remote will never take, durably.
 	Park func(ctx context.Context, m *nats.Msg, reason string) error
 	// Ledger is the path of the file that says what has been relayed.
@@ -101,9 +104,10 @@ const (
 	defaultWindow   = 8192
 	defaultBytes    = 64 << 20
 	flushEvery      = time.Second
-	// tryTimeout bounds one attempt.
-	tryTimeout = 5 * time.Second
-	maxBackoff = 5 * time.Second
+	// tryTimeout bounds one attempt; what a leader took with it is sent again
+	// then.
+	tryTimeout = 2 * time.Second
+	maxBackoff = 2 * time.Second
 	// ackWait is how long the server waits before it delivers an event again
 	// that is held here; such a one is recognized.
 	ackWait = time.Hour
@@ -258,7 +262,9 @@ func (r *Relay) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case i := <-r.ready:
-			r.send(ctx, i)
+			if r.opts.Await == nil || r.opts.Await(ctx) == nil {
+				r.send(ctx, i)
+			}
 		}
 	}
 }

@@ -11,6 +11,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,9 @@ type Options struct {
 	Domain string
 	// Stream is the stream's name; empty means [publisher.DefaultStream].
 	Stream string
+	// Inbox is the prefix of the subjects that answers come on; empty means
+	// [Inbox].
+	Inbox string
 	// Needs is what the stream is audited for.
 	Needs publisher.Needs
 	// OnStatus is called after each change of the status, one call at a time;
@@ -111,6 +115,9 @@ type Remote struct {
 	status Status
 	denied map[string]time.Time // subject → when the server last refused it
 	up     chan struct{}        // closed while connected
+	// link ends with the present connection.
+	link     context.Context //nolint:containedctx // it stands for the connection, not for a call
+	linkDown context.CancelCauseFunc
 
 	tell  chan struct{} // a look at the stream is due
 	stop  context.CancelFunc
@@ -147,10 +154,11 @@ func Open(o Options) (*Remote, error) {
 	}
 	r := &Remote{opts: o, log: o.Logger, denied: make(map[string]time.Time), up: make(chan struct{}), tell: make(chan struct{}, 1)}
 	r.status.Problem = "not connected yet"
+	r.link, r.linkDown = context.WithCancelCause(context.Background())
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	conn, err := o.Connect(
-		nats.Name("jobbridge"), nats.CustomInboxPrefix(Inbox), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.Name("jobbridge"), nats.CustomInboxPrefix(cmp.Or(o.Inbox, Inbox)), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
 		// Without a buffer, what is refused now is not sent later.
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(maxPings), nats.Timeout(dialTimeout),
@@ -212,17 +220,24 @@ func (*Remote) Commit(context.Context) error { return nil }
 func (*Remote) Err() error { return nil }
 
 // PublishMsg implements [publisher.JetStream]: it waits for a connection and
-// then tries once.
+// then tries once. If that connection ends, so does the try: the answer would
+// have come on it.
 func (r *Remote) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
 	if err := r.refused(msg.Subject); err != nil {
 		return nil, err
 	}
-	if err := r.await(ctx); err != nil {
+	if err := r.Await(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", nats.ErrDisconnected, err)
 	}
-	ack, err := r.js.PublishMsg(ctx, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
+	try, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.mu.Lock()
+	link := r.link
+	r.mu.Unlock()
+	defer context.AfterFunc(link, func() { cancel(context.Cause(link)) })()
+	ack, err := r.js.PublishMsg(try, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
 	if err != nil && !answered(err) {
-		return nil, fmt.Errorf("%w: %w: %w", publisher.ErrUnavailable, publisher.ErrUnknown, err)
+		return nil, fmt.Errorf("%w: %w: %w", publisher.ErrUnavailable, publisher.ErrUnknown, cmp.Or(context.Cause(try), err))
 	}
 	return ack, err
 }
@@ -282,8 +297,8 @@ func apiSubjects(stream string) []string {
 	return []string{"$JS.API.STREAM.INFO." + stream, "$JS.API.DIRECT.GET." + stream, "$JS.API.STREAM.MSG.GET." + stream}
 }
 
-// await returns when there is a connection.
-func (r *Remote) await(ctx context.Context) error {
+// Await returns when there is a connection.
+func (r *Remote) Await(ctx context.Context) error {
 	r.mu.Lock()
 	up := r.up
 	r.mu.Unlock()
@@ -311,11 +326,12 @@ func (r *Remote) connected(c *nats.Conn) {
 	r.mu.Lock()
 	if !r.status.Connected {
 		close(r.up)
+		r.link, r.linkDown = context.WithCancelCause(context.Background())
 	}
 	clear(r.denied)
 	again := r.status.Connected
 	r.status.Connected, r.status.Audited, r.status.Denied, r.status.Problem = true, false, false, "the stream was not looked at yet"
-	r.status.URL, r.status.Reconnects = c.ConnectedUrlRedacted(), c.Statistics.Reconnects
+	r.status.URL, r.status.Reconnects = c.ConnectedUrlRedacted(), c.Stats().Reconnects
 	r.mu.Unlock()
 	if !again {
 		r.log.Info("connected to NATS", zap.String("url", c.ConnectedUrlRedacted()))
@@ -332,9 +348,9 @@ func (r *Remote) disconnected(c *nats.Conn, err error) {
 	was := r.status
 	if was.Connected {
 		r.up = make(chan struct{})
+		r.linkDown(nats.ErrDisconnected)
 	}
-	denied := errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
-		errors.Is(err, nats.ErrAccountAuthExpired) || strings.Contains(strings.ToLower(err.Error()), "authorization violation")
+	denied := isAuthError(err)
 	if denied {
 		problem += ": check the credentials"
 	}
@@ -342,13 +358,29 @@ func (r *Remote) disconnected(c *nats.Conn, err error) {
 	r.mu.Unlock()
 	if was.Connected || was.Problem != problem {
 		r.log.Warn("NATS", zap.String("problem", problem))
+		r.look()
 	}
-	r.look()
+}
+
+// isAuthError reports whether the server knows the user no longer, or not yet.
+func isAuthError(err error) bool {
+	for _, auth := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
+		if errors.Is(err, auth) {
+			return true
+		}
+	}
+	return false
 }
 
 // asyncError learns of what the server refuses: it does not say so to whoever
 // asked.
-func (r *Remote) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
+func (r *Remote) asyncError(c *nats.Conn, _ *nats.Subscription, err error) {
+	if isAuthError(err) {
+		if !c.IsConnected() {
+			r.disconnected(c, err)
+		}
+		return
+	}
 	r.log.Warn("NATS", zap.Error(err))
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return
@@ -413,6 +445,10 @@ func (r *Remote) run(ctx context.Context) {
 // audit looks at the stream once.
 func (r *Remote) audit(ctx context.Context) {
 	if !r.conn.IsConnected() {
+		// Of what goes wrong after the TCP connection, nobody is told otherwise.
+		if err := r.conn.LastError(); err != nil {
+			r.disconnected(r.conn, err)
+		}
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)

@@ -1,0 +1,137 @@
+package fault
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/natsd"
+	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/test/traffic"
+)
+
+// answerWithin bounds every answer, whatever NATS does.
+const answerWithin = 5 * time.Second
+
+// TestDirect interrupts the way to the remote stream that a 2xx waits for.
+func TestDirect(t *testing.T) {
+	t.Parallel()
+	length := 3 * time.Second
+	if full() {
+		length = 10 * time.Second
+	}
+	for name, fault := range map[string]struct {
+		begin func(*testing.T, relayed)
+		end   func(*testing.T, relayed)
+		// unready says that the fault must show on /readyz.
+		unready bool
+	}{
+		"stall":     {func(_ *testing.T, r relayed) { r.proxy.Stall() }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, true},
+		"reset":     {func(_ *testing.T, r relayed) { r.proxy.Reset() }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, true},
+		"half open": {func(_ *testing.T, r relayed) { r.proxy.HalfOpen() }, func(*testing.T, relayed) {}, false},
+		"delay":     {func(_ *testing.T, r relayed) { r.proxy.Delay(300 * time.Millisecond) }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, false},
+		"down":      {func(_ *testing.T, r relayed) { r.proxy.Down() }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, true},
+		"killed":    {func(t *testing.T, r relayed) { r.nats.Kill(t) }, func(t *testing.T, r relayed) { r.nats.Restart(t) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := natsd.Deployed(t)
+			js := srv.AdminJS(t)
+			natsd.CreateStream(t, js, 1)
+			proxy := natsd.NewProxy(t, srv.URL)
+			r := relayed{start(t, process.Options{Args: asBridge(t, proxy.URL, "--journal", "off")}), srv, proxy, js}
+			r.awaitState(t, "ready", "")
+			l := r.load(t, traffic.Options{Senders: 8, Pad: 2000, Pace: 5 * time.Millisecond, Forge: true})
+			var recovered time.Duration
+			for range rounds(1, 5) {
+				l.AwaitAcked(t, 50)
+				fault.begin(t, r)
+				if fault.unready {
+					r.awaitState(t, "unavailable", "")
+				}
+				pause(length)
+				fault.end(t, r)
+				restored := time.Now()
+				traffic.Eventually(t, 20*time.Second, func() error {
+					if at := l.AckedAfter(restored); !at.IsZero() {
+						recovered = max(recovered, at.Sub(restored))
+						return nil
+					}
+					return errNotYet
+				})
+				r.awaitState(t, "ready", "")
+			}
+			l.AwaitAcked(t, 50)
+			l.Stop()
+			if slowest := l.Slowest(); slowest > answerWithin {
+				t.Errorf("an answer took %s", slowest)
+			}
+			for code := range l.Codes() {
+				if code != 200 && code != 503 {
+					t.Errorf("answers: %v %v", l.Codes(), l.Errors())
+				}
+			}
+			v := l.Check(t, srv.Connect(t, "worker"), "JOBS")
+			t.Logf("direct, %s: %s; answers %v, the slowest %s; recovered within %s", name, v, l.Codes(), l.Slowest().Round(time.Millisecond), recovered.Round(time.Millisecond))
+		})
+	}
+}
+
+// TestDirectCluster kills the leader under load: what is answered is stored.
+func TestDirectCluster(t *testing.T) {
+	t.Parallel()
+	nodes := natsd.Cluster(t, 3)
+	natsd.CreateStream(t, nodes.AdminJS(t), 3)
+	var urls []string
+	for _, n := range nodes {
+		urls = append(urls, n.URL)
+	}
+	b := start(t, process.Options{Args: asBridge(t, strings.Join(urls, ","), "--journal=off")})
+	b.awaitState(t, "ready", "")
+	l := b.load(t, traffic.Options{Senders: 8, Pad: 2000, Pace: 5 * time.Millisecond})
+	for range rounds(1, 5) {
+		l.AwaitAcked(t, 100)
+		leader := nodes.Leader(t, "JOBS")
+		leader.Kill(t)
+		l.AwaitAcked(t, 50)
+		leader.Restart(t)
+		nodes.Await(t)
+	}
+	l.Stop()
+	if slowest := l.Slowest(); slowest > answerWithin {
+		t.Errorf("an answer took %s", slowest)
+	}
+	v := l.Check(t, nodes.Connect(t, "worker"), "JOBS")
+	t.Logf("direct, leader killed: %s; answers %v, the slowest %s", v, l.Codes(), l.Slowest().Round(time.Millisecond))
+}
+
+// TestDirectMisconfigured starts without a stream, and without permission: it
+// says what to do, and goes on when that was done.
+func TestDirectMisconfigured(t *testing.T) {
+	t.Parallel()
+	srv := natsd.Deployed(t)
+	b := start(t, process.Options{Args: asBridge(t, srv.URL, "--journal=off")})
+	b.awaitState(t, "misconfigured", "jobbridge stream create")
+	out, _, code := process.Run(t, strings.NewReader(`{"id":"a","status":"COMPLETED"}`), "send", "--url", b.Webhook, "--file", "-")
+	if code != 1 || !strings.HasPrefix(out, "503 ") {
+		t.Fatal(code, out)
+	}
+	admin := passwordFile(t, "admin")
+	if out, stderr, code := process.Run(t, nil, "stream", "create", "--nats-url", srv.URL, "--nats-user", "admin", "--nats-password-file", admin); code != 0 {
+		t.Fatal(out, stderr)
+	}
+	b.awaitState(t, "ready", "")
+	if out, stderr, code := process.Run(t, nil, append([]string{"stream", "audit"}, asBridge(t, srv.URL)...)...); code != 0 || !strings.Contains(out, "nothing to change") {
+		t.Fatal(out, stderr)
+	}
+	out, _, code = process.Run(t, strings.NewReader(`{"id":"a","status":"COMPLETED"}`), "send", "--url", b.Webhook, "--file", "-")
+	if code != 0 || !strings.Contains(out, `"durability":"remote"`) || !strings.Contains(out, `"duplicate":false`) {
+		t.Fatal(code, out)
+	}
+	// A second payload of the same job and status: kept, though the bridge may
+	// read no more than it must.
+	out, _, code = process.Run(t, strings.NewReader(`{"id":"a","status":"COMPLETED","x":1}`), "send", "--url", b.Webhook, "--file", "-")
+	if code != 0 || !strings.Contains(out, `"conflict":true`) {
+		t.Fatal(code, out)
+	}
+}

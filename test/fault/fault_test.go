@@ -1,0 +1,166 @@
+// Package fault injects real faults under load, and counts.
+package fault
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/natsd"
+	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/test/traffic"
+)
+
+func TestMain(m *testing.M) { process.Main(m) }
+
+var errNotYet = errors.New("not yet")
+
+// full reports whether the whole of each test is asked for, as .ci/run does:
+// every round, and outages of a minute.
+func full() bool { return os.Getenv("JOBBRIDGE_FAULT") == "full" }
+
+// rounds returns how often a test repeats its fault.
+func rounds(few, all int) int {
+	if full() {
+		return all
+	}
+	return few
+}
+
+// bridged is a bridge that is started again and again, on one folder.
+type bridged struct {
+	*process.Bridge
+	mu   sync.Mutex
+	opts process.Options
+}
+
+// start starts a bridge, or starts it again.
+func start(t testing.TB, o process.Options) *bridged {
+	t.Helper()
+	if o.Dir == "" {
+		o.Dir = filepath.Join(t.TempDir(), "data")
+	}
+	b := &bridged{opts: o}
+	b.again(t)
+	return b
+}
+
+func (b *bridged) again(t testing.TB) {
+	t.Helper()
+	next := process.Start(t, b.opts)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.Bridge = next
+}
+
+// url is where deliveries go now.
+func (b *bridged) url() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Webhook
+}
+
+// load begins to deliver to b.
+func (b *bridged) load(t testing.TB, o traffic.Options) *traffic.Load {
+	t.Helper()
+	o.URL, o.Secret = b.url, process.Secret
+	return traffic.Start(t, o)
+}
+
+// report is what /readyz says.
+type report struct {
+	Code    int
+	State   string
+	Reasons []string
+}
+
+func (b *bridged) ready(t testing.TB) (r report) {
+	t.Helper()
+	resp, err := http.Get(b.Admin + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
+		t.Fatal(err)
+	}
+	r.Code = resp.StatusCode
+	return r
+}
+
+// awaitState waits until /readyz names a state and, among the reasons, a part
+// of one; and checks that its code fits.
+func (b *bridged) awaitState(t testing.TB, state, reason string) {
+	t.Helper()
+	var r report
+	traffic.Eventually(t, 30*time.Second, func() error {
+		if r = b.ready(t); r.State != state || reason != "" && !strings.Contains(strings.Join(r.Reasons, "\n"), reason) {
+			return fmt.Errorf("/readyz says %+v, want %s %q", r, state, reason)
+		}
+		return nil
+	})
+	if serving := slices.Contains([]string{"ready", "journaling"}, state); serving != (r.Code == 200) {
+		t.Errorf("%s is answered %d", state, r.Code)
+	}
+}
+
+// lag is how far the relay is behind.
+func (b *bridged) lag(t testing.TB) (lag uint64) {
+	t.Helper()
+	resp, err := http.Get(b.Admin + "/relay")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var s struct{ Lag uint64 }
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp.Status, err)
+	}
+	return s.Lag
+}
+
+// awaitRelayed waits until the remote has everything, and returns how long that
+// took.
+func (b *bridged) awaitRelayed(t testing.TB) time.Duration {
+	t.Helper()
+	began := time.Now()
+	traffic.Eventually(t, time.Minute, func() error {
+		if lag := b.lag(t); lag > 0 {
+			return fmt.Errorf("the relay is %d events behind", lag)
+		}
+		return nil
+	})
+	return time.Since(began)
+}
+
+// passwordFile writes a password as --nats-password-file wants it.
+func passwordFile(t testing.TB, user string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "password")
+	write(t, path, natsd.Password(user)+"\n")
+	return path
+}
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// asBridge are the flags for a NATS with the shipped configuration, whose user
+// may do no more than it must.
+func asBridge(t testing.TB, url string, more ...string) []string {
+	return append([]string{"--nats-url", url, "--nats-user", "bridge", "--nats-password-file", passwordFile(t, "bridge")}, more...)
+}
+
+// pause lets a fault last. It is the fault's length, not a synchronisation.
+func pause(d time.Duration) { time.Sleep(d) }

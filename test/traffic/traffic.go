@@ -1,0 +1,377 @@
+// Package traffic is the load and the judge of the fault tests: it delivers
+// signed events to a bridge from many senders, remembers what each was answered,
+// and compares that, event by event, with what a stream holds.
+//
+// It promises that [Load.Check] passes only if everything acknowledged is
+// stored, in the bytes that were signed, nothing is stored twice, and nothing
+// is stored that was not signed. Which faults happen meanwhile is left to the
+// tests.
+package traffic
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Statuses are those of each job, in the order they are sent.
+var Statuses = []string{"PENDING", "PROCESSING", "COMPLETED"}
+
+// Options configures a Load. URL and Secret are needed.
+type Options struct {
+	// URL of the webhook; it is asked for each delivery, for a bridge that is
+	// started again elsewhere.
+	URL func() string
+	// Secret that signs.
+	Secret string
+	// Senders at once; 0 means 8.
+	Senders int
+	// Pad is the largest padding of a payload, in bytes; it varies below that.
+	Pad int
+	// Jobs ends each sender after so many jobs; 0 means until Stop.
+	Jobs int
+	// Pace is how long a sender rests after each delivery.
+	Pace time.Duration
+	// Forge also sends a request with a bad signature after each delivery.
+	Forge bool
+}
+
+// Answer is what became of one delivery.
+type Answer struct {
+	// Code of the answer; 0 if there was none.
+	Code int
+	// Sequence of the event in the stream, if it was acknowledged.
+	Sequence uint64 `json:"sequence"`
+	// Duplicate tells that it had been stored before.
+	Duplicate bool `json:"duplicate"`
+	// At is when the answer came, Took how long after the delivery was sent.
+	At   time.Time
+	Took time.Duration
+	// Err is why there was none.
+	Err error
+}
+
+// Load is deliveries under way.
+type Load struct {
+	opts   Options
+	client *http.Client
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	mu      sync.Mutex
+	signed  map[string][]byte // by message id
+	answers map[string]Answer
+	forged  int
+	wrong   []string // forgeries that were not refused
+}
+
+var loads = struct {
+	sync.Mutex
+	n int
+}{}
+
+// Start begins to deliver. It ends with the test, or with [Load.Stop].
+func Start(t testing.TB, o Options) *Load {
+	t.Helper()
+	if o.Senders == 0 {
+		o.Senders = 8
+	}
+	loads.Lock()
+	loads.n++
+	prefix := fmt.Sprintf("load%d", loads.n)
+	loads.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &Load{
+		opts: o, cancel: cancel, signed: make(map[string][]byte), answers: make(map[string]Answer),
+		client: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders}},
+	}
+	for w := range o.Senders {
+		l.work.Go(func() {
+			for job := 0; (o.Jobs == 0 || job < o.Jobs) && ctx.Err() == nil; job++ {
+				for _, status := range Statuses {
+					if ctx.Err() == nil {
+						l.deliver(fmt.Sprintf("%s-%d-%d", prefix, w, job), status)
+					}
+				}
+			}
+		})
+	}
+	t.Cleanup(l.Stop)
+	return l
+}
+
+// Stop ends the load and waits for the answers under way.
+func (l *Load) Stop() {
+	l.cancel()
+	l.work.Wait()
+	l.client.CloseIdleConnections()
+}
+
+// Wait waits until a load with a number of jobs has sent them all.
+func (l *Load) Wait() { l.work.Wait() }
+
+func (l *Load) deliver(id, status string) {
+	pad := 0
+	if l.opts.Pad > 0 {
+		pad = rand.IntN(l.opts.Pad)
+	}
+	payload := fmt.Appendf(nil, `{"id":%q,"status":%q,"pad":%q}`, id, status, strings.Repeat("x", pad))
+	key := "sync:" + id + ":" + status
+	l.mu.Lock()
+	l.signed[key] = payload
+	l.mu.Unlock()
+	answer := l.post(verify.Sign(l.opts.Secret, time.Now(), payload), payload)
+	l.mu.Lock()
+	l.answers[key] = answer
+	l.mu.Unlock()
+	if l.opts.Forge {
+		forgery := fmt.Appendf(nil, `{"id":%q,"status":"FORGED"}`, id)
+		if a := l.post(verify.Sign("whsec_forged", time.Now(), forgery), forgery); a.Err == nil {
+			l.mu.Lock()
+			l.forged++
+			if a.Code != http.StatusBadRequest && a.Code != http.StatusServiceUnavailable {
+				l.wrong = append(l.wrong, fmt.Sprint(id, ": ", a.Code))
+			}
+			l.mu.Unlock()
+		}
+	}
+	time.Sleep(l.opts.Pace)
+}
+
+func (l *Load) post(header string, body []byte) (a Answer) {
+	start := time.Now()
+	defer func() { a.At = time.Now(); a.Took = a.At.Sub(start) }()
+	req, err := http.NewRequest(http.MethodPost, l.opts.URL(), bytes.NewReader(body))
+	if err != nil {
+		return Answer{Err: err}
+	}
+	req.Header.Set(verify.HeaderName, header)
+	resp, err := l.client.Do(req)
+	if err != nil {
+		return Answer{Err: err}
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	a.Code, a.Err = resp.StatusCode, err
+	if err == nil && a.Code == http.StatusOK {
+		a.Err = json.Unmarshal(data, &a)
+	}
+	return a
+}
+
+// Acked returns how many deliveries were acknowledged so far.
+func (l *Load) Acked() int { return l.Codes()[http.StatusOK] }
+
+// Codes counts the answers by their code; 0 stands for none.
+func (l *Load) Codes() map[int]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	codes := make(map[int]int)
+	for _, a := range l.answers {
+		codes[a.Code]++
+	}
+	return codes
+}
+
+// Slowest returns the longest time that any answer took.
+func (l *Load) Slowest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var longest time.Duration
+	for _, a := range l.answers {
+		longest = max(longest, a.Took)
+	}
+	return longest
+}
+
+// Errors returns the errors of deliveries that had no answer.
+func (l *Load) Errors() (errs []error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, a := range l.answers {
+		if a.Err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", key, a.Err))
+		}
+	}
+	return errs
+}
+
+// AckedAfter returns when the first delivery was acknowledged that was sent
+// after t; zero if there is none yet.
+func (l *Load) AckedAfter(t time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var first time.Time
+	for _, a := range l.answers {
+		if a.Code == http.StatusOK && a.At.Add(-a.Took).After(t) && (first.IsZero() || a.At.Before(first)) {
+			first = a.At
+		}
+	}
+	return first
+}
+
+// AwaitAcked waits until n more deliveries are acknowledged.
+func (l *Load) AwaitAcked(t testing.TB, n int) {
+	t.Helper()
+	want := l.Acked() + n
+	Eventually(t, 30*time.Second, func() error {
+		if got := l.Acked(); got < want {
+			return fmt.Errorf("%d acknowledged, want %d; answers %v", got, want, l.Codes())
+		}
+		return nil
+	})
+}
+
+// Eventually waits until f returns nil.
+func Eventually(t testing.TB, patience time.Duration, f func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after %s: %v", patience, err)
+		}
+	}
+}
+
+// Message is one that a stream holds.
+type Message struct {
+	Sequence uint64
+	ID       string
+	Data     []byte
+	Stored   time.Time
+}
+
+// Stored reads the whole of a stream.
+func Stored(ctx context.Context, nc *nats.Conn, name string) ([]Message, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	left := int(stream.CachedInfo().State.Msgs)
+	if left == 0 {
+		return nil, nil
+	}
+	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return nil, fmt.Errorf("consumer: %w", err)
+	}
+	var all []Message
+	for left > 0 {
+		batch, err := consumer.Fetch(min(left, 500), jetstream.FetchMaxWait(10*time.Second))
+		if err != nil {
+			return nil, fmt.Errorf("fetch: %w", err)
+		}
+		got := 0
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, Message{meta.Sequence.Stream, m.Headers().Get(jetstream.MsgIDHeader), bytes.Clone(m.Data()), meta.Timestamp})
+			got++
+		}
+		if left -= got; got == 0 {
+			return nil, fmt.Errorf("%d messages did not come: %w", left, batch.Error())
+		}
+	}
+	return all, nil
+}
+
+// Verdict counts what [Load.Judge] found.
+type Verdict struct {
+	Signed, Acked, Stored, Forged    int
+	Lost, Twice, Foreign, OutOfOrder []string
+}
+
+// String returns the counts.
+func (v Verdict) String() string {
+	return fmt.Sprintf("%d signed, %d acknowledged, %d stored, %d forged: %d lost, %d twice, %d foreign, %d out of order", v.Signed, v.Acked, v.Stored, v.Forged,
+		len(v.Lost), len(v.Twice), len(v.Foreign), len(v.OutOfOrder))
+}
+
+// Err returns an error that names some of what is wrong, or nil.
+func (v Verdict) Err() error {
+	var errs []error
+	for what, list := range map[string][]string{"acknowledged and lost": v.Lost, "stored twice": v.Twice, "stored, but never signed": v.Foreign, "out of order": v.OutOfOrder} {
+		if len(list) > 0 {
+			slices.Sort(list)
+			errs = append(errs, fmt.Errorf("%s: %d, such as %v", what, len(list), list[:min(len(list), 5)]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Judge compares what was signed and acknowledged with what is stored. owed
+// says which acknowledged deliveries must be there; nil means all.
+func (l *Load) Judge(stored []Message, owed func(Answer) bool) Verdict {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := Verdict{Signed: len(l.signed), Stored: len(stored), Forged: l.forged}
+	v.Foreign = append(v.Foreign, l.wrong...)
+	seen := make(map[string]bool, len(stored))
+	last := make(map[string]int) // job → index of its last status
+	for _, m := range stored {
+		if seen[m.ID] {
+			v.Twice = append(v.Twice, m.ID)
+		}
+		seen[m.ID] = true
+		if payload, ok := l.signed[m.ID]; !ok || !bytes.Equal(payload, m.Data) {
+			v.Foreign = append(v.Foreign, m.ID)
+		}
+		if at := strings.LastIndexByte(m.ID, ':'); at > 0 {
+			job, rank := m.ID[:at], slices.Index(Statuses, m.ID[at+1:])
+			if rank < last[job] {
+				v.OutOfOrder = append(v.OutOfOrder, m.ID)
+			}
+			last[job] = max(last[job], rank)
+		}
+	}
+	for key, a := range l.answers {
+		if a.Code != http.StatusOK {
+			continue
+		}
+		v.Acked++
+		if !seen[key] && (owed == nil || owed(a)) {
+			v.Lost = append(v.Lost, key)
+		}
+	}
+	return v
+}
+
+// Check fails the test unless the verdict is good, and returns it.
+func (l *Load) Check(t testing.TB, nc *nats.Conn, stream string) Verdict {
+	t.Helper()
+	var stored []Message
+	Eventually(t, time.Minute, func() (err error) { // a cluster may be electing a leader still
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		stored, err = Stored(ctx, nc, stream)
+		return err
+	})
+	v := l.Judge(stored, nil)
+	if err := v.Err(); err != nil {
+		t.Errorf("%s:\n%v", v, err)
+	}
+	return v
+}
