@@ -47,6 +47,7 @@ type storage struct {
 const (
 	journalPart = "journal"
 	roomPart    = "room"
+	diskPart    = "disk"
 	remotePart  = "remote"
 	relayPart   = "relay"
 )
@@ -141,6 +142,7 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 	if s.journal, err = journal.Open(ctx, options); err != nil {
 		return err
 	}
+	o.health.Set(diskPart, bridge.Ready, s.journal.Warnings()...)
 	return o.registry.Register(journalCollector{s.journal})
 }
 

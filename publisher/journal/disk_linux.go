@@ -25,3 +25,19 @@ func openFileSystem(dir string) (*files, error) {
 		close: f.Close,
 	}, nil
 }
+
+// volatile says in words why what is in dir does not outlive the machine or the
+// container, or returns "".
+func volatile(dir string) string {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil {
+		return "" // the journal's own work on it will say
+	}
+	switch int64(st.Type) { //nolint:unconvert // the type differs between architectures
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
+		return "tmpfs: it is in memory, and a reboot or a power cut loses it, fsync or not"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlayfs: it is a container's own layer, and goes with the container"
+	}
+	return ""
+}

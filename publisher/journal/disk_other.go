@@ -9,3 +9,5 @@ const hasSyncfs = false
 func openFileSystem(string) (*files, error) {
 	return nil, errors.New("syncfs(2) is for Linux")
 }
+
+func volatile(string) string { return "" }

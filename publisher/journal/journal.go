@@ -180,6 +180,9 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	j.watch.Go(j.commit.run)
 	j.watch.Go(j.watchHealth)
 	j.watch.Go(j.watchSize)
+	for _, w := range j.Warnings() {
+		j.log.Warn("journal", zap.String("warning", w))
+	}
 	j.log.Info("journal open", zap.String("dir", o.Dir), zap.String("durability", string(o.Durability)),
 		zap.String("method", string(method)), zap.String("nats", j.URL()))
 	return j, nil
@@ -245,6 +248,15 @@ func (j *Journal) Dir() string { return j.opts.Dir }
 
 // SyncAlways reports whether the server syncs each message by itself.
 func (j *Journal) SyncAlways() bool { return j.syncAlways }
+
+// Warnings are, in words, what makes the journal worth less than its
+// [Journal.Durability] says.
+func (j *Journal) Warnings() []string {
+	if why := volatile(j.opts.Dir); why != "" {
+		return []string{"the data folder " + j.opts.Dir + " is on " + why + ": choose a folder on a disk"}
+	}
+	return nil
+}
 
 // URL is where workers connect, or "" if the journal does not listen.
 func (j *Journal) URL() string {
