@@ -17,6 +17,7 @@ import (
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
+	"github.com/jobbridge/jobbridge/verify"
 )
 
 func TestMain(m *testing.M) { process.Main(m) }
@@ -154,6 +155,11 @@ func write(t testing.TB, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// signed returns a header and the body that it signs.
+func signed(body string) (string, string) {
+	return verify.Sign(process.Secret, time.Now(), []byte(body)), body
 }
 
 // asBridge are the flags for a NATS with the shipped configuration, whose user

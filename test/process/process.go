@@ -81,6 +81,8 @@ type Options struct {
 	Stdout io.Writer
 	// Wrap is put in front of the command, for a tracer.
 	Wrap []string
+	// Files are inherited by the bridge, from descriptor 3 on.
+	Files []*os.File
 }
 
 // Start starts a bridge and waits until it is ready. It is killed with the
@@ -105,7 +107,7 @@ func Launch(t testing.TB, o Options) *Bridge {
 		"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"}, o.Args)
 	b := &Bridge{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	b.Cmd.Env = append(Environ(), o.Env...)
-	b.Cmd.Stdout, b.Cmd.Stderr = o.Stdout, &b.log
+	b.Cmd.Stdout, b.Cmd.Stderr, b.Cmd.ExtraFiles = o.Stdout, &b.log, o.Files
 	b.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a tracer and its bridge end together
 	if err := b.Cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -46,6 +46,8 @@ type Options struct {
 	Jobs int
 	// Pace is how long a sender rests after each delivery.
 	Pace time.Duration
+	// NoKeepAlive makes a connection for each delivery.
+	NoKeepAlive bool
 	// Forge also sends a request with a bad signature after each delivery.
 	Forge bool
 }
@@ -97,7 +99,7 @@ func Start(t testing.TB, o Options) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{
 		opts: o, cancel: cancel, signed: make(map[string][]byte), answers: make(map[string]Answer),
-		client: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders}},
+		client: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableKeepAlives: o.NoKeepAlive}},
 	}
 	for w := range o.Senders {
 		l.work.Go(func() {
