@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -81,6 +82,7 @@ type block struct {
 type blockSet struct {
 	dir      string
 	folder   *os.File
+	first    fs.FileInfo // of folder, as it was opened
 	syncFile func(*os.File) error
 	blocks   map[int]*block
 	order    []int // indexes, ascending
@@ -123,7 +125,11 @@ func openBlocks(dir string, syncFile func(*os.File) error) (*files, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &blockSet{dir: dir, folder: folder, syncFile: syncFile, blocks: make(map[int]*block)}
+	info, err := folder.Stat()
+	if err != nil {
+		return nil, errors.Join(err, folder.Close())
+	}
+	s := &blockSet{dir: dir, folder: folder, first: info, syncFile: syncFile, blocks: make(map[int]*block)}
 	return &files{sync: s.sync, close: s.close}, nil
 }
 
@@ -140,9 +146,13 @@ const mtimeSlack = 100 * time.Millisecond
 // sync makes every change to the blocks and their folder durable that happened
 // before the call.
 func (s *blockSet) sync() (int, error) {
-	info, err := s.folder.Stat()
+	// By its name: the descriptor of a folder that was removed goes on to work.
+	info, err := os.Lstat(s.dir)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("the journal's folder is gone: %w", err)
+	}
+	if !os.SameFile(info, s.first) {
+		return 0, fmt.Errorf("the journal's folder %s was replaced by another", s.dir)
 	}
 	changed := !info.ModTime().Equal(s.modified)
 	n := 0
@@ -210,6 +220,10 @@ func (s *blockSet) list() (bool, error) {
 		if b := s.blocks[i]; b != nil && (was == nil || !os.SameFile(was, b.info)) {
 			changed = true
 		}
+	}
+	// The store never unlinks its last block before it has begun another.
+	if n := len(s.order); n > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(seen)), func(i int) bool { return i >= s.order[n-1] }) {
+		return false, fmt.Errorf("message block %d was removed from %s while the journal was writing to it", s.order[n-1], s.dir)
 	}
 	for i, b := range s.blocks {
 		if !seen[i] {

@@ -126,6 +126,9 @@ type Journal struct {
 	fullness string        // why it is full, or ""; guarded by trimming
 	trimmed  atomic.Uint64 // bytes
 
+	salvaged []salvage
+	damage   []string // in words
+
 	fail   sync.Once
 	failed chan struct{}
 	err    error // why it failed; set before failed is closed
@@ -158,6 +161,9 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	if err := j.lock.checkClock(o); err != nil {
 		return nil, err
 	}
+	if err := j.lookForDamage(); err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
 	method := o.Method
 	if err := j.start(ctx, method == Always && o.Durability == publisher.Fsync); err != nil {
 		return nil, err
@@ -170,6 +176,9 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 			}
 		}
 	}
+	if err := errors.Join(j.checkEnd(ctx), j.restoreDamaged(ctx)); err != nil {
+		return nil, err
+	}
 	// A stream whose meta.inf never reached the disk loses all that is in it.
 	if err := syncTree(o.Dir, created, o.Sync); err != nil {
 		return nil, fmt.Errorf("sync %s: %w", o.Dir, err)
@@ -180,8 +189,8 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	j.watch.Go(j.commit.run)
 	j.watch.Go(j.watchHealth)
 	j.watch.Go(j.watchSize)
-	for _, w := range j.Warnings() {
-		j.log.Warn("journal", zap.String("warning", w))
+	if why := volatile(j.opts.Dir); why != "" {
+		j.log.Warn("the data folder is on " + why)
 	}
 	j.log.Info("journal open", zap.String("dir", o.Dir), zap.String("durability", string(o.Durability)),
 		zap.String("method", string(method)), zap.String("nats", j.URL()))
@@ -253,9 +262,9 @@ func (j *Journal) SyncAlways() bool { return j.syncAlways }
 // [Journal.Durability] says.
 func (j *Journal) Warnings() []string {
 	if why := volatile(j.opts.Dir); why != "" {
-		return []string{"the data folder " + j.opts.Dir + " is on " + why + ": choose a folder on a disk"}
+		return append([]string{"the data folder " + j.opts.Dir + " is on " + why + ": choose a folder on a disk"}, j.damage...)
 	}
-	return nil
+	return j.damage
 }
 
 // URL is where workers connect, or "" if the journal does not listen.
@@ -315,6 +324,7 @@ func (j *Journal) Close() error {
 	j.close.Do(func() {
 		close(j.stop)
 		j.watch.Wait() // the committer's last act is a commit
+		j.beat()
 		j.shutdown()
 		j.closed = errors.Join(j.commit.files.close(), j.lock.release())
 	})
@@ -337,15 +347,29 @@ func (j *Journal) watchHealth() {
 			return
 		case <-tick.C:
 		}
-		if err := j.health(); err != nil {
+		err := j.health()
+		if _, gone := os.Lstat(j.messages()); gone != nil {
+			err = errors.Join(err, fmt.Errorf("the journal's folder is gone: %w", gone))
+		}
+		if err != nil {
 			j.setFailed(err)
 			return
 		}
 		if n%10 == 0 {
-			j.lock.beat()
+			j.beat()
 			j.commit.request()
 		}
 	}
+}
+
+// beat notes that the journal is alive, and where it ends.
+func (j *Journal) beat() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if info, err := j.stream.Info(ctx); err == nil && j.Err() == nil {
+		j.lock.note(info.State.LastSeq, info.State.NumDeleted)
+	}
+	j.lock.beat()
 }
 
 // healthTries is how often the server is asked anew when it could not look.

@@ -20,6 +20,8 @@ type lock struct {
 	flock *flock.Flock
 	path  string
 	alive time.Time // the file's time before it was taken; zero if it was new
+	last  uint64    // where the journal ended then, as far as it was noted
+	gaps  int       // and how many sequences within were missing
 }
 
 func acquire(dir string) (*lock, error) {
@@ -37,11 +39,26 @@ func acquire(dir string) (*lock, error) {
 		return nil, fmt.Errorf("%w: %s is held by %s: stop it, or choose another data folder", ErrLocked, dir,
 			cmp.Or(strings.TrimSpace(string(holder)), "another process"))
 	}
-	if err := os.WriteFile(l.path, fmt.Appendf(nil, "process %d\n", os.Getpid()), 0o600); err != nil {
+	if text, err := os.ReadFile(l.path); err == nil {
+		var pid int
+		_, _ = fmt.Sscanf(string(text), lockForm, &pid, &l.last, &l.gaps) // what a power cut left of it may be unreadable
+	}
+	if err := l.write(l.last, l.gaps); err != nil {
 		return nil, errors.Join(fmt.Errorf("write lock: %w", err), l.release())
 	}
 	return l, nil
 }
+
+// lockForm is what the file says.
+const lockForm = "process %d, sequence %d, missing %d\n"
+
+func (l *lock) write(last uint64, gaps int) error {
+	return os.WriteFile(l.path, fmt.Appendf(nil, lockForm, os.Getpid(), last, gaps), 0o600)
+}
+
+// note keeps where the journal ends and what is missing in it, for a look at
+// the next start. A missed one only makes that look less strict.
+func (l *lock) note(last uint64, gaps int) { _ = l.write(last, gaps) }
 
 // beat notes that the journal is alive, for checkClock at the next start. A
 // missed one only makes that check stricter.

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -259,38 +258,4 @@ func (j *Journal) trimPoint(first, floor uint64, excess int64) (uint64, error) {
 		}
 	}
 	return upTo, nil
-}
-
-// The layout of a record in a block: its length with a flag for headers, its
-// sequence with flags for what is no event.
-const (
-	recordHead    = 4 + 8
-	headerFlag    = 1 << 31
-	tombstoneFlag = 1 << 62
-	erasedFlag    = 1 << 63
-)
-
-// firstSequence reads the sequence of the first event in a message block
-// (nats-server, filestore.go: writeMsgRecordLocked).
-func firstSequence(path string) (uint64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	var head [recordHead]byte
-	for at := int64(0); ; {
-		if _, err := f.ReadAt(head[:], at); err != nil {
-			return 0, err
-		}
-		length := binary.LittleEndian.Uint32(head[:]) &^ headerFlag
-		seq := binary.LittleEndian.Uint64(head[4:])
-		if seq&(tombstoneFlag|erasedFlag) == 0 {
-			return seq, nil
-		}
-		if length < recordHead {
-			return 0, fmt.Errorf("record at %d has length %d", at, length)
-		}
-		at += int64(length)
-	}
 }

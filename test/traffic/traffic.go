@@ -212,6 +212,15 @@ func (l *Load) Errors() (errs []error) {
 	return errs
 }
 
+// Each calls f for every delivery that was answered, by its message id.
+func (l *Load) Each(f func(id string, a Answer)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, a := range l.answers {
+		f(id, a)
+	}
+}
+
 // AckedAfter returns when the first delivery was acknowledged that was sent
 // after t; zero if there is none yet.
 func (l *Load) AckedAfter(t time.Time) time.Time {
