@@ -347,11 +347,7 @@ func (j *Journal) watchHealth() {
 			return
 		case <-tick.C:
 		}
-		err := j.health()
-		if _, gone := os.Lstat(j.messages()); gone != nil {
-			err = errors.Join(err, fmt.Errorf("the journal's folder is gone: %w", gone))
-		}
-		if err != nil {
+		if err := j.health(); err != nil {
 			j.setFailed(err)
 			return
 		}
@@ -382,7 +378,12 @@ const healthTries = 1000
 // answer says nothing, and must not end the journal.
 func (j *Journal) health() error {
 	for _, s := range j.committed() {
-		if err := j.streamHealth(s); err != nil {
+		err := j.streamHealth(s)
+		// The server's open files outlive their names.
+		if _, gone := os.Lstat(s.messages); gone != nil {
+			err = errors.Join(fmt.Errorf("the journal's folder is gone: %w", gone), err)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -87,7 +87,7 @@ func (b *bridged) ready(t testing.TB) (r report) {
 	t.Helper()
 	resp, err := http.Get(b.Admin + "/readyz")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, b.words())
 	}
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
@@ -111,6 +111,17 @@ func (b *bridged) awaitState(t testing.TB, state, reason string) {
 	if serving := slices.Contains([]string{"ready", "journaling"}, state); serving != (r.Code == 200) {
 		t.Errorf("%s is answered %d", state, r.Code)
 	}
+}
+
+// words is the log without the lines of deliveries.
+func (b *bridged) words() string {
+	var lines []string
+	for line := range strings.Lines(b.Log()) {
+		if !strings.Contains(line, `"msg":"delivery"`) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
 }
 
 // lag is how far the relay is behind.
