@@ -18,6 +18,8 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 func TestMain(m *testing.M) { process.Main(m) }
@@ -122,6 +124,21 @@ func (b *bridged) words() string {
 		}
 	}
 	return strings.Join(lines, "")
+}
+
+// connect is a worker of the embedded server.
+func connect(t *testing.T, b *bridged) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, err := nats.Connect(b.NATS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc, js
 }
 
 // lag is how far the relay is behind.
