@@ -174,10 +174,21 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	return proxies, err
 }
 
-// notify tells systemd, if it asked to be told.
+// notify tells systemd, if it asked to be told. One that does not listen must
+// not hold up deliveries.
 func notify(log *zap.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("notify systemd", zap.Error(err))
+	told := make(chan error, 1)
+	go func() {
+		_, err := daemon.SdNotify(false, state)
+		told <- err
+	}()
+	select {
+	case err := <-told:
+		if err != nil {
+			log.Warn("notify systemd", zap.Error(err))
+		}
+	case <-time.After(200 * time.Millisecond):
+		log.Warn("notify systemd: it does not listen")
 	}
 }
 

@@ -87,12 +87,11 @@ func TestSocketActivation(t *testing.T) {
 		t.Fatalf("it listens on %s, not on the socket %s", b.Webhook, ln.Addr())
 	}
 	said := make([]byte, 100)
-	for _, want := range []string{"READY=1"} {
-		_ = states.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if n, err := states.Read(said); err != nil || string(said[:n]) != want {
-			t.Fatalf("%q %v", said[:n], err)
-		}
+	_ = states.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := states.Read(said); err != nil || string(said[:n]) != "READY=1" {
+		t.Fatalf("%q %v", said[:n], err)
 	}
+	// Nobody reads it any more: a manager that hangs must not hang the bridge.
 	l := b.load(t, traffic.Options{Pad: 5000, Senders: 8})
 	fresh := b.load(t, traffic.Options{Senders: 2, NoKeepAlive: true})
 	n := rounds(3, 20)

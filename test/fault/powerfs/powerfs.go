@@ -32,12 +32,12 @@ import (
 type Order string
 
 const (
-	// Strict: nothing.
+	// Strict keeps nothing.
 	Strict Order = "strict"
-	// DataFirst: of each file's data some, to a point in the order of its writes;
+	// DataFirst keeps some of each file's data, to a point in the order of its writes;
 	// of names (creations, renames, removals) nothing.
 	DataFirst Order = "data first"
-	// MetadataFirst: all names, and for half of the files their size, but no
+	// MetadataFirst keeps all names, and for half of the files their size, but no
 	// data: what was not synced reads as zeros.
 	MetadataFirst Order = "metadata first"
 )
