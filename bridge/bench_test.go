@@ -16,10 +16,14 @@ import (
 // and 99th percentile with the flood, as a ratio to those without, in rounds
 // that alternate.
 func BenchmarkForgeries(b *testing.B) {
-	for _, perSecond := range []int{500, 2000} {
-		b.Run(fmt.Sprintf("%d/s", perSecond), func(b *testing.B) {
+	for _, r := range []struct {
+		perSecond  int
+		quarantine bool
+	}{{500, true}, {2000, true}, {2000, false}} {
+		perSecond := r.perSecond
+		b.Run(fmt.Sprintf("%d/s,quarantine=%v", perSecond, r.quarantine), func(b *testing.B) {
 			srv := bridgetest.NewUnstartedServer(b)
-			srv.Config.Quarantine = true
+			srv.Config.Quarantine = r.quarantine
 			srv.Start()
 			var quiet, flooded []time.Duration
 			for b.Loop() {
