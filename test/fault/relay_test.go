@@ -346,6 +346,41 @@ func TestRelayConflict(t *testing.T) {
 	}
 }
 
+// TestRelayWindow stalls the remote for longer than its duplicate window, with
+// events on their way: what may be stored twice is said.
+func TestRelayWindow(t *testing.T) {
+	t.Parallel()
+	r := relaying(t)
+	s, err := r.js.Stream(t.Context(), "JOBS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := s.CachedInfo().Config
+	config.Duplicates = time.Second
+	if _, err := r.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	r.Stop(t)
+	r.again(t)
+	r.awaitState(t, "ready", "its duplicate window is 1s")
+	l := r.load(t, traffic.Options{Senders: 2, Pace: time.Millisecond})
+	l.AwaitAcked(t, 20)
+	r.proxy.Stall()
+	r.AwaitLog(t, "an event was sent without an answer for longer than the remote's duplicate window: it may be stored twice")
+	l.Stop()
+	r.proxy.Pass()
+	r.awaitRelayed(t)
+	stored, err := traffic.Stored(t.Context(), r.nats.Connect(t, "worker"), "JOBS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := l.Judge(stored, nil)
+	t.Logf("stalled beyond the window: %s", v)
+	if v.Twice, v.OutOfOrder = nil, nil; v.Err() != nil {
+		t.Error(v.Err())
+	}
+}
+
 // TestRelayCluster kills the leader of a replicated stream under load.
 func TestRelayCluster(t *testing.T) {
 	t.Parallel()

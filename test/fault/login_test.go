@@ -1,0 +1,228 @@
+package fault
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/natsd"
+	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/test/traffic"
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+)
+
+func must[T any](t testing.TB) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// authority is a certificate authority of the test's own.
+type authority struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+	dir  string
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{dir: t.TempDir(), key: must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
+	a.cert = &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	a.write(t, "ca", a.cert, a.key)
+	return a
+}
+
+// write issues a certificate and writes it, and its key, to name.crt and
+// name.key.
+func (a *authority) write(t *testing.T, name string, c *x509.Certificate, key *ecdsa.PrivateKey) (crt, keyFile string) {
+	t.Helper()
+	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, c, a.cert, &key.PublicKey, a.key))
+	crt, keyFile = filepath.Join(a.dir, name+".crt"), filepath.Join(a.dir, name+".key")
+	write(t, crt, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	write(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: must[[]byte](t)(x509.MarshalECPrivateKey(key))})))
+	return crt, keyFile
+}
+
+// issue makes a certificate for 127.0.0.1.
+func (a *authority) issue(t *testing.T, name string) (crt, key string) {
+	t.Helper()
+	return a.write(t, name, &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}, must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)))
+}
+
+// delivers relays an event through b, and looks for it at the remote.
+func delivers(t *testing.T, b *bridged, nc *nats.Conn) {
+	t.Helper()
+	b.awaitState(t, "ready", "")
+	l := b.load(t, traffic.Options{Senders: 2, Jobs: 2})
+	l.Wait()
+	b.awaitRelayed(t)
+	l.Check(t, nc, "JOBS")
+}
+
+func createStream(t *testing.T, nc *nats.Conn) {
+	t.Helper()
+	natsd.CreateStream(t, must[jetstream.JetStream](t)(jetstream.New(nc)), 1)
+}
+
+// TestTLS connects to a server with a certificate of an authority that no
+// system knows, which wants one in turn; and not without either.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	ca, other := newAuthority(t), newAuthority(t)
+	crt, key := ca.issue(t, "server")
+	clientCrt, clientKey := ca.issue(t, "bridge")
+	strangerCrt, strangerKey := other.issue(t, "stranger")
+	srv := natsd.Start(t, natsd.Options{Args: []string{"--tls", "--tlscert", crt, "--tlskey", key, "--tlsverify", "--tlscacert", filepath.Join(ca.dir, "ca.crt")}})
+	nc := must[*nats.Conn](t)(nats.Connect(srv.URL, nats.RootCAs(filepath.Join(ca.dir, "ca.crt")), nats.ClientCert(clientCrt, clientKey)))
+	t.Cleanup(nc.Close)
+	createStream(t, nc)
+	url := strings.Replace(srv.URL, "nats://", "tls://", 1)
+	good := []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt"), "--nats-cert", clientCrt, "--nats-key", clientKey}
+	delivers(t, start(t, process.Options{Args: good}), nc)
+	for _, r := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"an authority that is not trusted", []string{"--nats-url", url, "--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
+		{"another authority", []string{"--nats-url", url, "--nats-ca", filepath.Join(other.dir, "ca.crt"), "--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
+		{"no client certificate", []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt")}, "certificate required"},
+		{"a stranger's", []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt"), "--nats-cert", strangerCrt, "--nats-key", strangerKey}, "certificate"},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			start(t, process.Options{Args: r.args}).awaitState(t, "journaling", r.want)
+		})
+	}
+	t.Run("rotated", func(t *testing.T) {
+		t.Parallel()
+		// The files hold a stranger's certificate first; then the right one.
+		dir := t.TempDir()
+		crt, key := filepath.Join(dir, "crt"), filepath.Join(dir, "key")
+		swap := func(from, to string) { write(t, to, string(must[[]byte](t)(os.ReadFile(from)))) }
+		swap(strangerCrt, crt)
+		swap(strangerKey, key)
+		b := start(t, process.Options{Args: []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt"), "--nats-cert", crt, "--nats-key", key}})
+		b.awaitState(t, "journaling", "certificate")
+		swap(clientCrt, crt)
+		swap(clientKey, key)
+		b.awaitState(t, "ready", "")
+	})
+}
+
+// TestNkey logs in with an nkey.
+func TestNkey(t *testing.T) {
+	t.Parallel()
+	user := must[nkeys.KeyPair](t)(nkeys.CreateUser())
+	seed := filepath.Join(t.TempDir(), "seed")
+	write(t, seed, string(must[[]byte](t)(user.Seed())))
+	srv := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("accounts { A { jetstream: enabled, users: [ { nkey: %s } ] } }\njetstream { }\n", must[string](t)(user.PublicKey()))})
+	option := must[nats.Option](t)(nats.NkeyOptionFromSeed(seed))
+	nc := must[*nats.Conn](t)(nats.Connect(srv.URL, option))
+	t.Cleanup(nc.Close)
+	createStream(t, nc)
+	delivers(t, start(t, process.Options{Args: []string{"--nats-url", srv.URL, "--nats-nkey", seed}}), nc)
+	start(t, process.Options{Args: []string{"--nats-url", srv.URL}}).awaitState(t, "journaling", "check the credentials")
+}
+
+// TestCreds logs in with a credentials file, given as such and by a context of
+// the nats command; and again with another one after a rotation on disk.
+func TestCreds(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	operator, account := must[nkeys.KeyPair](t)(nkeys.CreateOperator()), must[nkeys.KeyPair](t)(nkeys.CreateAccount())
+	accountKey := must[string](t)(account.PublicKey())
+	claims := jwt.NewAccountClaims(accountKey)
+	claims.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
+	creds := func(name string) string {
+		user := must[nkeys.KeyPair](t)(nkeys.CreateUser())
+		token := must[string](t)(jwt.NewUserClaims(must[string](t)(user.PublicKey())).Encode(account))
+		path := filepath.Join(dir, name)
+		write(t, path, string(must[[]byte](t)(jwt.FormatUserConfig(token, must[[]byte](t)(user.Seed())))))
+		return path
+	}
+	system := must[string](t)(must[nkeys.KeyPair](t)(nkeys.CreateAccount()).PublicKey())
+	operatorJWT := must[string](t)(jwt.NewOperatorClaims(must[string](t)(operator.PublicKey())).Encode(operator))
+	srv := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: { %s: %s, %s: %s }\njetstream { }\n",
+		operatorJWT, system, system, must[string](t)(jwt.NewAccountClaims(system).Encode(operator)), accountKey, must[string](t)(claims.Encode(operator)))})
+	file := creds("bridge.creds")
+	nc := must[*nats.Conn](t)(nats.Connect(srv.URL, nats.UserCredentials(file)))
+	t.Cleanup(nc.Close)
+	createStream(t, nc)
+	b := start(t, process.Options{Args: []string{"--nats-url", srv.URL, "--nats-creds", file}})
+	delivers(t, b, nc)
+
+	// A context of the nats command, by name.
+	config := filepath.Join(dir, "config")
+	if err := os.MkdirAll(filepath.Join(config, "nats", "context"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := must[[]byte](t)(json.Marshal(map[string]string{"url": srv.URL, "creds": file}))
+	write(t, filepath.Join(config, "nats", "context", "prod.json"), string(text))
+	inContext := start(t, process.Options{Args: []string{"--nats-context", "prod"}, Env: []string{"XDG_CONFIG_HOME=" + config}})
+	inContext.awaitState(t, "ready", "")
+	if out, stderr, code := process.RunIn(t, "", append(process.Environ(), "XDG_CONFIG_HOME="+config), nil, "stream", "audit", "--nats-context", "prod"); code != 0 {
+		t.Error(out, stderr)
+	}
+	missing := process.Launch(t, process.Options{Args: []string{"--nats-context", "none"}, Env: []string{"XDG_CONFIG_HOME=" + config}})
+	if state := missing.Wait(t); state.ExitCode() != 2 || !strings.Contains(missing.Log(), "--nats-context none") {
+		t.Errorf("%v\n%s", state, missing.Log())
+	}
+	// Rotated on disk: the next connect takes the new one.
+	if err := os.Rename(creds("next.creds"), file); err != nil {
+		t.Fatal(err)
+	}
+	srv.Restart(t)
+	b.awaitState(t, "journaling", "")
+	b.awaitState(t, "ready", "")
+}
+
+// TestNATSMistakes are answered with what to do.
+func TestNATSMistakes(t *testing.T) {
+	t.Parallel()
+	for _, r := range []struct{ args, want string }{
+		{"--nats-url nats://user:secret@127.0.0.1:1", "no credentials in the URL"},
+		{"--nats-url 127.0.0.1", "nats://host:port"},
+		{"--nats-url nats://127.0.0.1:1 --nats-context prod", "exclude each other"},
+		{"--nats-url nats://127.0.0.1:1 --nats-user bridge", "belong together"},
+		{"--nats-url nats://127.0.0.1:1 --nats-cert /nowhere", "belong together"},
+		{"--nats-url nats://127.0.0.1:1 --nats-creds /nowhere", "no such file"},
+		{"--nats-url nats://127.0.0.1:1 --nats-ca /nowhere", "no such file"},
+		{"--nats-url nats://127.0.0.1:1 --dev", "--dev"},
+		{"--journal off", "--nats-url"},
+		{"--journal off --nats-url nats://127.0.0.1:1 --durability os", "--durability"},
+		{"--trusted-proxies 10.0.0.1", "--trusted-proxies"},
+		{"--quarantine-bytes 1KiB", "--no-quarantine"},
+		{"--max-bytes 1MiB", "16MiB"},
+	} {
+		_, stderr, code := process.RunIn(t, t.TempDir(), append(process.Environ(), "JOBBRIDGE_LISTEN=127.0.0.1:0"), nil, append([]string{"serve", "--admin-listen", "127.0.0.1:0"}, strings.Fields(r.args)...)...)
+		if code != 2 || !strings.Contains(stderr, r.want) || strings.Contains(stderr, "secret@") {
+			t.Errorf("%s: exit %d, want %q in:\n%s", r.args, code, r.want, stderr)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/process"
+)
+
+// TestQuarantineCommands goes through a rotation of the secret that came too
+// late, as an operator would.
+func TestQuarantineCommands(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secrets := filepath.Join(dir, "secrets")
+	put := func(text string) {
+		if err := os.WriteFile(secrets, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("whsec_old\n")
+	o := process.Options{Dir: filepath.Join(dir, "data"), Args: []string{"--secret-file", secrets}, Env: []string{"SYNC_WEBHOOK_SECRET="}}
+	b := process.Start(t, o)
+	deliver := func(args ...string) {
+		env := append(process.Environ(), "SYNC_WEBHOOK_SECRET=whsec_new")
+		if out, _, _ := process.RunIn(t, "", env, nil, append([]string{"send", "--url", b.Webhook}, args...)...); !strings.HasPrefix(out, "400 ") {
+			t.Fatal(out)
+		}
+	}
+	quarantine := func(args ...string) (string, int) {
+		out, stderr, code := process.Run(t, nil, append(append([]string{"quarantine"}, args...), "--admin", b.Admin)...)
+		return out + stderr, code
+	}
+	deliver("--id", "rotated")
+	deliver("--id", "late", "--at=-1h")
+	deliver("--id", "forged", "--tamper", "body")
+	await := func(n int) string {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			out, code := quarantine("list")
+			if code == 0 && strings.Count(out, "127.0.0.1") == n {
+				return out
+			}
+			if time.Now().After(end) {
+				t.Fatalf("exit %d, want %d: %s", code, n, out)
+			}
+		}
+	}
+	if out := await(3); strings.Count(out, "mismatch") != 3 {
+		t.Error(out)
+	}
+	if out, code := quarantine("release"); code != 1 || !strings.Contains(out, "0 released, 3 are still refused") {
+		t.Fatal(code, out)
+	}
+	b.Stop(t) // it is kept over a restart
+	put("whsec_new\nwhsec_old\n")
+	b = process.Start(t, o)
+	if out, code := quarantine("show", "1"); code != 0 || !strings.Contains(out, `"id":"rotated"`) || !strings.Contains(out, "Sync-Signature: t=") {
+		t.Error(code, out)
+	}
+	if out, code := quarantine("show", "99"); code != 1 || !strings.Contains(out, "not in the quarantine") {
+		t.Error(code, out)
+	}
+	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) || !strings.Contains(out, "1 released, 2 are still refused") || !strings.Contains(out, "--stale accepts it") {
+		t.Error(code, out)
+	}
+	if out, code := quarantine("release", "--stale", "2"); code != 0 || !strings.Contains(out, "stored job.completed") {
+		t.Error(code, out)
+	}
+	if out, code := quarantine("purge"); code != 2 || !strings.Contains(out, "--all") {
+		t.Error(code, out)
+	}
+	if out, code := quarantine("purge", "--all"); code != 0 || !strings.Contains(out, "1 removed") {
+		t.Error(code, out)
+	}
+	await(0)
+	out, _, code := process.Run(t, nil, "tail", "--nats-url", b.NATS, "--from-start", "--count", "2")
+	if code != 0 || !strings.Contains(out, "rotated") || !strings.Contains(out, "late") {
+		t.Error(out)
+	}
+	// Only this machine may ask, and no page that a browser shows.
+	for name, change := range map[string]func(*http.Request){
+		"another name": func(r *http.Request) { r.Host = "bridge.example" },
+		"a page":       func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") },
+	} {
+		req, err := http.NewRequest(http.MethodPost, b.Admin+"/quarantine/purge", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(req)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%s: %s", name, resp.Status)
+		}
+	}
+	b.Stop(t)
+}
+
+// TestStreamPrint is what another tool reads.
+func TestStreamPrint(t *testing.T) {
+	t.Parallel()
+	out, stderr, code := process.Run(t, nil, "stream", "print", "--replicas", "3", "--subject", "{kind}.{status}.{id}", "--max-bytes", "1GiB")
+	var c struct {
+		Name        string
+		Subjects    []string
+		Discard     string
+		NumReplicas int `json:"num_replicas"`
+		MaxBytes    int `json:"max_bytes"`
+	}
+	if err := json.Unmarshal([]byte(out), &c); err != nil || code != 0 {
+		t.Fatal(err, stderr)
+	}
+	if got := fmt.Sprint(c); got != "{JOBS [job.> batch.>] new 3 1073741824}" {
+		t.Error(got)
+	}
+}
