@@ -78,6 +78,10 @@ func (c *serveCmd) openStorage(ctx context.Context, verifier *verify.Verifier, o
 		s.run.Go(func() {
 			select {
 			case <-s.journal.Failed():
+				if c.direct() { // it holds the quarantine alone
+					o.health.Set(journalPart, bridge.Ready, "quarantine off: "+s.journal.Err().Error())
+					return
+				}
 				o.health.Set(journalPart, bridge.Failed, s.journal.Err().Error())
 				s.fail(s.journal.Err())
 			case <-run.Done():

@@ -122,7 +122,7 @@ type Journal struct {
 	// syncAlways is what the server was started with.
 	syncAlways bool
 
-	trimming sync.Mutex    // held while the journal is trimmed
+	trimming chan struct{} // holds a token while the journal is trimmed
 	fullness string        // why it is full, or ""; guarded by trimming
 	trimmed  atomic.Uint64 // bytes
 
@@ -144,7 +144,7 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	j := &Journal{opts: o, log: o.Logger, failed: make(chan struct{}), stop: make(chan struct{})}
+	j := &Journal{opts: o, log: o.Logger, failed: make(chan struct{}), stop: make(chan struct{}), trimming: make(chan struct{}, 1)}
 	created, err := makeFolder(o.Dir)
 	if err != nil {
 		return nil, err
@@ -324,7 +324,7 @@ func (j *Journal) Close() error {
 	j.close.Do(func() {
 		close(j.stop)
 		j.watch.Wait() // the committer's last act is a commit
-		j.beat()
+		j.beat(false)
 		j.shutdown()
 		j.closed = errors.Join(j.commit.files.close(), j.lock.release())
 	})
@@ -352,17 +352,22 @@ func (j *Journal) watchHealth() {
 			return
 		}
 		if n%10 == 0 {
-			j.beat()
-			j.commit.request()
+			j.beat(true)
 		}
 	}
 }
 
-// beat notes that the journal is alive, and where it ends.
-func (j *Journal) beat() {
+// beat notes that the journal is alive, and up to where it is durable: for that
+// it commits, unless the last commit has been.
+func (j *Journal) beat(commit bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if info, err := j.stream.Info(ctx); err == nil && j.Err() == nil {
+	info, err := j.stream.Info(ctx)
+	if err == nil && commit {
+		j.commit.request() // also of a journal that does not wait for fsync
+		err = j.Commit(ctx)
+	}
+	if err == nil && j.Err() == nil {
 		j.lock.note(info.State.LastSeq, info.State.NumDeleted)
 	}
 	j.lock.beat()

@@ -44,8 +44,12 @@ const trimEvery = time.Second
 // durable consumer still owes. It returns [publisher.ErrFull], with the name of
 // who holds the journal, if there is none to be made.
 func (j *Journal) Room(ctx context.Context) error {
-	j.trimming.Lock()
-	defer j.trimming.Unlock()
+	select {
+	case j.trimming <- struct{}{}:
+		defer func() { <-j.trimming }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for room: %w", context.Cause(ctx))
+	}
 	room, err := j.trim(ctx)
 	if err == nil && !room {
 		err = fmt.Errorf("%w: %s", publisher.ErrFull, j.fullness)
@@ -65,7 +69,7 @@ func (j *Journal) watchSize() {
 			return
 		case <-tick.C:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		if err := j.Room(ctx); err != nil && !errors.Is(err, publisher.ErrFull) {
 			j.log.Warn("trim", zap.Error(err))
 		}

@@ -173,6 +173,10 @@ func (r *Relay) Run(ctx context.Context) error {
 			return errors.Join(err, r.ledger.write())
 		default:
 			r.log.Debug("relay: next", zap.Error(err)) // a heartbeat that was late
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
 		}
 	}
 	work.Wait()

@@ -1,6 +1,9 @@
 package fault
 
 import (
+	"io"
+	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -133,5 +136,49 @@ func TestDirectMisconfigured(t *testing.T) {
 	out, _, code = process.Run(t, strings.NewReader(`{"id":"a","status":"COMPLETED","x":1}`), "send", "--url", b.Webhook, "--file", "-")
 	if code != 0 || !strings.Contains(out, `"conflict":true`) {
 		t.Fatal(code, out)
+	}
+}
+
+// TestDirectQuarantine has none without a data folder, and one with it.
+func TestDirectQuarantine(t *testing.T) {
+	t.Parallel()
+	srv := natsd.Deployed(t)
+	natsd.CreateStream(t, srv.AdminJS(t), 1)
+	dir := t.TempDir()
+	launch := func(args ...string) (admin, webhook string) {
+		b := process.Start(t, process.Options{NoDir: true, Args: append(asBridge(t, srv.URL, "--journal=off"), args...)})
+		if out, _, _ := process.Run(t, nil, "send", "--url", b.Webhook, "--tamper", "body"); !strings.HasPrefix(out, "400 ") {
+			t.Fatal(out)
+		}
+		return b.Admin, b.Webhook
+	}
+	admin, _ := launch()
+	if _, stderr, code := process.Run(t, nil, "quarantine", "list", "--admin", admin); code != 1 || !strings.Contains(stderr, "started without") {
+		t.Error(code, stderr)
+	}
+	admin, webhook := launch("--data-dir", dir)
+	traffic.Eventually(t, 10*time.Second, func() error {
+		if out, _, _ := process.Run(t, nil, "quarantine", "list", "--admin", admin); !strings.Contains(out, "mismatch") {
+			return errNotYet
+		}
+		return nil
+	})
+	// Losing it does not stop the bridge: nothing that is acknowledged is in it.
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	traffic.Eventually(t, 10*time.Second, func() error {
+		resp, err := http.Get(admin + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || !strings.Contains(string(body), "quarantine off") {
+			return errNotYet
+		}
+		return nil
+	})
+	if out, _, code := process.Run(t, nil, "send", "--url", webhook); code != 0 || !strings.Contains(out, `"durability":"remote"`) {
+		t.Error(out)
 	}
 }

@@ -73,6 +73,8 @@ type Bridge struct {
 type Options struct {
 	// Dir is the data folder; empty means a new one.
 	Dir string
+	// NoDir starts it without one.
+	NoDir bool
 	// Args are further flags of serve.
 	Args []string
 	// Env is added to the environment.
@@ -100,10 +102,13 @@ func Start(t testing.TB, o Options) *Bridge {
 // Launch starts a bridge and does not wait.
 func Launch(t testing.TB, o Options) *Bridge {
 	t.Helper()
-	if o.Dir == "" {
+	if o.Dir == "" && !o.NoDir {
 		o.Dir = filepath.Join(t.TempDir(), "data")
 	}
-	args := slices.Concat(o.Wrap, []string{Binary(t), "serve", "--data-dir", o.Dir, "--log-format", "json",
+	if o.Dir != "" {
+		o.Args = slices.Concat([]string{"--data-dir", o.Dir}, o.Args)
+	}
+	args := slices.Concat(o.Wrap, []string{Binary(t), "serve", "--log-format", "json",
 		"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"}, o.Args)
 	b := &Bridge{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	b.Cmd.Env = append(Environ(), o.Env...)
