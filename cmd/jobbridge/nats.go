@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -23,30 +24,31 @@ type natsFlags struct {
 	NatsCA           string   `name:"nats-ca" help:"File with the certificates that the server's is checked against; default: the system's." placeholder:"FILE" type:"path"`
 	NatsCert         string   `help:"Client certificate." placeholder:"FILE" type:"path"`
 	NatsKey          string   `help:"Key of --nats-cert." placeholder:"FILE" type:"path"`
-	NatsInbox        string   `help:"Prefix of the subjects that answers come on. Default: _INBOX_BRIDGE for serve and stream audit, else NATS's own." placeholder:"PREFIX"`
+	NatsInbox        string   `help:"Prefix of the subjects that answers come on. Default: the context's; else _INBOX_BRIDGE for serve and stream audit, and NATS's own for the rest." placeholder:"PREFIX"`
 	NatsDomain       string   `help:"JetStream domain." placeholder:"NAME"`
 }
 
 // given reports whether a server is named at all.
 func (f natsFlags) given() bool { return len(f.NatsURL) > 0 || f.NatsContext != "" }
 
-// connector returns what connects.
-func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, error), error) {
+// connector returns what connects, and the JetStream domain of a connection.
+func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error), error) {
 	options, err := f.options()
 	if err != nil {
 		return nil, err
 	}
-	if f.NatsContext != "" {
-		return func(more ...nats.Option) (*nats.Conn, error) {
-			conn, _, err := natscontext.Connect(f.NatsContext, append(options, more...)...)
-			if err != nil {
-				return nil, fmt.Errorf("--nats-context %s: %w", f.NatsContext, err)
-			}
-			return conn, nil
+	if f.NatsContext == "" {
+		return func(more ...nats.Option) (*nats.Conn, string, error) {
+			conn, err := nats.Connect(strings.Join(f.NatsURL, ","), append(options, more...)...)
+			return conn, f.NatsDomain, err
 		}, nil
 	}
-	return func(more ...nats.Option) (*nats.Conn, error) {
-		return nats.Connect(strings.Join(f.NatsURL, ","), append(options, more...)...)
+	return func(more ...nats.Option) (*nats.Conn, string, error) {
+		conn, settings, err := natscontext.Connect(f.NatsContext, append(options, more...)...)
+		if err != nil {
+			return nil, "", fmt.Errorf("--nats-context %s: %w", f.NatsContext, err)
+		}
+		return conn, cmp.Or(f.NatsDomain, settings.JSDomain), nil
 	}, nil
 }
 
@@ -103,6 +105,9 @@ func (f natsFlags) options() ([]nats.Option, error) {
 	}
 	if f.NatsCert != "" {
 		options = append(options, nats.ClientCert(f.NatsCert, f.NatsKey))
+	}
+	if f.NatsInbox != "" {
+		options = append(options, nats.CustomInboxPrefix(f.NatsInbox))
 	}
 	return options, nil
 }

@@ -170,7 +170,7 @@ func (c *serveCmd) openRemote(s *storage, o operator) error {
 	}
 	o.health.Set(remotePart, c.unreachable(), "the remote stream was not seen yet")
 	s.remote, err = remote.Open(remote.Options{
-		Connect: connect, Domain: c.NatsDomain, Inbox: c.NatsInbox, Stream: c.Stream, Needs: needs, Logger: o.log.Named("remote"),
+		Connect: connect, Stream: c.Stream, Needs: needs, Logger: o.log.Named("remote"),
 		OnStatus: func(status remote.Status) { c.judge(o.health, status) },
 	})
 	if err != nil {

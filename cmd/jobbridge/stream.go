@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,8 +106,7 @@ type streamAuditCmd struct {
 
 // Run audits the stream.
 func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
-	c.NatsInbox = cmp.Or(c.NatsInbox, remote.Inbox) // as serve would
-	nc, js, err := c.connect()
+	nc, js, err := c.connect(remote.DefaultInbox) // as serve would
 	if err != nil {
 		return err
 	}
@@ -167,16 +165,13 @@ func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.NatsInbox != "" {
-		more = append(more, nats.CustomInboxPrefix(f.NatsInbox))
-	}
-	nc, err := connect(append([]nats.Option{nats.Name("jobbridge")}, more...)...)
+	nc, domain, err := connect(append([]nats.Option{nats.Name("jobbridge")}, more...)...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	js, err := jetstream.New(nc)
-	if f.NatsDomain != "" {
-		js, err = jetstream.NewWithDomain(nc, f.NatsDomain)
+	if domain != "" {
+		js, err = jetstream.NewWithDomain(nc, domain)
 	}
 	return nc, js, err
 }

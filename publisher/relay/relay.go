@@ -144,6 +144,9 @@ func New(o Options) (*Relay, error) {
 // time of one attempt.
 func (r *Relay) Run(ctx context.Context) error {
 	consumer, err := r.begin(ctx)
+	if ctx.Err() != nil {
+		return nil // it was told to end before it had begun
+	}
 	if err != nil {
 		return err
 	}

@@ -31,18 +31,23 @@ import (
 // bridge's user may subscribe to.
 const Inbox = "_INBOX_BRIDGE"
 
+// DefaultInbox is a [nats.Option] that makes answers come on [Inbox], unless
+// one before it chose another prefix.
+func DefaultInbox(o *nats.Options) error {
+	if o.InboxPrefix == "" {
+		o.InboxPrefix = Inbox
+	}
+	return nil
+}
+
 // Options configures a [Remote]. Connect is needed.
 type Options struct {
 	// Connect makes the connection, with the options given and with those for
-	// servers and credentials; [nats.Connect] behind a closure, as a rule.
-	Connect func(...nats.Option) (*nats.Conn, error)
-	// Domain is the JetStream domain, or empty.
-	Domain string
+	// servers and credentials; [nats.Connect] behind a closure, as a rule. It
+	// also returns the JetStream domain, or "".
+	Connect func(...nats.Option) (conn *nats.Conn, domain string, err error)
 	// Stream is the stream's name; empty means [publisher.DefaultStream].
 	Stream string
-	// Inbox is the prefix of the subjects that answers come on; empty means
-	// [Inbox].
-	Inbox string
 	// Needs is what the stream is audited for.
 	Needs publisher.Needs
 	// OnStatus is called after each change of the status, one call at a time;
@@ -157,8 +162,8 @@ func Open(o Options) (*Remote, error) {
 	r.link, r.linkDown = context.WithCancelCause(context.Background())
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
-	conn, err := o.Connect(
-		nats.Name("jobbridge"), nats.CustomInboxPrefix(cmp.Or(o.Inbox, Inbox)), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+	conn, domain, err := o.Connect(
+		nats.Name("jobbridge"), DefaultInbox, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
 		// Without a buffer, what is refused now is not sent later.
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(maxPings), nats.Timeout(dialTimeout),
@@ -171,9 +176,7 @@ func Open(o Options) (*Remote, error) {
 		return nil, fmt.Errorf("remote NATS: %w", err)
 	}
 	r.conn = conn
-	if o.Domain != "" {
-		r.js, err = jetstream.NewWithDomain(conn, o.Domain)
-	} else {
+	if r.js, err = jetstream.NewWithDomain(conn, domain); domain == "" {
 		r.js, err = jetstream.New(conn)
 	}
 	if err != nil {

@@ -182,7 +182,7 @@ func TestCreds(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(config, "nats", "context"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	text := must[[]byte](t)(json.Marshal(map[string]string{"url": srv.URL, "creds": file}))
+	text := must[[]byte](t)(json.Marshal(map[string]string{"url": srv.URL, "creds": file, "inbox_prefix": "_MINE"}))
 	write(t, filepath.Join(config, "nats", "context", "prod.json"), string(text))
 	inContext := start(t, process.Options{Args: []string{"--nats-context", "prod"}, Env: []string{"XDG_CONFIG_HOME=" + config}})
 	inContext.awaitState(t, "ready", "")

@@ -406,3 +406,13 @@ func TestRelayCluster(t *testing.T) {
 	v := l.Check(t, nodes.Connect(t, "worker"), "JOBS")
 	t.Logf("leader killed %d times: %s; all relayed %s after the last came back", rounds(1, 5), v, time.Since(restored).Round(10*time.Millisecond))
 }
+
+// TestRelayStopAtOnce is told to stop before it has begun.
+func TestRelayStopAtOnce(t *testing.T) {
+	t.Parallel()
+	r := relaying(t)
+	for range 10 {
+		r.Stop(t)
+		r.again(t)
+	}
+}
