@@ -1,0 +1,109 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/remote"
+	"github.com/jobbridge/jobbridge/test/natsd"
+	"github.com/jobbridge/jobbridge/test/traffic"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func open(t *testing.T, url string) *remote.Remote {
+	t.Helper()
+	r, err := remote.Open(remote.Options{
+		Connect: func(more ...nats.Option) (*nats.Conn, string, error) {
+			nc, err := nats.Connect(url, more...)
+			return nc, "", err
+		},
+		Needs: publisher.Needs{Tolerance: 5 * time.Minute, MaxBody: 1 << 10},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+func await(t *testing.T, r *remote.Remote, what string, ok func(remote.Status) bool) {
+	t.Helper()
+	traffic.Eventually(t, 15*time.Second, func() error {
+		if s := r.Status(); !ok(s) {
+			return fmt.Errorf("not %s: %+v", what, s)
+		}
+		return nil
+	})
+}
+
+func publish(ctx context.Context, r publisher.JetStream, id string) (*jetstream.PubAck, error) {
+	return r.PublishMsg(ctx, &nats.Msg{Subject: "job.completed", Header: nats.Header{jetstream.MsgIDHeader: {id}}, Data: []byte(id)}, jetstream.WithExpectStream("JOBS"))
+}
+
+// TestLateServer opens a connection to a server that is not there yet, has no
+// stream, and then has one.
+func TestLateServer(t *testing.T) {
+	t.Parallel()
+	port := natsd.FreePort(t)
+	r := open(t, fmt.Sprintf("nats://127.0.0.1:%d", port))
+	await(t, r, "refused", func(s remote.Status) bool { return !s.Connected && s.Problem != "" && !s.Denied })
+	srv := natsd.Start(t, natsd.Options{Port: port})
+	await(t, r, "without a stream", func(s remote.Status) bool { return s.Connected && len(s.Misconfigured()) == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := publish(ctx, r, "too early"); !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, publisher.ErrUnknown) {
+		t.Errorf("no stream: %v", err)
+	}
+	natsd.CreateStream(t, srv.AdminJS(t), 1)
+	await(t, r, "audited", func(s remote.Status) bool {
+		return s.Audited && len(s.Misconfigured()) == 0 && s.Window == 24*time.Hour
+	})
+	if ack, err := publish(ctx, r, "a"); err != nil || ack.Stream != "JOBS" {
+		t.Error(ack, err)
+	}
+	if m, err := r.GetMsg(ctx, 1); err != nil || string(m.Data) != "a" {
+		t.Error(m, err)
+	}
+}
+
+// TestOutcome loses answers: what may be stored is told from what is not.
+func TestOutcome(t *testing.T) {
+	t.Parallel()
+	srv := natsd.Start(t, natsd.Options{})
+	natsd.CreateStream(t, srv.AdminJS(t), 1)
+	proxy := natsd.NewProxy(t, srv.URL)
+	r := open(t, proxy.URL)
+	await(t, r, "connected", func(s remote.Status) bool { return s.Audited })
+	within := func(d time.Duration) context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	proxy.Stall()
+	if _, err := publish(within(300*time.Millisecond), r, "stalled"); !errors.Is(err, publisher.ErrUnknown) || !errors.Is(err, publisher.ErrUnavailable) {
+		t.Errorf("no answer: %v", err)
+	}
+	// The connection ends: the answer cannot come any more, and nobody waits.
+	answer := make(chan error, 1)
+	go func() { _, err := publish(within(10*time.Second), r, "reset"); answer <- err }()
+	patient := make(chan error, 1)
+	go func() { _, err := publish(within(10*time.Second), r.Patient(), "patient"); patient <- err }()
+	proxy.Reset()
+	if err := <-answer; !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("reset: %v", err)
+	}
+	proxy.Pass()
+	if err := <-patient; err != nil {
+		t.Errorf("it had time enough: %v", err)
+	}
+	proxy.Down()
+	await(t, r, "down", func(s remote.Status) bool { return !s.Connected })
+	if _, err := publish(within(100*time.Millisecond), r, "down"); !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, publisher.ErrUnknown) {
+		t.Errorf("never sent: %v", err)
+	}
+}
