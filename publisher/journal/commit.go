@@ -96,11 +96,11 @@ func (c *committer) join() (*round, error) {
 	return r, nil
 }
 
-// request asks for a commit that nobody waits for.
-func (c *committer) request() {
+// request asks for a commit of the journal's own, for which it may wait or not.
+func (c *committer) request() *round {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ask()
+	return c.ask()
 }
 
 // ask returns the next round and makes sure that it will run. The caller holds mu.

@@ -364,8 +364,13 @@ func (j *Journal) beat(commit bool) {
 	defer cancel()
 	info, err := j.stream.Info(ctx)
 	if err == nil && commit {
-		j.commit.request() // also of a journal that does not wait for fsync
-		err = j.Commit(ctx)
+		r := j.commit.request()
+		select {
+		case <-r.done:
+			err = r.err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
 	if err == nil && j.Err() == nil {
 		j.lock.note(info.State.LastSeq, info.State.NumDeleted)
