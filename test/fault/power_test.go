@@ -200,14 +200,27 @@ func TestPowerLossAgain(t *testing.T) {
 }
 
 // TestRelayPowerLoss cuts the power of a bridge that relays: at the remote,
-// every event is there once.
+// every event is there once; or, of a remote that takes no large ones, parked.
 func TestRelayPowerLoss(t *testing.T) {
 	t.Parallel()
+	for name, largest := range map[string]int32{"all relayed": -1, "half parked": 6 << 10} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); relayPowerLoss(t, largest) })
+	}
+}
+
+func relayPowerLoss(t *testing.T, largest int32) {
 	srv := natsd.Deployed(t)
-	natsd.CreateStream(t, srv.AdminJS(t), 1)
-	args := asBridge(t, srv.URL)
+	stream := natsd.CreateStream(t, srv.AdminJS(t), 1)
+	config := stream.CachedInfo().Config
+	limit := func(n int32) {
+		config.MaxMsgSize = n
+		if _, err := srv.AdminJS(t).UpdateStream(t.Context(), config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(largest)
 	image, rng := "", rand.New(rand.NewPCG(rand.Uint64(), 0))
-	b := &bridged{opts: process.Options{Args: args}}
+	b := &bridged{opts: process.Options{Args: asBridge(t, srv.URL)}}
 	var l *traffic.Load
 	n := rounds(3, 10)
 	for i := range n {
@@ -229,8 +242,26 @@ func TestRelayPowerLoss(t *testing.T) {
 	b.again(t)
 	l.Stop()
 	b.awaitRelayed(t)
-	v := l.Check(t, srv.Connect(t, "worker"), "JOBS")
-	t.Logf("%d power cuts of a relay: %s", n, v)
+	parked := 0
+	if largest > 0 {
+		limit(-1)
+		out, stderr, code := process.Run(t, nil, "parked", "retry", "--admin", b.Admin)
+		if parked = strings.Count(out, "sync:"); code != 0 || parked == 0 {
+			t.Fatalf("exit %d: %s%s", code, out, stderr)
+		}
+	}
+	stored, err := traffic.Stored(t.Context(), srv.Connect(t, "worker"), "JOBS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := l.Judge(stored, nil)
+	if largest > 0 {
+		v.OutOfOrder = nil // what was parked came last
+	}
+	if err := v.Err(); err != nil {
+		t.Errorf("%s:\n%v", v, err)
+	}
+	t.Logf("%d power cuts of a relay, %d events parked and relayed later: %s", n, parked, v)
 }
 
 // TestDiskFails has the disk fail under load: from the first error on nothing
