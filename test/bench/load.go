@@ -46,7 +46,7 @@ func load(args []string) error {
 	var errs []error
 	total, bad := newHistogram(), 0
 	var wg sync.WaitGroup
-	warm := time.Now().Add(length / 5)
+	warm := time.Now().Add(length / warmUp)
 	end := warm.Add(length)
 	for w := range concurrency {
 		wg.Go(func() {
@@ -69,6 +69,9 @@ func load(args []string) error {
 		PerSecond: float64(total.TotalCount()) / length.Seconds(), P50: float64(total.ValueAtQuantile(50)), P99: float64(total.ValueAtQuantile(99)), Bad: bad,
 	})
 }
+
+// warmUp is which part of its length a load runs before it measures.
+const warmUp = 5
 
 // newHistogram is of microseconds, up to a minute.
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 60_000_000, 3) }

@@ -173,7 +173,9 @@ func (o options) one(ctx context.Context, self, variant string, concurrency int)
 	if err := server.Wait(); err != nil {
 		return result{}, fmt.Errorf("server: %w", err)
 	}
-	r.CPU = float64((server.ProcessState.UserTime() + server.ProcessState.SystemTime()).Microseconds()) / (r.PerSecond * o.length.Seconds())
+	// The server also worked while the load warmed up.
+	deliveries := r.PerSecond * (o.length + o.length/warmUp).Seconds()
+	r.CPU = float64((server.ProcessState.UserTime() + server.ProcessState.SystemTime()).Microseconds()) / deliveries
 	return r, nil
 }
 
