@@ -90,9 +90,16 @@ func TestOutcome(t *testing.T) {
 	}
 	// The connection ends: the answer cannot come any more, and nobody waits.
 	answer := make(chan error, 1)
+	sent := r.JetStream().Conn().Stats().OutMsgs
 	go func() { _, err := publish(within(10*time.Second), r, "reset"); answer <- err }()
 	patient := make(chan error, 1)
 	go func() { _, err := publish(within(10*time.Second), r.Patient(), "patient"); patient <- err }()
+	traffic.Eventually(t, 15*time.Second, func() error {
+		if n := r.JetStream().Conn().Stats().OutMsgs - sent; n < 2 {
+			return fmt.Errorf("%d of 2 were sent", n)
+		}
+		return nil
+	})
 	proxy.Reset()
 	if err := <-answer; !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("reset: %v", err)
