@@ -2,7 +2,9 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -130,6 +132,9 @@ func (c *committer) run() {
 	for {
 		select {
 		case <-c.wake:
+			// Whoever could run now may be about to ask: let them, and they share
+			// this sync. With nobody else there, it costs nothing.
+			runtime.Gosched()
 			c.serve(c.take(false))
 		case <-c.journal.stop:
 			r := c.take(true)
@@ -152,12 +157,13 @@ func (c *committer) serve(r *round) {
 		return
 	}
 	start := time.Now()
+	// The server may have failed to write what it acknowledges later, and its
+	// error is sticky: no 2xx on a store in that state. Whom this round serves has
+	// its PubAck already, so that the server is asked while the disk works.
+	unwell := make(chan error, 1)
+	go func() { unwell <- c.journal.health() }()
 	n, err := c.files.sync()
-	if err == nil {
-		// The server may have failed to write what it acknowledges later, and
-		// its error is sticky: no 2xx on a store in that state.
-		err = c.journal.health()
-	}
+	err = errors.Join(err, <-unwell)
 	if err != nil {
 		c.journal.setFailed(err)
 		r.err = c.journal.Err()
