@@ -82,7 +82,10 @@ func (t Template) String() string {
 }
 
 func (t Template) expand(kind, status, id string) string {
-	return strings.NewReplacer("{kind}", kind, "{status}", strings.ToLower(status), "{id}", id).Replace(t.String())
+	// None of the values has a brace in it: they are tokens.
+	s := strings.ReplaceAll(t.String(), "{kind}", kind)
+	s = strings.ReplaceAll(s, "{status}", strings.ToLower(status))
+	return strings.ReplaceAll(s, "{id}", id)
 }
 
 // Subject returns the subject of e, such as "job.completed"; of an event that

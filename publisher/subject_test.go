@@ -67,3 +67,19 @@ func TestSubjectStaysInToken(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkSubject(b *testing.B) {
+	e := publisher.Event{ID: "731f0c19-7a5e-4d9b-9a60-6e3c1d0c6f5a", Status: "COMPLETED"}
+	for _, text := range []string{publisher.DefaultSubject, "sync.{kind}.{status}.{id}"} {
+		b.Run(text, func(b *testing.B) {
+			template, err := publisher.ParseTemplate(text)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				template.Subject(e)
+			}
+		})
+	}
+}
