@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"net/url"
 	"strings"
 	"time"
@@ -49,14 +50,7 @@ func NewAdmin(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Adm
 // connects from this machine may use it, and no page in a browser. It may be
 // called while the Admin serves.
 func (a *Admin) Operate(pattern string, f func(ctx context.Context, query url.Values) (any, error)) {
-	handle := func(w http.ResponseWriter, r *http.Request) {
-		// The name too, or a page could reach us by one that it made point here.
-		if !isLoopback(r.RemoteAddr) || !isLoopback(r.Host) {
-			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for the machine that the bridge runs on: connect over loopback"})
-			return
-		}
-		// A release takes its time. An error means that the connection is gone.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(operateTimeout))
+	a.guard(pattern, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), operateTimeout)
 		defer cancel()
 		answer, err := f(ctx, r.URL.Query())
@@ -69,8 +63,33 @@ func (a *Admin) Operate(pattern string, f func(ctx context.Context, query url.Va
 			return
 		}
 		writeJSON(w, http.StatusOK, answer)
+	})
+}
+
+// Profile adds the profiles of net/http/pprof under /debug/pprof/, for the same
+// machine only.
+func (a *Admin) Profile() {
+	for path, handle := range map[string]http.HandlerFunc{
+		"/debug/pprof/": pprof.Index, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/trace": pprof.Trace, "/debug/pprof/symbol": pprof.Symbol,
+	} {
+		a.guard("GET "+path, handle)
 	}
-	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(handle)))
+}
+
+// guard adds an endpoint for those who connect from this machine, and no page
+// in a browser.
+func (a *Admin) guard(pattern string, handle http.HandlerFunc) {
+	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The name too, or a page could reach us by one that it made point here.
+		if !isLoopback(r.RemoteAddr) || !isLoopback(r.Host) {
+			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for the machine that the bridge runs on: connect over loopback"})
+			return
+		}
+		// A release and a profile take their time. An error means that the
+		// connection is gone.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(operateTimeout))
+		handle(w, r)
+	})))
 }
 
 // isLoopback reports whether a host, with or without a port, is this machine.
