@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 )
 
@@ -81,4 +83,16 @@ func flood(srv *bridgetest.Server, perSecond int) (stop func()) {
 		})
 	}
 	return func() { cancel(); wg.Wait() }
+}
+
+// BenchmarkDecode reads an event of 1 KiB.
+func BenchmarkDecode(b *testing.B) {
+	payload := fmt.Appendf(nil, `{"id":"job-42","status":"COMPLETED","model":"lipsync-2","input":[{"type":"video","url":"https://assets.example/in.mp4"}],"pad":%q}`, strings.Repeat("x", 900))
+	b.SetBytes(int64(len(payload)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if e := bridge.Decode(payload); e.ID != "job-42" {
+			b.Fatal(e)
+		}
+	}
 }

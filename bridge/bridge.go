@@ -27,6 +27,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/netutil"
 )
 
@@ -109,6 +110,7 @@ type Bridge struct {
 	cfg      Config
 	echo     *echo.Echo
 	log      *zap.Logger
+	floods   *zap.Logger // for what nobody has signed: sampled
 	metrics  *metrics
 	slots    chan struct{} // one token per delivery in flight
 	skew     *skew
@@ -141,7 +143,7 @@ func New(cfg Config) (*Bridge, error) {
 	if cfg.Registerer == nil {
 		cfg.Registerer = prometheus.NewRegistry()
 	}
-	b := &Bridge{cfg: cfg, log: cfg.Logger, slots: make(chan struct{}, cfg.MaxInFlight)}
+	b := &Bridge{cfg: cfg, log: cfg.Logger, floods: sampled(cfg.Logger), slots: make(chan struct{}, cfg.MaxInFlight)}
 	b.skew = &skew{tolerance: cmp.Or(cfg.Tolerance, verify.DefaultTolerance), health: cfg.Health, warn: func(offset time.Duration, reason string) {
 		b.log.Warn("clock", zap.Duration("skew", offset), zap.String("reason", reason))
 	}}
@@ -155,6 +157,14 @@ func New(cfg Config) (*Bridge, error) {
 	b.echo.Use(b.observe)
 	b.echo.POST(cfg.Path, b.receive)
 	return b, nil
+}
+
+// sampled returns a logger for lines that anybody can cause: of each level, so
+// many a second and then one in so many. The metrics count them all.
+func sampled(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 100, 100)
+	}))
 }
 
 // remoteIP returns what tells the source of a request. A header about it is the

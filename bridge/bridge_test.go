@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -238,6 +239,108 @@ func TestBusy(t *testing.T) {
 	h.release <- nil
 	if r := <-first; r.err != nil || r.Code != 200 {
 		t.Fatalf("%+v", r)
+	}
+}
+
+// TestBurst sends more than there are slots: who waits a moment for one gets
+// it. A machine that stands still for that moment refuses; it cannot do so
+// every time.
+func TestBurst(t *testing.T) {
+	t.Parallel()
+	srv, h := newHeld(t, func(c *bridgetest.Config) { c.Bridge.MaxInFlight = 1 })
+	for range 20 {
+		first := post(srv, bridgetest.Delivery{})
+		<-h.entered
+		second := post(srv, bridgetest.Delivery{})
+		h.release <- nil
+		if r := <-first; r.err != nil || r.Code != 200 {
+			t.Fatalf("%+v", r)
+		}
+		select {
+		case <-h.entered:
+			h.release <- nil
+			if r := <-second; r.err != nil || r.Code != 200 {
+				t.Fatalf("%+v", r)
+			}
+			return
+		case r := <-second:
+			if r.err != nil || r.Code != 503 {
+				t.Fatalf("%+v", r)
+			}
+		}
+	}
+	t.Fatal("whoever came second was refused")
+}
+
+// TestSlowDisk holds an fsync until 256 deliveries wait for the next one: that
+// one serves them all.
+func TestSlowDisk(t *testing.T) {
+	t.Parallel()
+	const n = 256
+	var armed atomic.Bool
+	entered, release := make(chan struct{}), make(chan struct{})
+	var commits atomic.Int64
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Journal.OnCommit = func(journal.CommitStats) { commits.Add(1) }
+	srv.Config.Journal.Sync = func(f *os.File) error {
+		if strings.HasSuffix(f.Name(), ".blk") && armed.CompareAndSwap(true, false) {
+			close(entered)
+			<-release
+		}
+		return f.Sync()
+	}
+	srv.Start()
+	armed.Store(true)
+	answers := []<-chan result{post(srv, bridgetest.Delivery{ID: "first"})}
+	<-entered
+	for i := range n {
+		answers = append(answers, post(srv, bridgetest.Delivery{ID: fmt.Sprint("job-", i)}))
+	}
+	for end := time.Now().Add(bridgetest.Patience); srv.Stored() < n+1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d stored", srv.Stored())
+		}
+	}
+	close(release)
+	for _, answer := range answers {
+		if r := <-answer; r.err != nil || r.Code != 200 {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if c := commits.Load(); c > 3 {
+		t.Errorf("%d commits", c)
+	}
+}
+
+// TestFloodIsSampled refuses more than the log should hold. What was authentic
+// is in it all the same.
+func TestFloodIsSampled(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.InfoLevel)
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.Logger = zap.New(core)
+	srv.Start()
+	start := time.Now()
+	for range 1000 {
+		if r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_forged"}); r.Code != 400 {
+			t.Fatal(r.Code)
+		}
+	}
+	for range 200 {
+		srv.Deliver(bridgetest.Delivery{})
+	}
+	seconds := int(time.Since(start)/time.Second) + 2
+	if n := logs.FilterField(zap.String("reason", "mismatch")).Len(); n < 100 || n > 100*seconds+1000/100 {
+		t.Errorf("%d of 1000 forgeries logged", n)
+	}
+	if err := srv.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	if n := logs.FilterField(zap.String("outcome", "stored")).Len(); n != 200 {
+		t.Errorf("%d of 200 stored deliveries logged", n)
+	}
+	if n := counter(t, srv, "refused", "mismatch"); n != 1000 {
+		t.Errorf("%v counted", n)
 	}
 }
 

@@ -37,12 +37,10 @@ func (b *Bridge) receive(c echo.Context) error {
 	d.bytes = len(body)
 	// The slot is taken after the body is here: a sender that dribbles its
 	// request holds a connection until its timeout, but never a slot.
-	select {
-	case b.slots <- struct{}{}:
-		defer func() { <-b.slots }()
-	default:
+	if !b.takeSlot() {
 		return d.refuse(errBusy)
 	}
+	defer func() { <-b.slots }()
 	header := strings.Join(c.Request().Header.Values(verify.HeaderName), ",")
 	now := b.cfg.Now()
 	verified, err := b.cfg.Verifier.Verify(header, body)
@@ -65,6 +63,29 @@ func (b *Bridge) receive(c echo.Context) error {
 		return d.refuse(err)
 	}
 	return c.JSON(http.StatusOK, d.answer())
+}
+
+// slotWait is how long a delivery waits for a slot. A commit or two end in that
+// time, so that a burst passes, and a sender with connections to reuse does not
+// spend them on being refused.
+const slotWait = 40 * time.Millisecond
+
+// takeSlot reports whether the delivery may go on. Whoever took a slot gives it
+// back.
+func (b *Bridge) takeSlot() bool {
+	select {
+	case b.slots <- struct{}{}:
+		return true
+	default:
+	}
+	late := time.NewTimer(slotWait)
+	defer late.Stop()
+	select {
+	case b.slots <- struct{}{}:
+		return true
+	case <-late.C:
+		return false
+	}
 }
 
 var (
@@ -214,7 +235,11 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 	if status >= http.StatusInternalServerError {
 		level = zap.ErrorLevel
 	}
-	line := b.log.Check(level, "delivery")
+	log := b.log
+	if d.reason != "" && d.event.Payload == nil {
+		log = b.floods
+	}
+	line := log.Check(level, "delivery")
 	if line == nil {
 		return
 	}
@@ -230,9 +255,11 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 	if d.err != nil {
 		fields = append(fields, zap.Error(d.err))
 	}
+	if d.event.Payload != nil { // authentic: if it was not stored, the id is what there is to ask the provider about
+		fields = append(fields, zap.String("id", d.event.UsableID()))
+	}
 	if d.receipt.Stream != "" {
-		fields = append(fields, zap.String("id", d.event.UsableID()), zap.String("subject", d.receipt.Subject),
-			zap.Uint64("seq", d.receipt.Sequence), zap.String("durability", string(d.receipt.Durability)))
+		fields = append(fields, zap.String("subject", d.receipt.Subject), zap.Uint64("seq", d.receipt.Sequence), zap.String("durability", string(d.receipt.Durability)))
 	}
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
 		fields = append(fields, zap.String("method", c.Request().Method), zap.String("path", c.Request().URL.Path))

@@ -1,0 +1,4 @@
+package bridge
+
+// Decode is what a benchmark cannot reach otherwise.
+var Decode = decode
