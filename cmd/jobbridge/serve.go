@@ -29,6 +29,7 @@ type serveCmd struct {
 	DataDir        string           `help:"Folder of the journal; default ./jobbridge-data. With --journal=off: of the quarantine, which is off without it." placeholder:"DIR" type:"path"`
 	Journal        string           `help:"on: a 2xx means stored in the journal, which --nats-url copies to the remote stream. off: a 2xx means stored in the remote stream of --nats-url." enum:"on,off" default:"on"`
 	Durability     string           `help:"What a 2xx survives: fsync, power loss; os, a crash of the process only." enum:"fsync,os" default:"fsync"`
+	CommitMethod   string           `help:"How --durability=fsync reaches the disk: ${enum}. blocks syncs the files that changed, syncfs their file system, always makes the server sync each event by itself; auto is the cheapest that is known to be right." enum:"auto,blocks,syncfs,always" default:"auto"`
 	Stream         string           `help:"Name of the stream." default:"JOBS"`
 	Subject        string           `help:"Subject of an event, made of {kind}, {status} and {id}." default:"{kind}.{status}"`
 	Retention      time.Duration    `help:"How long events are kept." default:"168h"`
@@ -40,6 +41,7 @@ type serveCmd struct {
 	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
 	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
 	TrustedProxies []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For tells the source of a request." placeholder:"CIDR"`
+	Pprof          bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, over loopback only."`
 	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
 	Dev            bool             `help:"For a try: make a secret, keep it in the data folder, send a first delivery, and print the commands to go on with."`
 	quarantineFlags
@@ -92,6 +94,9 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	health := bridge.NewHealth()
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx)) // it is there to the end
 	admin, adminDone := bridge.NewAdmin(health, registry, log), make(chan error, 1)
+	if c.Pprof {
+		admin.Profile()
+	}
 	go func() { adminDone <- admin.Serve(adminCtx, adminListener) }()
 	defer func() { stopAdmin(); err = errors.Join(err, <-adminDone) }()
 	log.Info("starting", zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("dir", c.DataDir))
@@ -150,6 +155,8 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 		return nil, usage("--journal=off needs a remote stream: --nats-url or --nats-context")
 	case c.direct() && c.Durability == string(publisher.OS):
 		return nil, usage("--durability=os is about the journal, and --journal=off has none")
+	case c.direct() && c.CommitMethod != "auto":
+		return nil, usage("--commit-method is about the journal, and --journal=off has none")
 	case c.Dev && c.given():
 		return nil, usage("--dev is for a try without other servers: leave out --nats-url and --nats-context")
 	case c.QuarantineBytes < 1<<20, c.QuarantineAge <= 0, c.QuarantineMaxBody < 1:

@@ -134,6 +134,9 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log, OnCommit: newCommitMetrics(o.registry).observe,
 		OnFull: func(why string) { setReason(o.health, roomPart, bridge.Full, why) },
 	}
+	if c.CommitMethod != "auto" {
+		options.Method = journal.Method(c.CommitMethod)
+	}
 	if c.given() {
 		options.Listen = "" // workers are at the remote
 	}
