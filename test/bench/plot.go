@@ -3,13 +3,12 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"slices"
 )
 
 // plot draws the medians of the ratios as an SVG.
-func plot(all []result) []byte {
+func plot(variants []variant, all []result) []byte {
 	const width, height, left, bottom = 640, 360, 60, 40
-	colours := map[string]string{"sync-always": "#c0392b", "os": "#7f8c8d", "fsync": "#2471a3"}
+	colours := []string{"#c0392b", "#7f8c8d", "#2471a3", "#27ae60", "#8e44ad", "#d35400"}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", width, height)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
@@ -23,22 +22,21 @@ func plot(all []result) []byte {
 		fmt.Fprintf(&b, `<text x="%.0f" y="%d" text-anchor="middle">%d</text>`+"\n", x(i), height-bottom+18, c)
 	}
 	fmt.Fprintf(&b, `<text x="%d" y="%d">concurrent deliveries; acknowledged per second as a ratio to bare HTTP</text>`+"\n", left, height-6)
-	for _, v := range variants[1:] {
+	for n, v := range variants[1:] {
 		var points bytes.Buffer
 		var last float64
 		for i, c := range concurrencies {
 			var ratios []float64
 			for _, r := range all {
-				if r.Variant == v && r.Concurrency == c {
+				if r.Variant == v.name && r.Concurrency == c {
 					ratios = append(ratios, r.Ratio)
 				}
 			}
-			slices.Sort(ratios)
-			last = ratios[len(ratios)/2]
+			last = median(ratios)
 			fmt.Fprintf(&points, "%.0f,%.0f ", x(i), y(last))
 		}
 		fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/><text x="%.0f" y="%.0f" fill="%s">%s</text>`+"\n",
-			&points, colours[v], x(len(concurrencies)-1)+8, y(last)+4, colours[v], v)
+			&points, colours[n%len(colours)], x(len(concurrencies)-1)+8, y(last)+4, colours[n%len(colours)], v.name)
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()
