@@ -88,6 +88,8 @@ type Receipt struct {
 	Conflict bool
 	// Durability that the event has reached.
 	Durability Durability
+	// Published and Committed are how long the PubAck took, and then the commit.
+	Published, Committed time.Duration
 }
 
 // Recognized reports whether e is a job or batch event, one with a usable

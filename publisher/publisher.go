@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // The classes of error. Whoever gets one knows what to do without reading the
@@ -113,29 +115,44 @@ func (p *Publisher) Forward(ctx context.Context, m *nats.Msg) (Receipt, error) {
 // put stores msg, or, if its message id stands for other bytes, what conflict
 // returns.
 func (p *Publisher) put(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (Receipt, error) {
-	r, err := p.store(ctx, msg)
+	start := time.Now()
+	r, err := p.storeOrFind(ctx, msg, conflict)
 	if err != nil {
 		return Receipt{}, err
 	}
-	if r.Duplicate {
-		same, err := p.holds(ctx, r.Sequence, msg.Data)
-		if err != nil {
-			return Receipt{}, err
-		}
-		if !same {
-			if r, err = p.store(ctx, conflict()); err != nil {
-				return Receipt{}, err
-			}
-			r.Conflict = true
-		}
-	}
+	r.Published = time.Since(start)
 	// A duplicate waits too: the first may have been written a moment ago and
 	// not be durable yet.
+	_, span := tracer(ctx).Start(ctx, "commit")
+	defer span.End()
 	if err := p.commit.Commit(ctx); err != nil {
 		return Receipt{}, fmt.Errorf("%w: commit %s: %w", ErrUnavailable, r.Subject, err)
 	}
+	r.Committed = time.Since(start) - r.Published
 	r.Durability = p.commit.Durability()
 	return r, nil
+}
+
+// tracer makes the spans of whoever traces ctx.
+func tracer(ctx context.Context) trace.Tracer {
+	return trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/jobbridge/jobbridge/publisher")
+}
+
+// storeOrFind stores msg, finds it stored, or stores the conflict.
+func (p *Publisher) storeOrFind(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (Receipt, error) {
+	ctx, span := tracer(ctx).Start(ctx, "publish", trace.WithSpanKind(trace.SpanKindProducer))
+	defer span.End()
+	r, err := p.store(ctx, msg)
+	if err != nil || !r.Duplicate {
+		return r, err
+	}
+	same, err := p.holds(ctx, r.Sequence, msg.Data)
+	if err != nil || same {
+		return r, err
+	}
+	r, err = p.store(ctx, conflict())
+	r.Conflict = true
+	return r, err
 }
 
 // store publishes msg and waits for the stream's PubAck. In a full stream it

@@ -56,7 +56,10 @@ func nibble(c byte) byte {
 
 // key is a secret with its HMAC states: making one costs two compressions and
 // several allocations, resetting one costs a copy.
-type key struct{ states sync.Pool }
+type key struct {
+	fingerprint string
+	states      sync.Pool
+}
 
 // state is an HMAC with room for its input and its result, which would
 // otherwise be allocated per delivery.
@@ -67,7 +70,7 @@ type state struct {
 }
 
 func newKey(secret string) *key {
-	k := new(key)
+	k := &key{fingerprint: Fingerprint(secret)}
 	k.states.New = func() any {
 		return &state{hmac: hmac.New(sha256.New, []byte(secret)), t: make([]byte, 0, 32)}
 	}

@@ -134,6 +134,8 @@ type Verified struct {
 	SignedAt time.Time
 	// Secret is the index of the secret that matched.
 	Secret int
+	// Fingerprint is the [Fingerprint] of that secret.
+	Fingerprint string
 	// Form is which of the two Payload is.
 	Form Form
 }
@@ -163,6 +165,7 @@ func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
 			return Verified{}, ErrMismatch
 		}
 	}
+	got.Fingerprint = keys[got.Secret].fingerprint
 	return got, v.checkAge(h.at)
 }
 
