@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // files is what a commit syncs; sync returns how many files and folders it
@@ -155,7 +157,6 @@ func (s *blockSet) sync() (int, error) {
 		return 0, fmt.Errorf("the journal's folder %s was replaced by another", s.dir)
 	}
 	changed := !info.ModTime().Equal(s.modified)
-	n := 0
 	if changed || s.listed.Sub(s.modified) < mtimeSlack {
 		s.listed = time.Now()
 		other, err := s.list()
@@ -166,28 +167,37 @@ func (s *blockSet) sync() (int, error) {
 	}
 	for _, i := range s.order[max(0, len(s.order)-live):] {
 		if err := s.look(i); err != nil {
-			return n, err
+			return 0, err
 		}
 	}
+	var dirty []*os.File
 	for _, i := range s.order {
-		b := s.blocks[i]
-		if b.clean {
-			continue
+		if b := s.blocks[i]; !b.clean {
+			dirty = append(dirty, b.file)
+			b.clean = true // or the journal has failed for good
 		}
-		if err := s.syncFile(b.file); err != nil {
-			return n, fmt.Errorf("fsync: %w", err)
-		}
-		n++
-		b.clean = true
 	}
 	if changed {
-		if err := s.syncFile(s.folder); err != nil {
-			return n, fmt.Errorf("fsync: %w", err)
-		}
-		n++
+		dirty = append(dirty, s.folder)
 		s.modified = info.ModTime()
 	}
-	return n, s.retire()
+	if err := s.syncAll(dirty); err != nil {
+		return 0, fmt.Errorf("fsync: %w", err)
+	}
+	return len(dirty), s.retire()
+}
+
+// syncAll syncs files side by side: after a rotation there are three, and on a
+// slow disk who waits would wait for each in turn.
+func (s *blockSet) syncAll(dirty []*os.File) error {
+	if len(dirty) == 1 {
+		return s.syncFile(dirty[0])
+	}
+	var g errgroup.Group
+	for _, f := range dirty {
+		g.Go(func() error { return s.syncFile(f) })
+	}
+	return g.Wait()
 }
 
 // list takes stock of the folder: new blocks are opened, replaced ones opened
