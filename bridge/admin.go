@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http/pprof"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,10 +25,13 @@ import (
 //	/readyz   200 when deliveries are taken, else 503; state, durability and reasons in JSON
 //	/metrics  Prometheus
 //
-// and what [Admin.Operate] adds.
+// and what [Admin.Operate] adds. These three are for everybody who reaches the
+// listener, but the reasons; those and the rest are for who connects from this
+// machine, or shows the token.
 type Admin struct {
-	mux *http.ServeMux
-	log *zap.Logger
+	mux   *http.ServeMux
+	log   *zap.Logger
+	token atomic.Pointer[string]
 }
 
 // NewAdmin returns an Admin for one bridge's health and metrics.
@@ -35,8 +40,11 @@ func NewAdmin(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Adm
 	a.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	})
-	a.mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	a.mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report, code := health.Report(), http.StatusServiceUnavailable
+		if !a.trusts(r) {
+			report.Reasons = []string{}
+		}
 		if report.State.Serving() {
 			code = http.StatusOK
 		}
@@ -46,9 +54,25 @@ func NewAdmin(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Adm
 	return a
 }
 
-// Operate adds an endpoint that answers with what f returns, as JSON. Only who
-// connects from this machine may use it, and no page in a browser. It may be
-// called while the Admin serves.
+// SetToken lets operators in who connect from other machines and send
+// "Authorization: Bearer <token>"; an empty one lets nobody in. It may be called
+// while the Admin serves.
+func (a *Admin) SetToken(token string) { a.token.Store(&token) }
+
+// trusts reports whether a request is an operator's: it came over loopback,
+// under a name of this machine (or a page could reach us by one that it made
+// point here), or has the token.
+func (a *Admin) trusts(r *http.Request) bool {
+	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) {
+		return true
+	}
+	want := a.token.Load()
+	got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && want != nil && *want != "" && subtle.ConstantTimeCompare([]byte(got), []byte(*want)) == 1
+}
+
+// Operate adds an endpoint that answers with what f returns, as JSON, for
+// operators, and no page in a browser. It may be called while the Admin serves.
 func (a *Admin) Operate(pattern string, f func(ctx context.Context, query url.Values) (any, error)) {
 	a.guard(pattern, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), operateTimeout)
@@ -66,8 +90,8 @@ func (a *Admin) Operate(pattern string, f func(ctx context.Context, query url.Va
 	})
 }
 
-// Profile adds the profiles of net/http/pprof under /debug/pprof/, for the same
-// machine only.
+// Profile adds the profiles of net/http/pprof under /debug/pprof/, for
+// operators.
 func (a *Admin) Profile() {
 	for path, handle := range map[string]http.HandlerFunc{
 		"/debug/pprof/": pprof.Index, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/trace": pprof.Trace, "/debug/pprof/symbol": pprof.Symbol,
@@ -76,13 +100,11 @@ func (a *Admin) Profile() {
 	}
 }
 
-// guard adds an endpoint for those who connect from this machine, and no page
-// in a browser.
+// guard adds an endpoint for operators.
 func (a *Admin) guard(pattern string, handle http.HandlerFunc) {
 	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The name too, or a page could reach us by one that it made point here.
-		if !isLoopback(r.RemoteAddr) || !isLoopback(r.Host) {
-			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for the machine that the bridge runs on: connect over loopback"})
+		if !a.trusts(r) {
+			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for operators: connect over loopback, or with the token of --admin-token-file"})
 			return
 		}
 		// A release and a profile take their time. An error means that the

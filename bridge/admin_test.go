@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/jobbridge/jobbridge/bridge"
@@ -19,7 +21,9 @@ func admin(t *testing.T, set func(*bridge.Admin)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := bridge.NewAdmin(bridge.NewHealth(), prometheus.NewRegistry(), zap.NewNop())
+	health := bridge.NewHealth()
+	health.Set("test", bridge.Ready, "because")
+	a := bridge.NewAdmin(health, prometheus.NewRegistry(), zap.NewNop())
 	set(a)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -51,6 +55,57 @@ func get(t *testing.T, url, host string) int {
 		t.Fatal(err)
 	}
 	return resp.StatusCode
+}
+
+// TestToken is for operators who are elsewhere; another name for this machine is
+// as far away.
+func TestToken(t *testing.T) {
+	t.Parallel()
+	const token = "0123456789abcdef"
+	var a *bridge.Admin
+	url := admin(t, func(it *bridge.Admin) {
+		a = it
+		a.Operate("GET /secret", func(context.Context, url.Values) (any, error) { return "told", nil })
+	})
+	ask := func(path, authorization string) (int, string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "bridge.example"
+		if authorization != "" {
+			req.Header.Set("Authorization", authorization)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	for _, c := range []struct {
+		token, sent string
+		want        int
+	}{
+		{"", "", 403}, {"", "Bearer ", 403}, {token, "", 403}, {token, "Bearer wrong", 403}, {token, token, 403}, {token, "Bearer " + token, 200},
+	} {
+		a.SetToken(c.token)
+		if got, body := ask("/secret", c.sent); got != c.want || (got == 200) != strings.Contains(body, "told") {
+			t.Errorf("token %q, sent %q: %d %s", c.token, c.sent, got, body)
+		}
+		for _, path := range []string{"/healthz", "/metrics"} {
+			if got, _ := ask(path, c.sent); got != 200 {
+				t.Errorf("%s needs a token", path)
+			}
+		}
+		if _, body := ask("/readyz", c.sent); (c.want == 200) != strings.Contains(body, "because") || !strings.Contains(body, `"state":"starting"`) {
+			t.Errorf("token %q, sent %q: %s", c.token, c.sent, body)
+		}
+	}
 }
 
 // TestProfile is there when asked for, and for the same machine only.

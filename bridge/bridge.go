@@ -14,6 +14,7 @@ package bridge
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -26,6 +27,8 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/netutil"
@@ -48,6 +51,7 @@ const (
 	DefaultMaxInFlight    = 1024
 	DefaultMaxConnections = 8192
 	DefaultReadTimeout    = 15 * time.Second
+	DefaultForgeryRate    = 50
 )
 
 // Config configures a [Bridge]. Verifier and Publisher are needed; the zero
@@ -72,6 +76,13 @@ type Config struct {
 	// ReadTimeout is how long a sender may take for a whole request; 0 means
 	// [DefaultReadTimeout].
 	ReadTimeout time.Duration
+	// ForgeryRate is how many bad signatures a second one source may send, ten
+	// seconds' worth at once: further ones are answered 429, and their connection
+	// is closed. A good signature is never limited. 0 means [DefaultForgeryRate],
+	// negative no limit.
+	ForgeryRate int
+	// TLS makes the listener speak HTTPS; nil means HTTP.
+	TLS *tls.Config
 	// Quarantine keeps requests that were refused for their signature; nil means
 	// that they are gone.
 	Quarantine *Quarantine
@@ -83,6 +94,9 @@ type Config struct {
 	TrustedProxies []*net.IPNet
 	// Health is told of draining; nil means nobody is.
 	Health *Health
+	// Tracer makes a span of each delivery, with one each for what it consists of;
+	// nil means none.
+	Tracer trace.TracerProvider
 	// Registerer takes the metrics; nil means none are kept.
 	Registerer prometheus.Registerer
 	// Logger gets one line per delivery; nil means none.
@@ -113,7 +127,9 @@ type Bridge struct {
 	floods   *zap.Logger // for what nobody has signed: sampled
 	metrics  *metrics
 	slots    chan struct{} // one token per delivery in flight
+	tracer   trace.Tracer
 	skew     *skew
+	forgers  *forgers
 	draining atomic.Bool
 	conns    atomic.Int64
 }
@@ -134,6 +150,7 @@ func New(cfg Config) (*Bridge, error) {
 	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
 	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, DefaultMaxInFlight)
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
+	cfg.ForgeryRate = cmp.Or(cfg.ForgeryRate, DefaultForgeryRate)
 	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, DefaultReadTimeout)
 	cfg.Health = cmp.Or(cfg.Health, NewHealth())
 	cfg.Logger = cmp.Or(cfg.Logger, zap.NewNop())
@@ -143,11 +160,17 @@ func New(cfg Config) (*Bridge, error) {
 	if cfg.Registerer == nil {
 		cfg.Registerer = prometheus.NewRegistry()
 	}
-	b := &Bridge{cfg: cfg, log: cfg.Logger, floods: sampled(cfg.Logger), slots: make(chan struct{}, cfg.MaxInFlight)}
+	if cfg.Tracer == nil {
+		cfg.Tracer = noop.NewTracerProvider()
+	}
+	var err error
+	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: sampled(cfg.Logger), slots: make(chan struct{}, cfg.MaxInFlight)}
+	if b.forgers, err = newForgers(cfg.ForgeryRate); err != nil {
+		return nil, fmt.Errorf("bridge: %w", err)
+	}
 	b.skew = &skew{tolerance: cmp.Or(cfg.Tolerance, verify.DefaultTolerance), health: cfg.Health, warn: func(offset time.Duration, reason string) {
 		b.log.Warn("clock", zap.Duration("skew", offset), zap.String("reason", reason))
 	}}
-	var err error
 	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
 	}
@@ -197,10 +220,10 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
 		ConnState:      b.countConns,
-		ErrorLog:       zap.NewStdLog(b.log),
+		ErrorLog:       zap.NewStdLog(b.floods), // what a handshake fails of is anybody's choice
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(netutil.LimitListener(ln, b.cfg.MaxConnections)) }()
+	go func() { served <- srv.Serve(b.secure(netutil.LimitListener(ln, b.cfg.MaxConnections))) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
@@ -212,7 +235,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	time.Sleep(b.cfg.DrainDelay)
 	left := closeListener(ln)
 	// Both end for the lack of a listener; they have nothing else to say.
-	if err := errors.Join(<-served, srv.Serve(&left)); err != nil {
+	if err := errors.Join(<-served, srv.Serve(b.secure(&left))); err != nil {
 		b.log.Debug("listener closed", zap.Error(err))
 	}
 	b.linger()
@@ -224,6 +247,14 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 		return errors.Join(fmt.Errorf("drain: %w", err), srv.Close())
 	}
 	return nil
+}
+
+// secure returns ln, or a listener over it that speaks TLS.
+func (b *Bridge) secure(ln net.Listener) net.Listener {
+	if b.cfg.TLS == nil {
+		return ln
+	}
+	return tls.NewListener(ln, b.cfg.TLS)
 }
 
 // linger waits until every connection has got an answer with "Connection:

@@ -312,6 +312,36 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
+// TestForgers sends bad signatures until its connection is closed; good ones
+// from the same address go on.
+func TestForgers(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.ForgeryRate = 1
+	srv.Start()
+	codes := map[int]int{}
+	for range 30 {
+		r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_forged"})
+		codes[r.Code]++
+		if r.Code == 429 && r.Header.Get("Retry-After") == "" {
+			t.Error(r.Header)
+		}
+		if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 200 {
+			t.Fatalf("a good one: %d", r.Code)
+		}
+		// Signed by someone who may, only late: no forger.
+		if r := srv.Deliver(bridgetest.Delivery{SignedAt: srv.Now().Add(-time.Hour)}); r.Code != 400 {
+			t.Fatalf("a late one: %d", r.Code)
+		}
+	}
+	if codes[400] < 10 || codes[429] < 10 {
+		t.Errorf("%v", codes)
+	}
+	if n := counter(t, srv, "refused", "mismatch"); n != 30 {
+		t.Errorf("%v counted", n)
+	}
+}
+
 // TestFloodIsSampled refuses more than the log should hold. What was authentic
 // is in it all the same.
 func TestFloodIsSampled(t *testing.T) {
@@ -319,6 +349,7 @@ func TestFloodIsSampled(t *testing.T) {
 	core, logs := observer.New(zapcore.InfoLevel)
 	srv := bridgetest.NewUnstartedServer(t)
 	srv.Config.Bridge.Logger = zap.New(core)
+	srv.Config.Bridge.ForgeryRate = -1
 	srv.Start()
 	start := time.Now()
 	for range 1000 {

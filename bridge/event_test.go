@@ -1,8 +1,12 @@
 package bridge_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"testing"
 
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 )
 
@@ -64,4 +68,51 @@ func TestTraceparent(t *testing.T) {
 			t.Errorf("%s became %q", sent, got)
 		}
 	}
+}
+
+// FuzzDecode compares with encoding/json, whose maps keep the exact key and the
+// last duplicate.
+func FuzzDecode(f *testing.F) {
+	for _, seed := range []string{
+		`{"id":"a","status":"COMPLETED"}`, ` { "id" : "a" , "status" : "FAILED" , "id":"b" } `, `{"result":{"id":"a","status":"COMPLETED"},"error":null}`,
+		`{"id":1,"status":["x",{"status":"y"}],"metrics":{"a":[1,2,{"b":"}"}]}}`, `{"\u0069d":"a","stat\u0075s":"\u0043OMPLETED","x":"\\\""}`,
+		`{"ID":"a","Status":"COMPLETED"}`, `{}`, `[]`, `"status"`, `null`, `{"status":"A","a":-1.5e+3,"b":true,"c":null}`, "\ufeff{\"status\":\"A\"}", `{"status":"A"`, "{\"status\":\"\xff\"}",
+		`{"metrics":{},"model":null,"status":"A"}`, `{"result":{"metrics":{},"status":"A"}}`, `{"result":[1],"id":"a"}`, `{"status":null,"result":{"status":"A"}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		object := func(data []byte) map[string]json.RawMessage {
+			var m map[string]json.RawMessage
+			if json.Unmarshal(data, &m) != nil {
+				return nil
+			}
+			return m
+		}
+		text := func(data []byte) (s string) {
+			if json.Unmarshal(data, &s) != nil {
+				return ""
+			}
+			return s
+		}
+		m := object(bytes.TrimPrefix(payload, []byte("\ufeff")))
+		if _, ok := m["status"]; !ok {
+			if inner := object(m["result"]); inner != nil {
+				m = inner
+			}
+		}
+		_, model := m["model"]
+		_, input := m["input"]
+		want := publisher.Event{ID: text(m["id"]), Status: text(m["status"]), Kind: publisher.Job}
+		if object(m["metrics"]) != nil && !model && !input {
+			want.Kind = publisher.Batch
+		}
+		got := bridge.Decode(payload)
+		if got.Kind == "" {
+			got.Kind = publisher.Job
+		}
+		if got.ID != want.ID || got.Status != want.Status || got.Kind != want.Kind {
+			t.Errorf("%q: %q %q %q, want %q %q %q", payload, got.ID, got.Status, got.Kind, want.ID, want.Status, want.Kind)
+		}
+	})
 }

@@ -12,6 +12,10 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
@@ -30,6 +34,8 @@ type answer struct {
 // receive is one delivery, top to bottom.
 func (b *Bridge) receive(c echo.Context) error {
 	d := deliveryOf(c)
+	ctx, span := b.tracer.Start(w3c.Extract(c.Request().Context(), propagation.HeaderCarrier(c.Request().Header)), "deliver", trace.WithSpanKind(trace.SpanKindServer))
+	defer func() { d.describe(span); span.End() }()
 	body, err := readBody(c.Request(), c.Response(), b.cfg.MaxBody)
 	if err != nil {
 		return d.refuse(err)
@@ -43,21 +49,31 @@ func (b *Bridge) receive(c echo.Context) error {
 	defer func() { <-b.slots }()
 	header := strings.Join(c.Request().Header.Values(verify.HeaderName), ",")
 	now := b.cfg.Now()
+	start := time.Now()
+	_, verifying := b.tracer.Start(ctx, "verify")
 	verified, err := b.cfg.Verifier.Verify(header, body)
+	verifying.End()
+	d.verified = time.Since(start)
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
 			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body}).String()
 		}
+		// What is only too old or too new was signed by someone who may.
+		if verified.Fingerprint == "" && b.forgers.over(c.RealIP()) {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
+			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
+		}
 		return answer
 	}
+	d.secret = verified.Fingerprint
 	b.skew.observe(now, verified.SignedAt)
 	d.event = decode(verified.Payload)
 	d.event.Signature = header
 	d.event.ReceivedAt = now
-	d.event.Traceparent = traceparent(c.Request().Header)
+	d.event.Traceparent = traceparent(ctx)
 	// A sender that hangs up now does not take its event with it.
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(c.Request().Context()), answerTimeout, errLate)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), answerTimeout, errLate)
 	defer cancel()
 	if d.receipt, err = b.cfg.Publisher.Publish(ctx, d.event); err != nil {
 		return d.refuse(err)
@@ -100,7 +116,11 @@ type delivery struct {
 	event   publisher.Event
 	receipt publisher.Receipt
 	reason  string // of the refusal; empty if it was stored
-	err     error  // its cause, for the log only
+	// secret is the fingerprint of the one that signed it, and verified how long
+	// it took to find that.
+	secret   string
+	verified time.Duration
+	err      error // its cause, for the log only
 	// quarantine is what became of a refused one there.
 	quarantine string
 }
@@ -108,6 +128,21 @@ type delivery struct {
 const deliveryKey = "delivery"
 
 func deliveryOf(c echo.Context) *delivery { return c.Get(deliveryKey).(*delivery) }
+
+// describe tells a span what became of the delivery.
+func (d *delivery) describe(span trace.Span) {
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(attribute.Int("http.request.body.size", d.bytes))
+	if d.event.Payload != nil {
+		span.SetAttributes(attribute.String("job.id", d.event.UsableID()), attribute.String("messaging.destination.name", d.receipt.Subject),
+			attribute.Int64("jobbridge.sequence", int64(d.receipt.Sequence)), attribute.Bool("jobbridge.duplicate", d.receipt.Duplicate)) //nolint:gosec // below 2^63
+	}
+	if d.reason != "" {
+		span.SetStatus(codes.Error, d.reason)
+	}
+}
 
 func (d *delivery) answer() answer {
 	a := answer{
@@ -187,7 +222,7 @@ func answerError(err error, c echo.Context) {
 	if he, ok := err.(*echo.HTTPError); ok { //nolint:errorlint // echo never wraps it, and no handler here does
 		status, message = he.Code, he.Message
 	}
-	if status == http.StatusServiceUnavailable {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		c.Response().Header().Set(echo.HeaderRetryAfter, retryAfter)
 	}
 	if status == http.StatusMethodNotAllowed {
@@ -213,7 +248,7 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			d.reason = strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_")
 		}
 		took := time.Since(d.start)
-		b.metrics.observe(d.outcome(status), d.reason, d.bytes, took)
+		b.metrics.observe(d, d.outcome(status), took)
 		b.logDelivery(c, d, status, took)
 		return nil
 	}

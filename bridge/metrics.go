@@ -11,8 +11,14 @@ import (
 type metrics struct {
 	deliveries *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
+	stages     *prometheus.HistogramVec
 	body       prometheus.Histogram
+	secrets    *prometheus.CounterVec
 }
+
+// durationBuckets are for what takes from a tenth of a millisecond to five
+// seconds.
+var durationBuckets = []float64{.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}
 
 func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
@@ -23,9 +29,19 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "jobbridge_delivery_duration_seconds",
 			Help:                        "Time from a request's header to its answer, by outcome.",
-			Buckets:                     []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5},
+			Buckets:                     durationBuckets,
 			NativeHistogramBucketFactor: 1.1,
 		}, []string{"outcome"}),
+		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:                        "jobbridge_stage_duration_seconds",
+			Help:                        "Time that stored deliveries took in each stage: verify, publish (to the PubAck), commit (to the fsync).",
+			Buckets:                     durationBuckets,
+			NativeHistogramBucketFactor: 1.1,
+		}, []string{"stage"}),
+		secrets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobbridge_secret_deliveries_total",
+			Help: "Authentic deliveries by the fingerprint of the secret that signed them; a secret that does not count any more can go.",
+		}, []string{"secret"}),
 		body: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "jobbridge_body_bytes",
 			Help:    "Size of the bodies received, inflated.",
@@ -42,16 +58,24 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		Name: "jobbridge_clock_skew_seconds", Help: "By how much this clock is ahead of the time that deliveries are signed with; the median of the last ones.",
 	}, func() float64 { return b.skew.offset().Seconds() })
 	var errs []error
-	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.body, inFlight, conns, skew} {
+	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, m.secrets, inFlight, conns, skew} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)
 }
 
-func (m *metrics) observe(outcome, reason string, bytes int, took time.Duration) {
-	m.deliveries.WithLabelValues(outcome, reason).Inc()
+func (m *metrics) observe(d *delivery, outcome string, took time.Duration) {
+	m.deliveries.WithLabelValues(outcome, d.reason).Inc()
 	m.duration.WithLabelValues(outcome).Observe(took.Seconds())
-	if bytes > 0 {
-		m.body.Observe(float64(bytes))
+	if d.bytes > 0 {
+		m.body.Observe(float64(d.bytes))
+	}
+	if d.secret != "" {
+		m.secrets.WithLabelValues(d.secret).Inc()
+	}
+	if d.reason == "" && d.receipt.Stream != "" {
+		m.stages.WithLabelValues("verify").Observe(d.verified.Seconds())
+		m.stages.WithLabelValues("publish").Observe(d.receipt.Published.Seconds())
+		m.stages.WithLabelValues("commit").Observe(d.receipt.Committed.Seconds())
 	}
 }

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,8 +64,7 @@ type Quarantine struct {
 	log     *zap.Logger
 	queue   chan refused
 	all     *rate.Limiter // in bytes
-	sources *lru.Cache[netip.Prefix, *rate.Limiter]
-	share   int // what one source may fill at once, in bytes
+	sources *sources
 	kept    [len(keepResults)]atomic.Uint64
 }
 
@@ -99,9 +96,8 @@ func (k Kept) String() string { return keepResults[k] }
 
 // The sizes of what a quarantine holds besides its stream.
 const (
-	quarantineQueue   = 256
-	quarantineSources = 4096
-	quarantineEntry   = 1 << 10 // what an entry costs on top of its body, about
+	quarantineQueue = 256
+	quarantineEntry = 1 << 10 // what an entry costs on top of its body, about
 	// keptHeader bounds one header of a kept request.
 	keptHeader = 4 << 10
 )
@@ -120,13 +116,13 @@ func NewQuarantine(o QuarantineOptions) (*Quarantine, error) {
 	}
 	o.Tolerance, o.MaxBody = cmp.Or(o.Tolerance, verify.DefaultTolerance), cmp.Or(o.MaxBody, DefaultQuarantineMaxBody)
 	o.Logger = cmp.Or(o.Logger, zap.NewNop())
-	sources, err := lru.New[netip.Prefix, *rate.Limiter](quarantineSources)
+	size := int(o.Stream.CachedInfo().Config.MaxBytes)
+	sources, err := newSources(hourly(size/4), size/4)
 	if err != nil {
 		return nil, fmt.Errorf("bridge: quarantine: %w", err)
 	}
-	size := int(o.Stream.CachedInfo().Config.MaxBytes)
 	return &Quarantine{
-		opts: o, log: o.Logger, queue: make(chan refused, quarantineQueue), sources: sources, share: size / 4,
+		opts: o, log: o.Logger, queue: make(chan refused, quarantineQueue), sources: sources,
 		all: rate.NewLimiter(hourly(size/2), size/2),
 	}, nil
 }
@@ -145,16 +141,8 @@ func (q *Quarantine) offer(r refused) Kept {
 		return KeptNotSize
 	}
 	cost := len(r.body) + quarantineEntry
-	source := sourceOf(r.remote)
-	limiter, ok := q.sources.Get(source)
-	if !ok {
-		limiter = rate.NewLimiter(hourly(q.share), q.share)
-		if other, had, _ := q.sources.PeekOrAdd(source, limiter); had {
-			limiter = other
-		}
-	}
 	switch {
-	case !limiter.AllowN(time.Now(), cost):
+	case !q.sources.limiter(r.remote).AllowN(time.Now(), cost):
 		return KeptNotSource
 	case !q.all.AllowN(time.Now(), cost):
 		return KeptNotAll
@@ -165,21 +153,6 @@ func (q *Quarantine) offer(r refused) Kept {
 	default:
 		return KeptNotBusy
 	}
-}
-
-// sourceOf returns what counts as one sender: an IPv4 address, or an IPv6
-// network of 64 bits.
-func sourceOf(remote string) netip.Prefix {
-	addr, err := netip.ParseAddr(remote)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	addr = addr.Unmap().WithZone("")
-	bits := 32
-	if addr.Is6() {
-		bits = 64
-	}
-	return netip.PrefixFrom(addr, bits).Masked()
 }
 
 // Run writes what was refused until ctx ends, and then what is left.

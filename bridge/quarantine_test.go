@@ -174,6 +174,7 @@ func TestQuarantineFlood(t *testing.T) {
 	}
 	srv := quarantined(t, func(c *bridgetest.Config) {
 		c.QuarantineBytes = 1 << 20
+		c.Bridge.ForgeryRate = -1
 		c.Bridge.TrustedProxies = []*net.IPNet{loopback}
 	})
 	from := func(source string, i int) bridgetest.Delivery {

@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/propagation"
 	"go.uber.org/zap"
 )
 
@@ -105,7 +107,7 @@ func (q *Quarantine) release(ctx context.Context, e Quarantined, stale bool) Qua
 	}
 	event := decode(verified.Payload)
 	event.Signature, event.ReceivedAt = header, e.ReceivedAt
-	event.Traceparent = traceparent(http.Header{"Traceparent": {e.Header["Traceparent"]}})
+	event.Traceparent = traceparent(w3c.Extract(ctx, propagation.MapCarrier{publisher.TraceparentHeader: e.Header["Traceparent"]}))
 	publish, cancel := context.WithTimeoutCause(ctx, answerTimeout, errLate)
 	defer cancel()
 	receipt, err := q.opts.Publisher.Publish(publish, event)

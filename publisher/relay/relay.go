@@ -26,6 +26,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 )
@@ -65,6 +69,9 @@ type Options struct {
 	// OnTrouble is called with the error when events have to be tried again,
 	// and with nil when none has to any more. It must not block. It may be nil.
 	OnTrouble func(error)
+	// Tracer makes a span of each attempt, in the trace that the event names; nil
+	// means none.
+	Tracer trace.TracerProvider
 	// Logger of the relay; nil means none.
 	Logger *zap.Logger
 }
@@ -73,6 +80,7 @@ type Options struct {
 type Relay struct {
 	opts   Options
 	log    *zap.Logger
+	tracer trace.Tracer
 	ledger *ledger
 	memory *semaphore.Weighted
 	ready  chan *item // never blocks: it has room for the whole window
@@ -127,6 +135,9 @@ func New(o Options) (*Relay, error) {
 	}
 	o.Consumer = cmp.Or(o.Consumer, "relay")
 	o.InFlight, o.Window, o.Bytes = cmp.Or(o.InFlight, defaultInFlight), cmp.Or(o.Window, defaultWindow), cmp.Or(o.Bytes, defaultBytes)
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider()
+	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
@@ -135,7 +146,7 @@ func New(o Options) (*Relay, error) {
 		return nil, err
 	}
 	return &Relay{
-		opts: o, log: o.Logger, ledger: l, memory: semaphore.NewWeighted(o.Bytes), ready: make(chan *item, o.Window),
+		opts: o, log: o.Logger, tracer: o.Tracer.Tracer("github.com/jobbridge/jobbridge/publisher/relay"), ledger: l, memory: semaphore.NewWeighted(o.Bytes), ready: make(chan *item, o.Window),
 		held: make(map[uint64]*item), behind: make(map[string][]*item),
 	}, nil
 }
@@ -281,6 +292,9 @@ func (r *Relay) send(ctx context.Context, i *item) {
 	// What is on its way is not cut off: its outcome would be unknown.
 	try, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryTimeout)
 	defer cancel()
+	sender := propagation.MapCarrier{publisher.TraceparentHeader: i.msg.Headers().Get(publisher.TraceparentHeader)}
+	try, span := r.tracer.Start(propagation.TraceContext{}.Extract(try, sender), "relay", trace.WithSpanKind(trace.SpanKindConsumer))
+	defer span.End()
 	began := time.Now()
 	msg := &nats.Msg{Subject: i.msg.Subject(), Header: i.msg.Headers(), Data: i.msg.Data()}
 	_, err := r.opts.Remote.Forward(try, msg)
@@ -292,6 +306,7 @@ func (r *Relay) send(ctx context.Context, i *item) {
 		}
 	}
 	if err != nil {
+		span.SetStatus(codes.Error, publisher.Class(err).Error())
 		if i.unknown.IsZero() && errors.Is(err, publisher.ErrUnknown) {
 			i.unknown = began
 		}

@@ -1,0 +1,71 @@
+package bridge
+
+import (
+	"net/netip"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
+)
+
+// maxSources is how many sources are told apart; the one that was quiet for
+// longest is forgotten first.
+const maxSources = 4096
+
+// sources gives each source a limit of its own.
+type sources struct {
+	limiters *lru.Cache[netip.Prefix, *rate.Limiter]
+	limit    rate.Limit
+	burst    int
+}
+
+func newSources(limit rate.Limit, burst int) (*sources, error) {
+	limiters, err := lru.New[netip.Prefix, *rate.Limiter](maxSources)
+	return &sources{limiters, limit, burst}, err
+}
+
+// limiter returns that of a remote address.
+func (s *sources) limiter(remote string) *rate.Limiter {
+	source := sourceOf(remote)
+	limiter, ok := s.limiters.Get(source)
+	if !ok {
+		limiter = rate.NewLimiter(s.limit, s.burst)
+		if other, had, _ := s.limiters.PeekOrAdd(source, limiter); had {
+			limiter = other
+		}
+	}
+	return limiter
+}
+
+// sourceOf returns what counts as one sender: an IPv4 address, or an IPv6
+// network of 64 bits.
+func sourceOf(remote string) netip.Prefix {
+	addr, err := netip.ParseAddr(remote)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	addr = addr.Unmap().WithZone("")
+	bits := 32
+	if addr.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(addr, bits).Masked()
+}
+
+// forgers notices sources that send bad signature after bad signature. Their
+// connections are closed, which costs them more than it costs us; whoever signs
+// well from the same address is not concerned.
+type forgers struct{ sources *sources } // nil without a limit
+
+func newForgers(perSecond int) (*forgers, error) {
+	if perSecond < 0 {
+		return &forgers{}, nil
+	}
+	s, err := newSources(rate.Limit(perSecond), 10*perSecond)
+	return &forgers{s}, err
+}
+
+// over counts a bad signature and reports whether it is one too many.
+func (f *forgers) over(remote string) bool {
+	return f.sources != nil && !f.sources.limiter(remote).AllowN(time.Now(), 1)
+}
