@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"strings"
+	"text/tabwriter"
 
+	"github.com/agnivade/levenshtein"
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
 )
@@ -39,10 +43,17 @@ func (f yamlFile) Validate(app *kong.Application) error {
 	}
 	for key := range f {
 		if !slices.Contains(known, key) {
-			return fmt.Errorf("configuration file: unknown key %q: want the name of a flag of serve, without the dashes", key)
+			return fmt.Errorf("configuration file: unknown key %q: did you mean %q? Want the name of a flag of serve, without the dashes", key, nearest(key, known))
 		}
 	}
 	return nil
+}
+
+// nearest returns the name that is most like s.
+func nearest(s string, names []string) string {
+	return slices.MinFunc(names, func(a, b string) int {
+		return levenshtein.ComputeDistance(s, a) - levenshtein.ComputeDistance(s, b)
+	})
 }
 
 // Resolve implements [kong.Resolver].
@@ -53,4 +64,77 @@ func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 		}
 	}
 	return f[flag.Name], nil
+}
+
+// configCmd is about the configuration that serve would run with.
+type configCmd struct {
+	Check configCheckCmd `cmd:"" help:"Say what is wrong with the flags, the environment and the file that serve is given, or nothing."`
+	Print configPrintCmd `cmd:"" help:"Print the value of each flag of serve, and where it comes from."`
+}
+
+type configCheckCmd struct{ serveCmd }
+
+// Help replaces serve's.
+func (configCheckCmd) Help() string {
+	return "Takes the flags of serve. The files that they name must be readable; nothing is listened on, connected to or written."
+}
+
+// Run checks what serve checks before it begins.
+func (c *configCheckCmd) Run(_ context.Context, s streams) error {
+	secrets, err := c.validate(s.getenv)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "good; secrets: %s\n", describe(secrets))
+	return nil
+}
+
+// describe names secrets without giving them away.
+func describe(secrets []string) string {
+	if len(secrets) == 0 {
+		return "made by --dev"
+	}
+	return strings.Join(fingerprints(secrets), ", ")
+}
+
+type configPrintCmd struct{ serveCmd }
+
+// Help replaces serve's.
+func (configPrintCmd) Help() string {
+	return "Takes the flags of serve. Secrets are shown by their fingerprints; the files that hold others by their names."
+}
+
+// Run prints the flags, and checks them.
+func (c *configPrintCmd) Run(k *kong.Context, s streams) error {
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "FLAG\tVALUE\tFROM")
+	for _, flag := range k.Selected().Flags {
+		if flag.Name == "config" {
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%v\t%s\n", flag.Name, k.FlagValue(flag), origin(k, flag))
+	}
+	secrets, err := c.validate(s.getenv)
+	fmt.Fprintf(w, "secrets\t%s\t%s\n", describe(secrets), strings.Join(c.secretFlags.origins(s.getenv), " and "))
+	return errors.Join(w.Flush(), err)
+}
+
+// origin says where the value of a flag comes from.
+func origin(k *kong.Context, flag *kong.Flag) string {
+	for _, p := range k.Path {
+		if p.Flag == flag && !p.Resolved {
+			return "flag"
+		}
+	}
+	for _, env := range flag.Envs {
+		if os.Getenv(env) != "" {
+			return env
+		}
+	}
+	for _, p := range k.Path {
+		if p.Flag == flag {
+			return "file"
+		}
+	}
+	return "default"
 }

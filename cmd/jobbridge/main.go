@@ -17,7 +17,9 @@ func main() {
 	tune(os.Getenv)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(exitCode(run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr), os.Stderr))
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	os.Exit(exitCode(run(ctx, os.Args[1:], streams{os.Getenv, os.Stdin, os.Stdout, os.Stderr, hangup}), os.Stderr))
 }
 
 // cli is every knob there is; flags win over the environment, and that over
@@ -30,15 +32,19 @@ type cli struct {
 	Stream     streamCmd     `cmd:"" help:"Make, audit or print the stream on a NATS of yours."`
 	Quarantine quarantineCmd `cmd:"" help:"Look at what was refused for its signature, and release what is good after all."`
 	Parked     parkedCmd     `cmd:"" help:"Look at events that the remote stream is too small for, and publish them again."`
+	Config     configCmd     `cmd:"" help:"Check or print the configuration that serve would run with."`
+	Health     healthCmd     `cmd:"" help:"Ask a running bridge whether it is well; for a container's health check."`
+	Drain      drainCmd      `cmd:"" help:"Take a running bridge out of service, and wait until all its events are relayed."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
 
-// streams are what a command reads and writes.
+// streams are what a command reads and writes, and what it is told meanwhile.
 type streams struct {
 	getenv func(string) string
 	in     io.Reader
 	out    io.Writer
 	err    io.Writer
+	hangup <-chan os.Signal // SIGHUP: read files again
 }
 
 // usageError is a mistake in what was asked for, not in doing it.
@@ -47,13 +53,13 @@ type usageError struct{ error }
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // run parses args and runs the command they name.
-func run(ctx context.Context, args []string, getenv func(string) string, in io.Reader, out, errOut io.Writer) error {
+func run(ctx context.Context, args []string, s streams) error {
 	var c cli
 	exited := false
 	parser, err := kong.New(&c, kong.Name("jobbridge"),
 		kong.Description("A bridge from signed webhooks to NATS: verified, durable, once per job and status.\n\n"+
 			"Start with:  jobbridge serve --dev"),
-		kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(loadYAML), kong.Writers(out, errOut),
+		kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(loadYAML), kong.Writers(s.out, s.err),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.Exit(func(int) { exited = true }), // --help
 		kong.UsageOnError())
@@ -71,7 +77,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, in io.R
 		return usageError{err}
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
-	return k.Run(streams{getenv, in, out, errOut})
+	return k.Run(s)
 }
 
 // exitCode tells the user what went wrong: 1 if it failed, 2 if it was asked

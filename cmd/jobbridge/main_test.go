@@ -25,7 +25,7 @@ func call(t *testing.T, stdin io.Reader, args ...string) (string, error) {
 		}
 		return ""
 	}
-	err := run(t.Context(), args, getenv, stdin, &out, io.Discard)
+	err := run(t.Context(), args, streams{getenv: getenv, in: stdin, out: &out, err: io.Discard})
 	return out.String(), err
 }
 

@@ -20,8 +20,9 @@ import (
 
 // adminFlags say where the running bridge's operator listens.
 type adminFlags struct {
-	Admin string `help:"Admin listener of the running bridge, on this machine." default:"http://127.0.0.1:8081"`
-	JSON  bool   `name:"json" help:"Print JSON."`
+	Admin          string `help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
+	AdminTokenFile string `help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
+	JSON           bool   `name:"json" help:"Print JSON."`
 }
 
 // ask asks the running bridge, and decodes its answer into v.
@@ -34,6 +35,13 @@ func (f adminFlags) ask(ctx context.Context, method, path string, query url.Valu
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return usageError{err}
+	}
+	token, err := readToken(f.AdminTokenFile)
+	if err != nil {
+		return usageError{err}
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

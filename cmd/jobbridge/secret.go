@@ -36,6 +36,17 @@ func (f secretFlags) read(getenv func(string) string) ([]string, error) {
 	return append(fromFile, secrets...), nil
 }
 
+// origins says where secrets come from.
+func (f secretFlags) origins(getenv func(string) string) (from []string) {
+	if f.SecretFile != "" {
+		from = append(from, f.SecretFile)
+	}
+	if getenv(secretEnv) != "" {
+		from = append(from, secretEnv)
+	}
+	return from
+}
+
 func splitSecrets(s, separators string) []string {
 	var secrets []string
 	for _, secret := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(separators, r) }) {

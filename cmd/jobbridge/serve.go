@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -40,14 +42,18 @@ type serveCmd struct {
 	MaxConnections int              `help:"Open connections of the webhook listener; what comes on top waits." default:"8192"`
 	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
 	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
+	ForgeryRate    int              `help:"Bad signatures a second that one source may send before it is answered 429 and its connection closed; good ones are never limited. 0: no limit." default:"50"`
+	AdminTokenFile string           `help:"File with the token that operators on other machines send to the admin listener; without it, everything there but the state and the metrics is for loopback." placeholder:"FILE" type:"path"`
 	TrustedProxies []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For tells the source of a request." placeholder:"CIDR"`
 	Pprof          bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, over loopback only."`
 	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
 	Dev            bool             `help:"For a try: make a secret, keep it in the data folder, send a first delivery, and print the commands to go on with."`
 	quarantineFlags
+	tlsFlags
 	natsFlags
 	secretFlags
 	logFlags
+	traceFlags
 	Config kong.ConfigFlag `help:"YAML file with values for these flags, by their names." placeholder:"FILE"`
 }
 
@@ -82,6 +88,15 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return err
 	}
+	token, err := readToken(c.AdminTokenFile)
+	if err != nil {
+		return usageError{err}
+	}
+	traces, stopTraces, err := c.tracer(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer stopTraces()
 	// The listeners first: a taken port fails before anything has begun, and a
 	// delivery that comes while the journal opens waits instead of failing.
 	listener, adminListener, err := c.listen(ctx)
@@ -94,14 +109,36 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	health := bridge.NewHealth()
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx)) // it is there to the end
 	admin, adminDone := bridge.NewAdmin(health, registry, log), make(chan error, 1)
+	admin.SetToken(token)
 	if c.Pprof {
 		admin.Profile()
 	}
+	admin.Operate("POST /drain", func(context.Context, url.Values) (any, error) {
+		health.Set(drainPart, bridge.Draining, "drain was asked for: deliveries are taken until the bridge is stopped")
+		return drained{Relays: c.relays()}, nil
+	})
 	go func() { adminDone <- admin.Serve(adminCtx, adminListener) }()
 	defer func() { stopAdmin(); err = errors.Join(err, <-adminDone) }()
 	log.Info("starting", zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("dir", c.DataDir))
 
-	store, err := c.openStorage(ctx, verifier, operator{health, admin, registry, log})
+	reload := &reloader{log: log, health: health}
+	if c.SecretFile != "" {
+		reload.things = append(reload.things, c.reloadedSecrets(s.getenv, verifier, secrets, log))
+	}
+	if c.AdminTokenFile != "" {
+		reload.things = append(reload.things, c.reloadedToken(admin, token))
+	}
+	var https *tls.Config
+	if c.TLSCert != "" {
+		certs, err := newCertificates(c.tlsFlags)
+		if err != nil {
+			return err
+		}
+		https = certs.config()
+		reload.things = append(reload.things, certs.part)
+	}
+
+	store, err := c.openStorage(ctx, verifier, operator{health, admin, registry, log, traces})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // it was asked to stop before it had begun
@@ -109,15 +146,29 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
+	if len(c.AcmeDomain) > 0 {
+		if https, err = c.acme(adminCtx, listener, c.DataDir, log); err != nil {
+			return err
+		}
+	}
+	forgeries := c.ForgeryRate
+	if forgeries == 0 {
+		forgeries = -1
+	}
 	b, err := bridge.New(bridge.Config{
 		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
 		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: health, Registerer: registry, Logger: log,
+		TLS: https, ForgeryRate: forgeries, Tracer: traces,
 	})
 	if err != nil {
 		return usageError{err}
 	}
 	health.Start(store.durability)
-	log.Info("ready", zap.String("webhook", "http://"+listener.Addr().String()+c.Path), zap.String("nats", store.natsURL()),
+	scheme := "http://"
+	if c.secure() {
+		scheme = "https://"
+	}
+	log.Info("ready", zap.String("webhook", scheme+listener.Addr().String()+c.Path), zap.String("nats", store.natsURL()),
 		zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("durability", string(store.durability)),
 		zap.Strings("secrets", fingerprints(secrets)))
 	notify(log, daemon.SdNotifyReady)
@@ -133,6 +184,8 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		}
 		notify(log, daemon.SdNotifyStopping)
 	}()
+	reloading := make(chan struct{})
+	go func() { defer close(reloading); reload.run(serving, s.hangup) }()
 	demo := make(chan struct{})
 	go func() {
 		defer close(demo)
@@ -143,6 +196,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	err = b.Serve(serving, listener)
 	stop()
 	<-watched
+	<-reloading
 	<-demo
 	return err
 }
@@ -157,6 +211,10 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 		return nil, usage("--durability=os is about the journal, and --journal=off has none")
 	case c.direct() && c.CommitMethod != "auto":
 		return nil, usage("--commit-method is about the journal, and --journal=off has none")
+	case c.Dev && c.secure():
+		return nil, usageError{errNoTLS}
+	case c.ForgeryRate < 0:
+		return nil, usage("--forgery-rate must not be below 0")
 	case c.Dev && c.given():
 		return nil, usage("--dev is for a try without other servers: leave out --nats-url and --nats-context")
 	case c.QuarantineBytes < 1<<20, c.QuarantineAge <= 0, c.QuarantineMaxBody < 1:
@@ -175,10 +233,36 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	if _, err := readWorkers(c.NatsAuthFile); err != nil {
 		return nil, err
 	}
+	if err := c.tlsFlags.check(); err != nil {
+		return nil, err
+	}
 	if c.given() {
 		_, err = c.connector()
 	}
 	return proxies, err
+}
+
+// validate does what can be done without an effect: it returns the secrets, or
+// what serve would refuse to start for.
+func (c *serveCmd) validate(getenv func(string) string) ([]string, error) {
+	secrets, err := c.read(getenv)
+	switch {
+	case err != nil:
+		return nil, usageError{err}
+	case c.Dev && len(secrets) > 0, !c.Dev && len(secrets) == 0:
+		_, _, err := c.verifier(getenv)
+		return secrets, err
+	}
+	if _, err := c.check(); err != nil {
+		return secrets, err
+	}
+	if _, err := readToken(c.AdminTokenFile); err != nil {
+		return secrets, usageError{err}
+	}
+	if c.TLSCert != "" {
+		_, err = newCertificates(c.tlsFlags)
+	}
+	return secrets, err
 }
 
 // notify tells systemd, if it asked to be told. One that does not listen must

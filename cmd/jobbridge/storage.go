@@ -17,6 +17,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
@@ -50,6 +51,7 @@ const (
 	diskPart    = "disk"
 	remotePart  = "remote"
 	relayPart   = "relay"
+	drainPart   = "drain"
 )
 
 // direct reports whether a 2xx waits for the remote stream.
@@ -122,6 +124,7 @@ type operator struct {
 	admin    *bridge.Admin
 	registry *prometheus.Registry
 	log      *zap.Logger
+	traces   trace.TracerProvider
 }
 
 func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher.StreamOptions, o operator) error {
@@ -232,7 +235,7 @@ func (c *serveCmd) openRelay(ctx, run context.Context, s *storage, stream publis
 	s.relay, err = relay.New(relay.Options{
 		Source: s.journal.Stream(), Consumer: journal.RelayConsumer, Remote: forward, Await: s.remote.Await, Park: parking.Park,
 		Ledger: filepath.Join(s.journal.Dir(), "relay.json"), DedupeWindow: func() time.Duration { return s.remote.Status().Window },
-		OnTrouble: func(err error) { setReason(o.health, relayPart, bridge.Journaling, relayTrouble(err)) }, Logger: o.log.Named("relay"),
+		OnTrouble: func(err error) { setReason(o.health, relayPart, bridge.Journaling, relayTrouble(err)) }, Logger: o.log.Named("relay"), Tracer: o.traces,
 	})
 	if err != nil {
 		return err

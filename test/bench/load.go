@@ -195,6 +195,11 @@ func (s *sender) run(u *url.URL) (err error) {
 		key = "whsec_forged"
 	}
 	var conn net.Conn
+	defer func() {
+		if conn != nil {
+			conn.Close()
+		}
+	}()
 	var r *bufio.Reader
 	var request bytes.Buffer
 	for {
@@ -207,7 +212,6 @@ func (s *sender) run(u *url.URL) (err error) {
 			if conn, err = net.Dial("tcp", u.Host); err != nil {
 				return err
 			}
-			defer conn.Close() //nolint:gocritic // there is one
 			r = bufio.NewReader(conn)
 		}
 		body := s.body(n, due)
@@ -239,6 +243,10 @@ func (s *sender) run(u *url.URL) (err error) {
 			err = s.refused.RecordValue(time.Since(sent).Microseconds())
 		case 400:
 			s.forged++
+		case 429: // and the connection is closed
+			s.forged++
+			conn.Close()
+			conn = nil
 		default:
 			s.bad++
 		}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/relay"
+)
+
+// healthCmd is a health check without curl.
+type healthCmd struct {
+	Ready   bool          `help:"Fail unless deliveries are taken; else it is enough that the process lives."`
+	Timeout time.Duration `help:"How long to wait for an answer." default:"2s"`
+	adminFlags
+}
+
+// Run fails if the bridge is not well.
+func (c *healthCmd) Run(ctx context.Context, s streams) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	path := "/healthz"
+	if c.Ready {
+		path = "/readyz"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.Admin, "/")+path, nil)
+	if err != nil {
+		return usage("--admin: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var report struct {
+		Status, State string
+		Reasons       []string
+	}
+	_ = json.NewDecoder(resp.Body).Decode(&report) // the code says enough
+	said := strings.Join(append([]string{report.Status + report.State}, report.Reasons...), "; ")
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", resp.Status, said)
+	}
+	fmt.Fprintln(s.out, said)
+	return nil
+}
+
+// drainCmd comes before a bridge with a journal goes for good.
+type drainCmd struct {
+	Timeout time.Duration `help:"How long to wait." default:"10m"`
+	adminFlags
+}
+
+// Help implements kong's long help.
+func (drainCmd) Help() string {
+	return `The bridge says "draining" on /readyz from now on, so that load balancers look elsewhere, and takes what comes all the same. ` +
+		`This command ends when the remote stream has all that the journal has; then stop the bridge, and its volume holds nothing that is missed. ` +
+		`A bridge without a remote keeps its events for its workers: there, it only takes it out of service.`
+}
+
+// drained is the bridge's answer.
+type drained struct {
+	// Relays tells whether there is a remote stream to wait for.
+	Relays bool `json:"relays"`
+}
+
+// quietFor is how long nothing may be left before it counts as all.
+const quietFor = 2 * time.Second
+
+// Run drains, and fails if events are left at the end of the timeout.
+func (c *drainCmd) Run(ctx context.Context, s streams) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	var answer drained
+	if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{}, &answer); err != nil {
+		return err
+	}
+	if !answer.Relays {
+		fmt.Fprintln(s.out, "out of service; there is no remote stream to wait for")
+		return nil
+	}
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	last := time.Now() // when something was left
+	var stats relay.Stats
+	for time.Since(last) < quietFor {
+		if err := c.ask(ctx, http.MethodGet, "/relay", nil, &stats); err != nil {
+			return err
+		}
+		if stats.Lag > 0 {
+			last = time.Now()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d events are not relayed yet", stats.Lag)
+		}
+	}
+	fmt.Fprintf(s.out, "drained: the remote stream has all events (%d relayed, %d parked)\n", stats.Relayed, stats.Parked)
+	return nil
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/verify"
+	"go.uber.org/zap"
+)
+
+// settled is how long files must have been quiet before they are read again:
+// whoever writes two that belong together is given the time.
+const settled = 100 * time.Millisecond
+
+// reloaded is something that is read from files and can be read again.
+type reloaded struct {
+	name  string
+	files []string
+	// load reads the files and puts what they say in force; what is not good
+	// changes nothing. It reports whether there was a change.
+	load func() (changed bool, err error)
+}
+
+// reloader reads files again when they change or SIGHUP comes.
+type reloader struct {
+	log    *zap.Logger
+	health *bridge.Health
+	things []reloaded
+}
+
+// run watches until ctx ends. A watch that cannot be had leaves SIGHUP.
+func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
+	watcher, err := r.watch()
+	if err != nil {
+		r.log.Warn("files are not watched: send SIGHUP after a change", zap.Error(err))
+		watcher = &fsnotify.Watcher{} // whose channels never deliver
+	} else {
+		defer watcher.Close()
+	}
+	quiet := time.NewTimer(settled)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-watcher.Errors:
+			r.log.Warn("watch files", zap.Error(err))
+			quiet.Reset(settled) // something may have been missed
+		case <-watcher.Events:
+			quiet.Reset(settled)
+		case <-hangup:
+			r.log.Info("SIGHUP: reading files again")
+			r.load()
+		case <-quiet.C:
+			r.load()
+		}
+	}
+}
+
+// watch watches the folders, not the files: a file that is replaced is another
+// one. In Kubernetes, what is replaced is a link to the folder beside it.
+func (r *reloader) watch() (*fsnotify.Watcher, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	for _, thing := range r.things {
+		for _, file := range thing.files {
+			folders := []string{filepath.Dir(file)}
+			if target, err := filepath.EvalSymlinks(file); err == nil {
+				folders = append(folders, filepath.Dir(target))
+			}
+			for _, folder := range folders {
+				if err := w.Add(folder); err != nil {
+					return nil, fmt.Errorf("%s: %w", folder, err)
+				}
+			}
+		}
+	}
+	return w, nil
+}
+
+// load reads everything again. What fails stays as it was, and says so until it
+// is mended.
+func (r *reloader) load() {
+	for _, thing := range r.things {
+		changed, err := thing.load()
+		switch {
+		case err != nil:
+			r.log.Error("not reloaded: the old one stays in force", zap.String("what", thing.name), zap.Error(err))
+			r.health.Set(thing.name, bridge.Ready, fmt.Sprintf("%s: not reloaded, the old one stays in force: %v", thing.name, err))
+			continue
+		case changed:
+			r.log.Info("reloaded", zap.String("what", thing.name))
+		}
+		r.health.Set(thing.name, bridge.Ready)
+	}
+}
+
+// reloadedSecrets puts the secrets in force that the file and the variable hold.
+func (c *serveCmd) reloadedSecrets(getenv func(string) string, verifier *verify.Verifier, now []string, log *zap.Logger) reloaded {
+	return reloaded{"secrets", []string{c.SecretFile}, func() (bool, error) {
+		secrets, err := c.read(getenv)
+		if err != nil || slices.Equal(secrets, now) {
+			return false, err
+		}
+		if err := verifier.SetSecrets(secrets); err != nil {
+			return false, err
+		}
+		now = secrets
+		log.Info("secrets", zap.Strings("secrets", fingerprints(secrets)))
+		return true, nil
+	}}
+}
+
+// reloadedToken puts the token of --admin-token-file in force.
+func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
+	return reloaded{"admin token", []string{c.AdminTokenFile}, func() (bool, error) {
+		token, err := readToken(c.AdminTokenFile)
+		if err != nil || token == now {
+			return false, err
+		}
+		admin.SetToken(token)
+		now = token
+		return true, nil
+	}}
+}
+
+// readToken reads a file with a token; no file, no token.
+func readToken(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	token, err := readPassword(path)
+	if err != nil {
+		return "", fmt.Errorf("--admin-token-file: %s: %w", path, err)
+	}
+	if len(token) < 16 {
+		return "", fmt.Errorf("--admin-token-file: %s: want at least 16 characters, such as those of: openssl rand -hex 32", path)
+	}
+	return token, nil
+}
