@@ -229,8 +229,12 @@ func (s *sender) run(u *url.URL) (err error) {
 		if err != nil {
 			return err
 		}
-		if code == 200 {
+		switch code {
+		case 200:
 			s.acknowledged++
+		case 429: // the bridge closes the connection
+			conn.Close()
+			conn = nil
 		}
 		if sent.Before(s.warm) {
 			continue
@@ -241,12 +245,8 @@ func (s *sender) run(u *url.URL) (err error) {
 			err = s.good.RecordValue(time.Since(due).Microseconds())
 		case 503:
 			err = s.refused.RecordValue(time.Since(sent).Microseconds())
-		case 400:
+		case 400, 429:
 			s.forged++
-		case 429: // and the connection is closed
-			s.forged++
-			conn.Close()
-			conn = nil
 		default:
 			s.bad++
 		}
