@@ -77,9 +77,8 @@ type Config struct {
 	// [DefaultReadTimeout].
 	ReadTimeout time.Duration
 	// ForgeryRate is how many bad signatures a second one source may send, ten
-	// seconds' worth at once: further ones are answered 429, and their connection
-	// is closed. A good signature is never limited. 0 means [DefaultForgeryRate],
-	// negative no limit.
+	// seconds' worth at once: further ones are answered 429, after a second. A good
+	// signature is never limited. 0 means [DefaultForgeryRate], negative no limit.
 	ForgeryRate int
 	// TLS makes the listener speak HTTPS; nil means HTTP.
 	TLS *tls.Config
@@ -165,7 +164,7 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	var err error
 	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: sampled(cfg.Logger), slots: make(chan struct{}, cfg.MaxInFlight)}
-	if b.forgers, err = newForgers(cfg.ForgeryRate); err != nil {
+	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
 	b.skew = &skew{tolerance: cmp.Or(cfg.Tolerance, verify.DefaultTolerance), health: cfg.Health, warn: func(offset time.Duration, reason string) {

@@ -312,19 +312,20 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
-// TestForgers sends bad signatures until its connection is closed; good ones
-// from the same address go on.
+// TestForgers sends bad signatures until it has to wait for the answers; good
+// ones from the same address go on.
 func TestForgers(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
 	srv.Config.Bridge.ForgeryRate = 1
 	srv.Start()
 	codes := map[int]int{}
-	for range 30 {
+	for range 13 {
+		start := time.Now()
 		r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_forged"})
 		codes[r.Code]++
-		if r.Code == 429 && r.Header.Get("Retry-After") == "" {
-			t.Error(r.Header)
+		if r.Code == 429 && (r.Header.Get("Retry-After") == "" || time.Since(start) < time.Second) {
+			t.Error(r.Header, time.Since(start))
 		}
 		if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 200 {
 			t.Fatalf("a good one: %d", r.Code)
@@ -334,10 +335,10 @@ func TestForgers(t *testing.T) {
 			t.Fatalf("a late one: %d", r.Code)
 		}
 	}
-	if codes[400] < 10 || codes[429] < 10 {
+	if codes[400] < 10 || codes[429] < 1 {
 		t.Errorf("%v", codes)
 	}
-	if n := counter(t, srv, "refused", "mismatch"); n != 30 {
+	if n := counter(t, srv, "refused", "mismatch"); n != 13 {
 		t.Errorf("%v counted", n)
 	}
 }

@@ -61,7 +61,7 @@ func (b *Bridge) receive(c echo.Context) error {
 		}
 		// What is only too old or too new was signed by someone who may.
 		if verified.Fingerprint == "" && b.forgers.over(c.RealIP()) {
-			c.Response().Header().Set(echo.HeaderConnection, "close")
+			d.pause = true
 			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
 		}
 		return answer
@@ -123,6 +123,8 @@ type delivery struct {
 	err      error // its cause, for the log only
 	// quarantine is what became of a refused one there.
 	quarantine string
+	// pause makes the sender wait for its answer.
+	pause bool
 }
 
 const deliveryKey = "delivery"
@@ -240,7 +242,11 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if b.draining.Load() {
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
-		if err := survive(next, c, d); err != nil {
+		err := survive(next, c, d)
+		if d.pause {
+			b.forgers.pause(c.Request().Context())
+		}
+		if err != nil {
 			answerError(err, c)
 		}
 		status := c.Response().Status
@@ -265,6 +271,9 @@ func survive(next echo.HandlerFunc, c echo.Context, d *delivery) (err error) {
 	return next(c)
 }
 
+// LogDelivery is the message of the line that is logged for each request.
+const LogDelivery = "delivery"
+
 func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.Duration) {
 	level := zap.InfoLevel
 	if status >= http.StatusInternalServerError {
@@ -274,7 +283,7 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 	if d.reason != "" && d.event.Payload == nil {
 		log = b.floods
 	}
-	line := log.Check(level, "delivery")
+	line := log.Check(level, LogDelivery)
 	if line == nil {
 		return
 	}

@@ -9,11 +9,12 @@ import (
 
 // metrics are kept per bridge, so that several can live in one process.
 type metrics struct {
-	deliveries *prometheus.CounterVec
-	duration   *prometheus.HistogramVec
-	stages     *prometheus.HistogramVec
-	body       prometheus.Histogram
-	secrets    *prometheus.CounterVec
+	deliveries              *prometheus.CounterVec
+	duration                *prometheus.HistogramVec
+	stages                  *prometheus.HistogramVec
+	verify, publish, commit prometheus.Observer // of stages
+	body                    prometheus.Histogram
+	secrets                 *prometheus.CounterVec
 }
 
 // durationBuckets are for what takes from a tenth of a millisecond to five
@@ -48,6 +49,7 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(256, 4, 8),
 		}),
 	}
+	m.verify, m.publish, m.commit = m.stages.WithLabelValues("verify"), m.stages.WithLabelValues("publish"), m.stages.WithLabelValues("commit")
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_deliveries_in_flight", Help: "Deliveries being worked on.",
 	}, func() float64 { return float64(len(b.slots)) })
@@ -74,8 +76,8 @@ func (m *metrics) observe(d *delivery, outcome string, took time.Duration) {
 		m.secrets.WithLabelValues(d.secret).Inc()
 	}
 	if d.reason == "" && d.receipt.Stream != "" {
-		m.stages.WithLabelValues("verify").Observe(d.verified.Seconds())
-		m.stages.WithLabelValues("publish").Observe(d.receipt.Published.Seconds())
-		m.stages.WithLabelValues("commit").Observe(d.receipt.Committed.Seconds())
+		m.verify.Observe(d.verified.Seconds())
+		m.publish.Observe(d.receipt.Published.Seconds())
+		m.commit.Observe(d.receipt.Committed.Seconds())
 	}
 }

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"net/netip"
 	"time"
 
@@ -52,17 +53,41 @@ func sourceOf(remote string) netip.Prefix {
 	return netip.PrefixFrom(addr, bits).Masked()
 }
 
-// forgers notices sources that send bad signature after bad signature. Their
-// connections are closed, which costs them more than it costs us; whoever signs
-// well from the same address is not concerned.
-type forgers struct{ sources *sources } // nil without a limit
+// forgers notices sources that send bad signature after bad signature, and lets
+// them wait for the answer: a connection that waits costs nothing, where one that
+// is closed and made again would cost more than the forgery. Whoever signs well
+// from the same address is not concerned.
+type forgers struct {
+	sources *sources      // nil without a limit
+	waiting chan struct{} // one token for each that waits
+}
 
-func newForgers(perSecond int) (*forgers, error) {
+// forgerPause is how long a sender of too many bad signatures waits.
+const forgerPause = time.Second
+
+func newForgers(perSecond, maxConnections int) (*forgers, error) {
 	if perSecond < 0 {
 		return &forgers{}, nil
 	}
 	s, err := newSources(rate.Limit(perSecond), 10*perSecond)
-	return &forgers{s}, err
+	// Most of the connections stay for others.
+	return &forgers{s, make(chan struct{}, (maxConnections+3)/4)}, err
+}
+
+// pause returns after a while, or at once if too many wait already.
+func (f *forgers) pause(ctx context.Context) {
+	select {
+	case f.waiting <- struct{}{}:
+		defer func() { <-f.waiting }()
+	default:
+		return
+	}
+	over := time.NewTimer(forgerPause)
+	defer over.Stop()
+	select {
+	case <-over.C:
+	case <-ctx.Done():
+	}
 }
 
 // over counts a bad signature and reports whether it is one too many.

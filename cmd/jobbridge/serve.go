@@ -42,7 +42,7 @@ type serveCmd struct {
 	MaxConnections int              `help:"Open connections of the webhook listener; what comes on top waits." default:"8192"`
 	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
 	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
-	ForgeryRate    int              `help:"Bad signatures a second that one source may send before it is answered 429 and its connection closed; good ones are never limited. 0: no limit." default:"50"`
+	ForgeryRate    int              `help:"Bad signatures a second that one source may send before it waits a second for each answer, a 429; good ones are never limited. 0: no limit." default:"50"`
 	AdminTokenFile string           `help:"File with the token that operators on other machines send to the admin listener; without it, everything there but the state and the metrics is for loopback." placeholder:"FILE" type:"path"`
 	TrustedProxies []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For tells the source of a request." placeholder:"CIDR"`
 	Pprof          bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, over loopback only."`

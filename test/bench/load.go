@@ -229,12 +229,8 @@ func (s *sender) run(u *url.URL) (err error) {
 		if err != nil {
 			return err
 		}
-		switch code {
-		case 200:
+		if code == 200 {
 			s.acknowledged++
-		case 429: // the bridge closes the connection
-			conn.Close()
-			conn = nil
 		}
 		if sent.Before(s.warm) {
 			continue

@@ -1,0 +1,203 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/natsd"
+	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+var metricName = regexp.MustCompile(`\bjobbridge_[a-z_]+`)
+
+// TestMetrics scrapes a bridge that has all there is to measure, and compares
+// with what alerts and dashboard ask for, and what README lists.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	remote := natsd.Start(t, natsd.Options{})
+	natsd.CreateStream(t, remote.AdminJS(t), 1)
+	b := process.Start(t, process.Options{Args: []string{"--nats-url", remote.As("")}})
+	if code, err := post(b.Webhook, "a", 0); code != 200 {
+		t.Fatal(code, err)
+	}
+	scraped := get(t, b.Admin+"/metrics")
+	problems, err := promlint.New(strings.NewReader(scraped)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "jobbridge_") {
+			t.Errorf("promlint: %s: %s", p.Metric, p.Text)
+		}
+	}
+	exported := make(map[string]bool)
+	for line := range strings.Lines(scraped) {
+		if f := strings.Fields(line); len(f) == 4 && f[1] == "TYPE" && strings.HasPrefix(f[2], "jobbridge_") {
+			exported[f[2]] = true
+		}
+	}
+	if len(exported) < 20 {
+		t.Fatal(scraped)
+	}
+	base := func(name string) string {
+		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+			if short, ok := strings.CutSuffix(name, suffix); ok && exported[short] {
+				return short
+			}
+		}
+		return name
+	}
+	shown := make(map[string]bool)
+	for _, file := range []string{"prometheus/alerts.yaml", "grafana/jobbridge.json"} {
+		for _, name := range metricName.FindAllString(read(t, filepath.Join("../deployments", file)), -1) {
+			if name = base(name); !exported[name] {
+				t.Errorf("%s: nobody exports %s", file, name)
+			}
+			shown[name] = true
+		}
+	}
+	for name := range exported {
+		if !shown[name] && name != "jobbridge_quarantine_bytes" {
+			t.Errorf("%s is neither on the dashboard nor in an alert", name)
+		}
+	}
+	guide := read(t, "../deployments/README.md")
+	for _, alert := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(read(t, "../deployments/prometheus/alerts.yaml"), -1) {
+		if !strings.Contains(guide, "`"+alert[1]+"`") {
+			t.Errorf("deployments/README.md does not say what to do about %s", alert[1])
+		}
+	}
+	b.Stop(t)
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestSecurityNamesTests: each test that SECURITY.md names is there.
+func TestSecurityNamesTests(t *testing.T) {
+	t.Parallel()
+	var all strings.Builder
+	for _, folder := range []string{"../bridge", "../verify", "../publisher/journal", "natsd", "../cmd/jobbridge", "."} {
+		files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatal(folder, err)
+		}
+		for _, file := range files {
+			all.WriteString(read(t, file))
+		}
+	}
+	for _, m := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(read(t, "../deployments/SECURITY.md"), -1) {
+		if !strings.Contains(all.String(), "func "+m[1]+"(") {
+			t.Errorf("SECURITY.md: there is no %s", m[1])
+		}
+	}
+}
+
+// TestDeployedFlags starts a bridge with the variables of each manifest, but for
+// what is elsewhere on this machine.
+func TestDeployedFlags(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "webhook")
+	for _, name := range []string{"webhook", "nats-password", "nats-bridge"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("whsec_deployed"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	variable := regexp.MustCompile(`(?m)name: (JOBBRIDGE_\w+), value: "?([^"}\n]*)"?\}|^      (JOBBRIDGE_\w+): (\S+)$`)
+	for _, file := range []string{
+		"kubernetes/sidecar/statefulset.yaml", "kubernetes/gateway-direct/deployment.yaml", "kubernetes/gateway-journal/statefulset.yaml", "docker/compose.yaml",
+	} {
+		text := read(t, filepath.Join("../deployments", file))
+		if _, after, ok := strings.Cut(text, "\n  bridge:\n"); ok {
+			text, _, _ = strings.Cut(after, "\n  worker:\n")
+		}
+		env := []string{"PATH=" + os.Getenv("PATH")}
+		n := 0
+		for _, m := range variable.FindAllStringSubmatch(text, -1) {
+			name, value := m[1]+m[3], m[2]+m[4]
+			value = strings.NewReplacer("/secrets/", dir+"/", "/run/secrets/", dir+"/", "/data", dir+"/data").Replace(value)
+			env = append(env, name+"="+value)
+			n++
+		}
+		args := []string{"config", "print"}
+		if strings.Contains(text, "--journal=off") {
+			args = append(args, "--journal=off")
+		}
+		out, stderr, code := process.RunIn(t, dir, env, nil, args...)
+		if code != 0 || n < 4 || strings.Count(out, "JOBBRIDGE_") < n-1 {
+			t.Errorf("%s: %d variables, exit %d: %s\n%s", file, n, code, stderr, out)
+		}
+		if strings.Contains(text, "--journal=off") && !regexp.MustCompile(`(?m)^data-dir +(JOBBRIDGE_DATA_DIR|default|) *`).MatchString(out) {
+			t.Errorf("%s: a direct bridge has a folder:\n%s", file, out)
+		}
+	}
+	out, stderr, code := process.RunIn(t, dir, []string{"SYNC_WEBHOOK_SECRET=x", "PATH=" + os.Getenv("PATH")}, nil, "config", "check", "--config", absolute(t, "../deployments/systemd/jobbridge.yaml"), "--secret-file", secret)
+	if code != 0 {
+		t.Errorf("systemd: %s%s", out, stderr)
+	}
+}
+
+func absolute(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// command runs a program to its end and returns what it printed.
+func command(dir string, env []string, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Env = dir, env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// TestGuide runs the guide's commands that need no cluster: those of the blocks
+// marked "sh", in order, against a bridge of their own.
+func TestGuide(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("whsec_guide\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := process.Start(t, process.Options{Dir: filepath.Join(dir, "data"), Args: []string{"--secret-file", secret}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
+	bin := t.TempDir()
+	if err := os.Symlink(process.Binary(t), filepath.Join(bin, "jobbridge")); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "ADMIN=" + b.Admin, "WEBHOOK=" + b.Webhook, "NATS=" + b.NATS, "SECRET=" + secret, "DATA=" + filepath.Join(dir, "data"), fmt.Sprint("PID=", b.Cmd.Process.Pid)}
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(read(t, "../deployments/README.md"), -1)
+	if len(blocks) < 3 {
+		t.Fatal("the guide has no commands")
+	}
+	for _, block := range blocks {
+		script := filepath.Join(dir, "script")
+		if err := os.WriteFile(script, []byte("set -euo pipefail\n"+block[1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := command(dir, env, "bash", script)
+		if err != nil {
+			t.Errorf("%s%s%v", block[1], out, err)
+		}
+	}
+}
