@@ -115,7 +115,7 @@ func (c *configPrintCmd) Run(k *kong.Context, s streams) error {
 		fmt.Fprintf(w, "%s\t%v\t%s\n", flag.Name, k.FlagValue(flag), origin(k, flag))
 	}
 	secrets, err := c.validate(s.getenv)
-	fmt.Fprintf(w, "secrets\t%s\t%s\n", describe(secrets), strings.Join(c.secretFlags.origins(s.getenv), " and "))
+	fmt.Fprintf(w, "secrets\t%s\t%s\n", describe(secrets), strings.Join(c.origins(s.getenv), " and "))
 	return errors.Join(w.Flush(), err)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 		r.log.Warn("files are not watched: send SIGHUP after a change", zap.Error(err))
 		watcher = &fsnotify.Watcher{} // whose channels never deliver
 	} else {
-		defer watcher.Close()
+		defer func() { _ = watcher.Close() }() // nothing is lost with it
 	}
 	quiet := time.NewTimer(settled)
 	defer quiet.Stop()
@@ -78,7 +79,7 @@ func (r *reloader) watch() (*fsnotify.Watcher, error) {
 			}
 			for _, folder := range folders {
 				if err := w.Add(folder); err != nil {
-					return nil, fmt.Errorf("%s: %w", folder, err)
+					return nil, errors.Join(fmt.Errorf("%s: %w", folder, err), w.Close())
 				}
 			}
 		}

@@ -72,7 +72,7 @@ func (o options) memory(ctx context.Context, name string, args []string) (all []
 			}
 			have = n
 		}
-		s := stored{Name: name, Events: n, RSS: p.status("VmRSS")}
+		s := stored{Name: name, Events: n, RSS: p.rss()}
 		m, err := p.metrics()
 		if err != nil {
 			return nil, err
@@ -90,7 +90,7 @@ func (o options) memory(ctx context.Context, name string, args []string) (all []
 			return nil, err
 		}
 		running = true
-		s.Start, s.StartRSS = time.Since(start), p.status("VmRSS")
+		s.Start, s.StartRSS = time.Since(start), p.rss()
 		all = append(all, s)
 	}
 	return all, nil
@@ -148,7 +148,7 @@ func soak(ctx context.Context, o options) (_ any, err error) {
 		if err != nil {
 			return nil, err
 		}
-		s := sample{time.Since(start).Seconds(), p.status("VmRSS"), m["jobbridge_journal_messages"]}
+		s := sample{time.Since(start).Seconds(), p.rss(), m["jobbridge_journal_messages"]}
 		samples = append(samples, s)
 		fmt.Printf("%6.0f  %7.0f  %7.0f\n", s.Seconds, s.RSS, s.Messages)
 	}

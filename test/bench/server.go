@@ -136,15 +136,14 @@ func (p *process) stop() error {
 	return nil
 }
 
-// status returns a field of /proc/PID/status in MiB, such as VmRSS; 0 if it
-// cannot be told.
-func (p *process) status(field string) float64 {
+// rss returns the resident memory in MiB; 0 if it cannot be told.
+func (p *process) rss() float64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 			kb, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			return kb / 1024
 		}

@@ -139,7 +139,7 @@ func (o options) one(ctx context.Context, v variant, concurrency int) (r result,
 		return r, fmt.Errorf("%d deliveries were refused", l.Refused)
 	}
 	r = result{
-		Variant: v.name, Concurrency: concurrency, PerSecond: l.PerSecond, P50: l.Times.P50, P99: l.Times.P99, RSS: p.status("VmRSS"),
+		Variant: v.name, Concurrency: concurrency, PerSecond: l.PerSecond, P50: l.Times.P50, P99: l.Times.P99, RSS: p.rss(),
 		CPU: float64((p.cpu() - before).Microseconds()) / float64(l.Acknowledged),
 	}
 	if v.words != nil {
