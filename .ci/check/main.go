@@ -14,10 +14,13 @@ import (
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/opencontainers/go-digest"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
@@ -57,24 +60,28 @@ func compose(path string) error {
 	return nil
 }
 
+// offline stands for the registry: of a base image, only the platform counts here.
+type offline struct{}
+
+func (offline) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	return ref, "", []byte(`{"os":"linux","architecture":"amd64","config":{}}`), nil
+}
+
 func dockerfile(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	var found []error
-	warn := func(rule, description, _, message string, location []parser.Range) {
-		line := 0
-		if len(location) > 0 {
-			line = location[0].Start.Line
-		}
-		found = append(found, fmt.Errorf("%s:%d: %s: %s (%s)", path, line, rule, message, description))
-	}
-	// The linter proper, which resolves the stages; base images are not fetched.
-	if _, err := dockerfile2llb.DockerfileLint(context.Background(), data, dockerfile2llb.ConvertOpt{
-		Warn: warn, TargetPlatform: nil, MetaResolver: nil,
-	}); err != nil {
+	// The linter proper, which resolves the stages and their arguments.
+	results, err := dockerfile2llb.DockerfileLint(context.Background(), data, dockerfile2llb.ConvertOpt{
+		SourceMap: llb.NewSourceMap(nil, path, "Dockerfile", data), MetaResolver: offline{},
+	})
+	if err != nil {
 		return err
+	}
+	var found []error
+	for _, w := range results.Warnings {
+		found = append(found, fmt.Errorf("%s: %s: %s", path, w.RuleName, w.Detail))
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -85,7 +92,7 @@ func dockerfile(path string) error {
 	if err != nil {
 		return err
 	}
-	stages, _, err := instructions.Parse(ast.AST, linter.New(&linter.Config{Warn: warn}))
+	stages, _, err := instructions.Parse(ast.AST, linter.New(&linter.Config{}))
 	if err != nil {
 		return err
 	}
