@@ -73,8 +73,10 @@ func dockerfile(path string) error {
 		return err
 	}
 	// The linter proper, which resolves the stages and their arguments.
+	source := llb.NewSourceMap(nil, path, "Dockerfile", data)
+	source.Definition = new(llb.Definition)
 	results, err := dockerfile2llb.DockerfileLint(context.Background(), data, dockerfile2llb.ConvertOpt{
-		SourceMap: llb.NewSourceMap(nil, path, "Dockerfile", data), MetaResolver: offline{},
+		SourceMap: source, MetaResolver: offline{},
 	})
 	if err != nil {
 		return err
