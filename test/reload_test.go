@@ -24,6 +24,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/verify"
+	"github.com/nats-io/nats.go"
 )
 
 // sign posts a small event signed with a secret and returns the answer's code.
@@ -342,6 +343,46 @@ func TestTLS(t *testing.T) {
 	}
 	if _, err := signed(ca.client(mine, mineKey, 0), b.Webhook, process.Secret, "d"); err == nil {
 		t.Error("who was trusted before still is")
+	}
+	b.Stop(t)
+}
+
+// TestWorkersReload takes a worker out of the file: it is disconnected.
+func TestWorkersReload(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "workers")
+	put := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("ann:one\nbob:two\n")
+	b := process.Start(t, process.Options{Args: []string{"--nats-auth-file", file}})
+	gone := make(chan struct{})
+	bob, err := nats.Connect(b.NATS, nats.UserInfo("bob", "two"), nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(gone) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bob.Close()
+	ann, err := nats.Connect(b.NATS, nats.UserInfo("ann", "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ann.Close()
+	put("ann:one\nbob\n")
+	await(t, "a bad line is not reported", func() bool { return strings.Contains(get(t, b.Admin+"/readyz"), "workers: not reloaded") })
+	put("ann:one\n")
+	select {
+	case <-gone:
+	case <-time.After(20 * time.Second):
+		t.Fatal("bob is still connected")
+	}
+	if err := ann.Flush(); err != nil || ann.Stats().Reconnects != 0 {
+		t.Error("ann was disturbed", err)
+	}
+	if code, err := post(b.Webhook, "a", 0); code != 200 {
+		t.Error(code, err)
 	}
 	b.Stop(t)
 }

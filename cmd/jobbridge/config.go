@@ -59,7 +59,7 @@ func nearest(s string, names []string) string {
 // Resolve implements [kong.Resolver].
 func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, env := range flag.Envs {
-		if os.Getenv(env) != "" {
+		if _, ok := os.LookupEnv(env); ok {
 			return nil, nil // the environment wins
 		}
 	}
@@ -127,7 +127,7 @@ func origin(k *kong.Context, flag *kong.Flag) string {
 		}
 	}
 	for _, env := range flag.Envs {
-		if os.Getenv(env) != "" {
+		if _, ok := os.LookupEnv(env); ok {
 			return env
 		}
 	}

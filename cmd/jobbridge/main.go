@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -60,6 +61,7 @@ func run(ctx context.Context, args []string, s streams) error {
 		kong.Description("A bridge from signed webhooks to NATS: verified, durable, once per job and status.\n\n"+
 			"Start with:  jobbridge serve --dev"),
 		kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(loadYAML), kong.Writers(s.out, s.err),
+		kong.NamedMapper("path", kong.MapperFunc(decodePath)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.Exit(func(int) { exited = true }), // --help
 		kong.UsageOnError())
@@ -78,6 +80,21 @@ func run(ctx context.Context, args []string, s streams) error {
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	return k.Run(s)
+}
+
+// decodePath makes a path absolute, but leaves an empty one empty: a variable
+// that is set to nothing takes away what an image or a file says, and does not
+// mean the present folder.
+func decodePath(ctx *kong.DecodeContext, target reflect.Value) error {
+	var path string
+	if err := ctx.Scan.PopValueInto("path", &path); err != nil {
+		return err
+	}
+	if path != "" {
+		path = kong.ExpandPath(path)
+	}
+	target.SetString(path)
+	return nil
 }
 
 // exitCode tells the user what went wrong: 1 if it failed, 2 if it was asked

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
 )
@@ -129,6 +130,22 @@ func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
 		}
 		admin.SetToken(token)
 		now = token
+		return true, nil
+	}}
+}
+
+// reloadedWorkers puts the workers of --nats-auth-file in force.
+func (c *serveCmd) reloadedWorkers(j *journal.Journal) reloaded {
+	now, _ := readWorkers(c.NatsAuthFile) // it was good a moment ago; if not, the next load sets them
+	return reloaded{"workers", []string{c.NatsAuthFile}, func() (bool, error) {
+		workers, err := readWorkers(c.NatsAuthFile)
+		if err != nil || slices.Equal(workers, now) {
+			return false, err
+		}
+		if err := j.SetWorkers(workers); err != nil {
+			return false, err
+		}
+		now = workers
 		return true, nil
 	}}
 }

@@ -146,6 +146,9 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
+	if c.NatsAuthFile != "" && store.journal != nil && store.journal.URL() != "" {
+		reload.things = append(reload.things, c.reloadedWorkers(store.journal))
+	}
 	if len(c.AcmeDomain) > 0 {
 		if https, err = c.acme(adminCtx, listener, c.DataDir, log); err != nil {
 			return err

@@ -119,8 +119,9 @@ type Journal struct {
 	keeper *nats.Conn // for the private streams, if there are any
 	keepJS jetstream.JetStream
 	commit *committer
-	// syncAlways is what the server was started with.
+	// What the server was started with.
 	syncAlways bool
+	password   string
 
 	trimming chan struct{} // holds a token while the journal is trimmed
 	fullness string        // why it is full, or ""; guarded by trimming

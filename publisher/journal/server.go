@@ -53,9 +53,8 @@ func checkListen(addr string, workers []Worker) error {
 
 // start runs a server on the folder, connects to it and ensures the stream.
 func (j *Journal) start(ctx context.Context, syncAlways bool) error {
-	j.syncAlways = syncAlways
-	password := rand.Text()
-	opts, err := j.serverOptions(password, syncAlways)
+	j.syncAlways, j.password = syncAlways, rand.Text()
+	opts, err := j.serverOptions(j.opts.Workers)
 	if err != nil {
 		return err
 	}
@@ -79,15 +78,15 @@ func (j *Journal) start(ctx context.Context, syncAlways bool) error {
 	if !j.srv.ReadyForConnections(5*time.Second) || !j.srv.JetStreamEnabled() {
 		return errors.New("embedded NATS server: it did not start; its log says why")
 	}
-	if err := j.connect(ctx, password); err != nil {
+	if err := j.connect(ctx); err != nil {
 		return err
 	}
-	return j.keep(ctx, password)
+	return j.keep(ctx)
 }
 
 // connect opens the owner's connection and ensures the stream.
-func (j *Journal) connect(ctx context.Context, password string) (err error) {
-	j.conn, err = nats.Connect("", nats.InProcessServer(j.srv), nats.Name("jobbridge"), nats.UserInfo(bridgeUser, password),
+func (j *Journal) connect(ctx context.Context) (err error) {
+	j.conn, err = nats.Connect("", nats.InProcessServer(j.srv), nats.Name("jobbridge"), nats.UserInfo(bridgeUser, j.password),
 		nats.CustomInboxPrefix(bridgeInbox), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { j.log.Error("journal connection", zap.Error(err)) }))
 	if err != nil {
@@ -107,11 +106,11 @@ func (j *Journal) connect(ctx context.Context, password string) (err error) {
 }
 
 // keep opens the private streams.
-func (j *Journal) keep(ctx context.Context, password string) (err error) {
+func (j *Journal) keep(ctx context.Context) (err error) {
 	if len(j.opts.Private) == 0 {
 		return nil
 	}
-	j.keeper, err = nats.Connect("", nats.InProcessServer(j.srv), nats.Name("jobbridge"), nats.UserInfo(keeperUser, password),
+	j.keeper, err = nats.Connect("", nats.InProcessServer(j.srv), nats.Name("jobbridge"), nats.UserInfo(keeperUser, j.password),
 		nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
 	if err != nil {
 		return fmt.Errorf("connect to the embedded NATS server: %w", err)
@@ -161,13 +160,13 @@ func (j *Journal) streamConfig(ctx context.Context) (jetstream.StreamConfig, err
 	return want, nil
 }
 
-func (j *Journal) serverOptions(password string, syncAlways bool) (*server.Options, error) {
+func (j *Journal) serverOptions(workers []Worker) (*server.Options, error) {
 	opts := new(server.Options)
 	if err := opts.ProcessConfigString(accounts); err != nil {
 		return nil, fmt.Errorf("accounts: %w", err)
 	}
-	opts.Users = users(opts.Accounts, password, j.opts.Workers, j.streamName())
-	if len(j.opts.Workers) == 0 {
+	opts.Users = users(opts.Accounts, j.password, workers, j.streamName())
+	if len(workers) == 0 {
 		opts.NoAuthUser = workerUser
 	}
 	opts.ServerName = "jobbridge"
@@ -176,7 +175,7 @@ func (j *Journal) serverOptions(password string, syncAlways bool) (*server.Optio
 	opts.MaxPayload = int32(min(j.opts.MaxPayload+publisher.HeaderRoom, math.MaxInt32))
 	opts.JetStream = true
 	opts.StoreDir = j.opts.Dir
-	opts.SyncAlways = syncAlways
+	opts.SyncAlways = j.syncAlways
 	// The timer of the store compacts blocks by renames that it does not sync.
 	// The commit is the only fsync.
 	opts.SyncInterval = 8760 * time.Hour
@@ -199,6 +198,25 @@ func (j *Journal) serverOptions(password string, syncAlways bool) (*server.Optio
 		}
 	}
 	return opts, nil
+}
+
+// SetWorkers replaces those who may connect. Whoever is not among them any more,
+// or under another password, is disconnected; nobody else is disturbed.
+func (j *Journal) SetWorkers(workers []Worker) error {
+	if err := checkListen(j.opts.Listen, workers); err != nil {
+		return err
+	}
+	if len(workers) == 0 {
+		return errors.New("journal: no workers: everybody would be one")
+	}
+	opts, err := j.serverOptions(workers)
+	if err != nil {
+		return err
+	}
+	if err := j.srv.ReloadOptions(opts); err != nil {
+		return fmt.Errorf("embedded NATS server: %w", err)
+	}
+	return nil
 }
 
 // shutdown closes the connection and stops the server, if they run.

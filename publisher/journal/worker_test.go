@@ -235,6 +235,76 @@ func refusedSubscription(w *worker) bool {
 	return false
 }
 
+// TestSetWorkers replaces the workers again and again under load: who stays is
+// not disturbed, who goes is, and every event is stored once.
+func TestSetWorkers(t *testing.T) {
+	t.Parallel()
+	ann := journal.Worker{User: "ann", Password: "secret"}
+	j := open(t, journal.Options{Listen: "127.0.0.1:0", Workers: []journal.Worker{ann}})
+	p := newPublisher(t, j)
+	stays := connect(t, j, nats.UserInfo("ann", "secret"), nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+		if err != nil { // not our own Close
+			t.Error("ann was disconnected: ", err)
+		}
+	}))
+	stop, done := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for ; ; n++ {
+			select {
+			case <-stop:
+				done <- n
+				return
+			default:
+			}
+			if _, err := p.Publish(within(t, 10*time.Second), event(fmt.Sprint("job", n), "COMPLETED")); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for i := range 20 {
+		bob := journal.Worker{User: "bob", Password: fmt.Sprint("secret", i)}
+		if err := j.SetWorkers([]journal.Worker{ann, bob}); err != nil {
+			t.Fatal(err)
+		}
+		if nc, err := nats.Connect(j.URL(), nats.UserInfo("bob", fmt.Sprint("secret", i-1))); err == nil {
+			nc.Close()
+			t.Fatal("the old password is still good")
+		}
+		gone := make(chan struct{})
+		nc, err := nats.Connect(j.URL(), nats.UserInfo("bob", bob.Password), nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(gone) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		if err := j.SetWorkers([]journal.Worker{ann}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-gone:
+		case <-time.After(10 * time.Second):
+			t.Fatal("bob is still connected")
+		}
+	}
+	close(stop)
+	n := <-done
+	info, err := j.Stream().Info(within(t, 5*time.Second))
+	if err != nil || n == 0 || info.State.Msgs != uint64(n) {
+		t.Fatal(n, info, err)
+	}
+	if _, err := stays.js.Stream(within(t, 5*time.Second), "JOBS"); err != nil {
+		t.Fatal(err)
+	}
+	for _, workers := range [][]journal.Worker{nil, {{User: "bridge", Password: "x"}}, {{User: "eve"}}} {
+		if err := j.SetWorkers(workers); err == nil {
+			t.Errorf("%v", workers)
+		}
+	}
+	if r, err := p.Publish(within(t, 5*time.Second), event("job0", "COMPLETED")); err != nil || !r.Duplicate {
+		t.Fatal(r, err)
+	}
+}
+
 // TestPasswords lets in only those who are named.
 func TestPasswords(t *testing.T) {
 	t.Parallel()

@@ -145,7 +145,7 @@ func (l *Load) deliver(id, status string) {
 		if a := l.post(verify.Sign("whsec_forged", time.Now(), forgery), forgery); a.Err == nil {
 			l.mu.Lock()
 			l.forged++
-			if a.Code != http.StatusBadRequest && a.Code != http.StatusServiceUnavailable {
+			if a.Code != http.StatusBadRequest && a.Code != http.StatusTooManyRequests && a.Code != http.StatusServiceUnavailable {
 				l.wrong = append(l.wrong, fmt.Sprint(id, ": ", a.Code))
 			}
 			l.mu.Unlock()
