@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
@@ -90,8 +90,8 @@ func TestACME(t *testing.T) {
 	client := ca.client("", "", 0)
 	transport := client.Transport.(*http.Transport)
 	transport.TLSClientConfig.RootCAs, transport.TLSClientConfig.ServerName = pool, "bridge.test"
-	transport.Dial = func(network, _ string) (net.Conn, error) { //nolint:staticcheck // a test's
-		return net.DialTimeout(network, fmt.Sprint("127.0.0.1:", webhook), 5*time.Second)
+	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, fmt.Sprint("127.0.0.1:", webhook))
 	}
 	var code int
 	await(t, "there is no certificate", func() bool {

@@ -215,7 +215,7 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	case c.direct() && c.CommitMethod != "auto":
 		return nil, usage("--commit-method is about the journal, and --journal=off has none")
 	case c.Dev && c.secure():
-		return nil, usageError{errNoTLS}
+		return nil, usage("--dev speaks HTTP: leave out --tls-cert and --acme-domain")
 	case c.ForgeryRate < 0:
 		return nil, usage("--forgery-rate must not be below 0")
 	case c.Dev && c.given():

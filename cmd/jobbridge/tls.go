@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -148,6 +147,3 @@ func (f tlsFlags) acme(ctx context.Context, ln net.Listener, dataDir string, log
 	config.NextProtos = append(protocols[:len(protocols):len(protocols)], config.NextProtos...)
 	return config, nil
 }
-
-// errNoTLS is what --dev says.
-var errNoTLS = errors.New("--dev speaks HTTP: leave out --tls-cert and --acme-domain")

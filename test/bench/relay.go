@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -139,15 +138,11 @@ func (p *process) awaitRelay(ctx context.Context) error {
 // oneByOne makes the stream that the bridge copies to, and publishes to it,
 // each event after the PubAck of the one before.
 func oneByOne(ctx context.Context, url string, length time.Duration, size int) (float64, error) {
-	nc, err := nats.Connect(url)
+	nc, js, err := connect(url)
 	if err != nil {
 		return 0, err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return 0, err
-	}
 	if _, _, err := publisher.EnsureStream(ctx, js, publisher.StreamOptions{}.Config()); err != nil {
 		return 0, err
 	}

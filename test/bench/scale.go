@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -120,15 +119,11 @@ func (o options) consumersOnce(ctx context.Context, what string, n int, work boo
 		return s, err
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
-	nc, err := nats.Connect(p.nats)
+	nc, js, err := connect(p.nats)
 	if err != nil {
 		return s, err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return s, err
-	}
 	for i := range n {
 		c, err := js.CreateConsumer(ctx, publisher.DefaultStream, jetstream.ConsumerConfig{Durable: fmt.Sprintf("worker-%d", i), FilterSubject: "job.completed", MaxAckPending: 10000})
 		if err != nil {

@@ -24,6 +24,8 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -291,4 +293,18 @@ func natsServer(ctx context.Context, args []string) error {
 	s.Shutdown()
 	s.WaitForShutdown()
 	return nil
+}
+
+// connect returns a connection to a NATS server, for the caller to close, and
+// its JetStream.
+func connect(url string) (*nats.Conn, jetstream.JetStream, error) {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+	}
+	return nc, js, err
 }

@@ -53,15 +53,11 @@ func (o options) subscribers(ctx context.Context, rate float64) (s subscribed, e
 		return s, err
 	}
 	defer func() { err = errors.Join(err, p.stop()) }()
-	nc, err := nats.Connect(p.nats)
+	nc, js, err := connect(p.nats)
 	if err != nil {
 		return s, err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return s, err
-	}
 	var plain, consumed arrived
 	if _, err := nc.Subscribe("job.completed", func(m *nats.Msg) { plain.note(m.Data) }); err != nil {
 		return s, err
