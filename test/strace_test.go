@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -143,14 +142,11 @@ func storageFails(t *testing.T, call, errno, reason string) {
 	if code, err := post(b.Webhook, "before", 0); code != 503 { // a duplicate is not acknowledged either
 		t.Errorf("before: %d %v", code, err)
 	}
-	resp, err := http.Get(b.Admin + "/readyz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 503 || !strings.Contains(string(body), reason) {
-		t.Errorf("/readyz: %d %s", resp.StatusCode, body)
-	}
+	// What a health check sees follows within an instant, of its own goroutine.
+	await(t, "/readyz does not say why", func() bool {
+		ready := get(t, b.Admin+"/readyz")
+		return strings.Contains(ready, `"failed"`) && strings.Contains(ready, reason)
+	})
 	wg.Wait()
 	if state := b.Wait(t); state.ExitCode() != 1 {
 		t.Errorf("%v", state)
