@@ -26,8 +26,9 @@ import (
 //	/metrics  Prometheus
 //
 // and what [Admin.Operate] adds. These three are for everybody who reaches the
-// listener, but the reasons; those and the rest are for who connects from this
-// machine, or shows the token.
+// listener, but the reasons; those and the rest are for operators: who connects
+// from this machine, shows the token, or has a certificate that the listener
+// verified.
 type Admin struct {
 	mux   *http.ServeMux
 	log   *zap.Logger
@@ -61,9 +62,12 @@ func (a *Admin) SetToken(token string) { a.token.Store(&token) }
 
 // trusts reports whether a request is an operator's: it came over loopback,
 // under a name of this machine (or a page could reach us by one that it made
-// point here), or has the token.
+// point here), or shows a certificate or the token.
 func (a *Admin) trusts(r *http.Request) bool {
 	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) {
+		return true
+	}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		return true
 	}
 	want := a.token.Load()
@@ -104,7 +108,7 @@ func (a *Admin) Profile() {
 func (a *Admin) guard(pattern string, handle http.HandlerFunc) {
 	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !a.trusts(r) {
-			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for operators: connect over loopback, or with the token of --admin-token-file"})
+			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for operators: connect over loopback, with the token of --admin-token-file, or with a certificate of --admin-tls-client-ca"})
 			return
 		}
 		// A release and a profile take their time. An error means that the

@@ -115,6 +115,16 @@ func (v *Verifier) SetSecrets(secrets []string) error {
 	return nil
 }
 
+// Fingerprints are those of the secrets that are in force, in their order.
+func (v *Verifier) Fingerprints() []string {
+	keys := *v.secrets.Load()
+	prints := make([]string, len(keys))
+	for i, k := range keys {
+		prints[i] = k.fingerprint
+	}
+	return prints
+}
+
 // Form is what a signature was made over.
 type Form string
 

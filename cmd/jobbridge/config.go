@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -70,6 +71,8 @@ func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 type configCmd struct {
 	Check configCheckCmd `cmd:"" help:"Say what is wrong with the flags, the environment and the file that serve is given, or nothing."`
 	Print configPrintCmd `cmd:"" help:"Print the value of each flag of serve, and where it comes from."`
+	// Running is Print for a bridge that has read its flags already.
+	Running configRunningCmd `cmd:"" help:"Print what a running bridge was started with, and the secrets that are in force."`
 }
 
 type configCheckCmd struct{ serveCmd }
@@ -85,16 +88,12 @@ func (c *configCheckCmd) Run(_ context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "good; secrets: %s\n", describe(secrets))
-	return nil
-}
-
-// describe names secrets without giving them away.
-func describe(secrets []string) string {
-	if len(secrets) == 0 {
-		return "made by --dev"
+	from := strings.Join(fingerprints(secrets), ", ")
+	if c.Dev {
+		from = "made by --dev"
 	}
-	return strings.Join(fingerprints(secrets), ", ")
+	fmt.Fprintf(s.out, "good; secrets: %s\n", from)
+	return nil
 }
 
 type configPrintCmd struct{ serveCmd }
@@ -106,17 +105,52 @@ func (configPrintCmd) Help() string {
 
 // Run prints the flags, and checks them.
 func (c *configPrintCmd) Run(k *kong.Context, s streams) error {
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "FLAG\tVALUE\tFROM")
-	for _, flag := range k.Selected().Flags {
-		if flag.Name == "config" {
-			continue
-		}
-		fmt.Fprintf(w, "%s\t%v\t%s\n", flag.Name, k.FlagValue(flag), origin(k, flag))
-	}
 	secrets, err := c.validate(s.getenv)
-	fmt.Fprintf(w, "secrets\t%s\t%s\n", describe(secrets), strings.Join(c.origins(s.getenv), " and "))
-	return errors.Join(w.Flush(), err)
+	return errors.Join(printSettings(s.out, c.settings(k, s.getenv, fingerprints(secrets))), err)
+}
+
+// setting is the value of a flag, and where it comes from.
+type setting struct {
+	Flag  string `json:"flag"`
+	Value string `json:"value"`
+	From  string `json:"from"`
+}
+
+// settings are those of serve, and the fingerprints of its secrets.
+func (c *serveCmd) settings(k *kong.Context, getenv func(string) string, secrets []string) (list []setting) {
+	for _, flag := range k.Selected().Flags {
+		if flag.Name != "config" {
+			list = append(list, setting{flag.Name, fmt.Sprint(k.FlagValue(flag)), origin(k, flag)})
+		}
+	}
+	from := c.origins(getenv)
+	if len(from) == 0 && c.Dev {
+		from = []string{"--dev"}
+	}
+	return append(list, setting{"secrets", strings.Join(secrets, ", "), strings.Join(from, " and ")})
+}
+
+func printSettings(w io.Writer, list []setting) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "FLAG\tVALUE\tFROM")
+	for _, s := range list {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", s.Flag, s.Value, s.From)
+	}
+	return t.Flush()
+}
+
+type configRunningCmd struct{ adminFlags }
+
+// Run asks a bridge for its flags.
+func (c *configRunningCmd) Run(ctx context.Context, s streams) error {
+	var list []setting
+	if err := c.ask(ctx, http.MethodGet, "/config", nil, &list); err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(s.out, list)
+	}
+	return printSettings(s.out, list)
 }
 
 // origin says where the value of a flag comes from.

@@ -17,14 +17,13 @@ import (
 
 // welcome shows a newcomer one delivery from end to end, through the same
 // doors that a provider and a worker use, and the commands to go on with.
-func (c *serveCmd) welcome(ctx context.Context, s streams, secret, webhook, admin, natsURL string) {
+func (c *serveCmd) welcome(ctx context.Context, s streams, secret, url, admin, natsURL string) {
 	say := func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
-	url := "http://" + webhook + c.Path
 	say("\njobbridge takes signed webhooks at %s", url)
 	if natsURL != "" {
 		say("and publishes them to workers at  %s", natsURL)
 	}
-	say("operator: http://%s/readyz and /metrics; journal and --dev secret: %s\n", admin, c.DataDir)
+	say("operator: %s/readyz and /metrics; journal and --dev secret: %s\n", admin, c.DataDir)
 	if err := c.firstDelivery(ctx, say, secret, url, natsURL); err != nil && ctx.Err() == nil {
 		say("the first delivery failed: %v\n", err)
 	}

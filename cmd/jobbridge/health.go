@@ -27,11 +27,7 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 	if c.Ready {
 		path = "/readyz"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.Admin, "/")+path, nil)
-	if err != nil {
-		return usage("--admin: %w", err)
-	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}

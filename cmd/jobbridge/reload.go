@@ -36,6 +36,9 @@ type reloader struct {
 	things []reloaded
 }
 
+// add takes something to read again; not after run.
+func (r *reloader) add(thing reloaded) { r.things = append(r.things, thing) }
+
 // run watches until ctx ends. A watch that cannot be had leaves SIGHUP.
 func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 	watcher, err := r.watch()
@@ -105,9 +108,13 @@ func (r *reloader) load() {
 	}
 }
 
-// reloadedSecrets puts the secrets in force that the file and the variable hold.
-func (c *serveCmd) reloadedSecrets(getenv func(string) string, verifier *verify.Verifier, now []string, log *zap.Logger) reloaded {
-	return reloaded{"secrets", []string{c.SecretFile}, func() (bool, error) {
+// reloadSecrets puts the secrets in force that the file and the variable hold,
+// whenever the file changes.
+func (c *serveCmd) reloadSecrets(o operator, getenv func(string) string, verifier *verify.Verifier, now []string) {
+	if c.SecretFile == "" {
+		return
+	}
+	o.reload.add(reloaded{"secrets", []string{c.SecretFile}, func() (bool, error) {
 		secrets, err := c.read(getenv)
 		if err != nil || slices.Equal(secrets, now) {
 			return false, err
@@ -116,9 +123,9 @@ func (c *serveCmd) reloadedSecrets(getenv func(string) string, verifier *verify.
 			return false, err
 		}
 		now = secrets
-		log.Info("secrets", zap.Strings("secrets", fingerprints(secrets)))
+		o.log.Info("secrets", zap.Strings("secrets", verifier.Fingerprints()))
 		return true, nil
-	}}
+	}})
 }
 
 // reloadedToken puts the token of --admin-token-file in force.
@@ -135,8 +142,7 @@ func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
 }
 
 // reloadedWorkers puts the workers of --nats-auth-file in force.
-func (c *serveCmd) reloadedWorkers(j *journal.Journal) reloaded {
-	now, _ := readWorkers(c.NatsAuthFile) // it was good a moment ago; if not, the next load sets them
+func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) reloaded {
 	return reloaded{"workers", []string{c.NatsAuthFile}, func() (bool, error) {
 		workers, err := readWorkers(c.NatsAuthFile)
 		if err != nil || slices.Equal(workers, now) {

@@ -1,13 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -17,15 +18,13 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/verify"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 )
 
 type serveCmd struct {
 	Listen         string           `help:"Address for webhooks." default:"127.0.0.1:8080"`
 	Path           string           `help:"Path of the webhook." default:"/webhook"`
-	AdminListen    string           `help:"Address for the operator: /healthz, /readyz, /metrics." default:"127.0.0.1:8081"`
+	AdminListen    string           `help:"Address for the operator: /healthz, /readyz, /metrics, and what the other commands ask." default:"127.0.0.1:8081"`
 	NatsListen     string           `help:"Address of the embedded NATS server for workers; off loopback only with --nats-auth-file. Empty: none. With --nats-url it does not listen." default:"127.0.0.1:4222"`
 	NatsAuthFile   string           `help:"File of name:password lines (the password plain or bcrypt): only these workers may connect." placeholder:"FILE" type:"path"`
 	DataDir        string           `help:"Folder of the journal; default ./jobbridge-data. With --journal=off: of the quarantine, which is off without it." placeholder:"DIR" type:"path"`
@@ -49,7 +48,10 @@ type serveCmd struct {
 	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
 	Dev            bool             `help:"For a try: make a secret, keep it in the data folder, send a first delivery, and print the commands to go on with."`
 	quarantineFlags
-	tlsFlags
+	WebhookTLS tlsFlags `embed:"" set:"prefix=" set:"listener=webhook listener" set:"clients=whose clients may connect; nobody else may"`
+	acmeFlags
+	AdminTLS tlsFlags `embed:"" prefix:"admin-" set:"prefix=admin-" set:"listener=admin listener" set:"clients=whose clients are operators, from other machines too"`
+	NatsTLS  tlsFlags `embed:"" prefix:"nats-" set:"prefix=nats-" set:"listener=embedded NATS server" set:"clients=whose clients may connect, besides what --nats-auth-file asks for; nobody else may"`
 	natsFlags
 	secretFlags
 	logFlags
@@ -74,7 +76,7 @@ func (serveCmd) Help() string {
 }
 
 // Run serves until ctx ends or the storage fails.
-func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
+func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err error) {
 	log := c.logger(s.err)
 	defer func() { _ = log.Sync() }() // stderr may be a terminal, which cannot sync
 	if c.DataDir == "" && !c.direct() {
@@ -88,10 +90,6 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return err
 	}
-	token, err := readToken(c.AdminTokenFile)
-	if err != nil {
-		return usageError{err}
-	}
 	traces, stopTraces, err := c.tracer(ctx, log)
 	if err != nil {
 		return err
@@ -104,41 +102,17 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	defer listener.Close() // the bridge has closed it, unless it never began
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
-	health := bridge.NewHealth()
-	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx)) // it is there to the end
-	admin, adminDone := bridge.NewAdmin(health, registry, log), make(chan error, 1)
-	admin.SetToken(token)
-	if c.Pprof {
-		admin.Profile()
+	o, closeOperator, err := c.openOperator(ctx, adminListener, log, traces)
+	if err != nil {
+		return err
 	}
-	admin.Operate("POST /drain", func(context.Context, url.Values) (any, error) {
-		health.Set(drainPart, bridge.Draining, "drain was asked for: deliveries are taken until the bridge is stopped")
-		return drained{Relays: c.relays()}, nil
+	defer func() { err = errors.Join(err, closeOperator()) }()
+	c.reloadSecrets(o, s.getenv, verifier, secrets)
+	o.admin.Operate("GET /config", func(context.Context, url.Values) (any, error) {
+		return c.settings(k, s.getenv, verifier.Fingerprints()), nil
 	})
-	go func() { adminDone <- admin.Serve(adminCtx, adminListener) }()
-	defer func() { stopAdmin(); err = errors.Join(err, <-adminDone) }()
-	log.Info("starting", zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("dir", c.DataDir))
 
-	reload := &reloader{log: log, health: health}
-	if c.SecretFile != "" {
-		reload.things = append(reload.things, c.reloadedSecrets(s.getenv, verifier, secrets, log))
-	}
-	if c.AdminTokenFile != "" {
-		reload.things = append(reload.things, c.reloadedToken(admin, token))
-	}
-	var https *tls.Config
-	if c.TLSCert != "" {
-		certs, err := newCertificates(c.tlsFlags)
-		if err != nil {
-			return err
-		}
-		https = certs.config()
-		reload.things = append(reload.things, certs.part)
-	}
-
-	store, err := c.openStorage(ctx, verifier, operator{health, admin, registry, log, traces})
+	store, err := c.openStorage(ctx, verifier, o)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // it was asked to stop before it had begun
@@ -146,62 +120,50 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
-	if c.NatsAuthFile != "" && store.journal != nil && store.journal.URL() != "" {
-		reload.things = append(reload.things, c.reloadedWorkers(store.journal))
-	}
-	if len(c.AcmeDomain) > 0 {
-		if https, err = c.acme(adminCtx, listener, c.DataDir, log); err != nil {
-			return err
-		}
-	}
-	forgeries := c.ForgeryRate
-	if forgeries == 0 {
-		forgeries = -1
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	https, err := c.https(serving, o, listener)
+	if err != nil {
+		return err
 	}
 	b, err := bridge.New(bridge.Config{
 		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
-		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: health, Registerer: registry, Logger: log,
-		TLS: https, ForgeryRate: forgeries, Tracer: traces,
+		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log,
+		TLS: https, ForgeryRate: cmp.Or(c.ForgeryRate, -1), Tracer: traces,
 	})
 	if err != nil {
 		return usageError{err}
 	}
-	health.Start(store.durability)
-	scheme := "http://"
-	if c.secure() {
-		scheme = "https://"
-	}
-	log.Info("ready", zap.String("webhook", scheme+listener.Addr().String()+c.Path), zap.String("nats", store.natsURL()),
-		zap.String("admin", "http://"+adminListener.Addr().String()), zap.String("durability", string(store.durability)),
-		zap.Strings("secrets", fingerprints(secrets)))
+	o.health.Start(store.durability)
+	webhook, admin := urlOf(c.secure(), listener), urlOf(c.AdminTLS.given(), adminListener)
+	log.Info("ready", zap.String("webhook", webhook+c.Path), zap.String("nats", store.natsURL()), zap.String("admin", admin),
+		zap.String("durability", string(store.durability)), zap.Strings("secrets", verifier.Fingerprints()))
 	notify(log, daemon.SdNotifyReady)
-	serving, stop := context.WithCancel(ctx)
-	defer stop()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	var beside sync.WaitGroup
+	beside.Go(func() {
 		select {
 		case <-store.failed: // drain, and let a supervisor start over
 			stop()
 		case <-serving.Done():
 		}
 		notify(log, daemon.SdNotifyStopping)
-	}()
-	reloading := make(chan struct{})
-	go func() { defer close(reloading); reload.run(serving, s.hangup) }()
-	demo := make(chan struct{})
-	go func() {
-		defer close(demo)
-		if c.Dev {
-			c.welcome(serving, s, secrets[0], listener.Addr().String(), adminListener.Addr().String(), store.natsURL())
-		}
-	}()
+	})
+	beside.Go(func() { o.reload.run(serving, s.hangup) })
+	if c.Dev {
+		beside.Go(func() { c.welcome(serving, s, secrets[0], webhook+c.Path, admin, store.natsURL()) })
+	}
 	err = b.Serve(serving, listener)
 	stop()
-	<-watched
-	<-reloading
-	<-demo
+	beside.Wait()
 	return err
+}
+
+// urlOf is where a listener is reached.
+func urlOf(secure bool, ln net.Listener) string {
+	if secure {
+		return "https://" + ln.Addr().String()
+	}
+	return "http://" + ln.Addr().String()
 }
 
 // check refuses flags that contradict each other, and returns the networks of
@@ -214,8 +176,10 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 		return nil, usage("--durability=os is about the journal, and --journal=off has none")
 	case c.direct() && c.CommitMethod != "auto":
 		return nil, usage("--commit-method is about the journal, and --journal=off has none")
-	case c.Dev && c.secure():
-		return nil, usage("--dev speaks HTTP: leave out --tls-cert and --acme-domain")
+	case c.given() && c.NatsTLS.given():
+		return nil, usage("--nats-tls-cert is for the embedded NATS server, which does not listen with --nats-url; a certificate for that is --nats-cert")
+	case c.Dev && (c.secure() || c.AdminTLS.given() || c.NatsTLS.given()):
+		return nil, usage("--dev speaks plainly: leave out the certificates")
 	case c.ForgeryRate < 0:
 		return nil, usage("--forgery-rate must not be below 0")
 	case c.Dev && c.given():
@@ -236,7 +200,10 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	if _, err := readWorkers(c.NatsAuthFile); err != nil {
 		return nil, err
 	}
-	if err := c.tlsFlags.check(); err != nil {
+	if _, err := readToken(c.AdminTokenFile); err != nil {
+		return nil, usageError{err}
+	}
+	if err := c.checkTLS(); err != nil {
 		return nil, err
 	}
 	if c.given() {
@@ -256,15 +223,7 @@ func (c *serveCmd) validate(getenv func(string) string) ([]string, error) {
 		_, _, err := c.verifier(getenv)
 		return secrets, err
 	}
-	if _, err := c.check(); err != nil {
-		return secrets, err
-	}
-	if _, err := readToken(c.AdminTokenFile); err != nil {
-		return secrets, usageError{err}
-	}
-	if c.TLSCert != "" {
-		_, err = newCertificates(c.tlsFlags)
-	}
+	_, err = c.check()
 	return secrets, err
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -16,9 +17,6 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/relay"
 	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/jobbridge/jobbridge/verify"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/trace"
-	"go.uber.org/zap"
 )
 
 // defaultDataDir is where the journal is, if no other folder is given.
@@ -118,15 +116,6 @@ func (c *serveCmd) openStorage(ctx context.Context, verifier *verify.Verifier, o
 	return s, nil
 }
 
-// operator is whom the parts report to.
-type operator struct {
-	health   *bridge.Health
-	admin    *bridge.Admin
-	registry *prometheus.Registry
-	log      *zap.Logger
-	traces   trace.TracerProvider
-}
-
 func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher.StreamOptions, o operator) error {
 	workers, err := readWorkers(c.NatsAuthFile)
 	if err != nil {
@@ -143,6 +132,14 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 	if c.given() {
 		options.Listen = "" // workers are at the remote
 	}
+	if c.NatsTLS.given() && options.Listen != "" {
+		certs, err := newCertificates("nats-", c.NatsTLS, tls.RequireAndVerifyClientCert, nil)
+		if err != nil {
+			return err
+		}
+		options.TLS = certs.config()
+		o.reload.add(certs.reloaded("certificate of NATS"))
+	}
 	if c.relays() {
 		options.Private = append(options.Private, journal.PrivateStream{Config: relay.ParkedStream(), Commit: true})
 	}
@@ -151,6 +148,9 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 	}
 	if s.journal, err = journal.Open(ctx, options); err != nil {
 		return err
+	}
+	if options.Listen != "" && len(workers) > 0 {
+		o.reload.add(c.reloadedWorkers(s.journal, workers))
 	}
 	o.health.Set(diskPart, bridge.Ready, s.journal.Warnings()...)
 	return o.registry.Register(journalCollector{s.journal})

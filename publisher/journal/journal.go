@@ -14,6 +14,7 @@ package journal
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -67,6 +68,8 @@ type Options struct {
 	// Workers may connect by name and password. Without any, whoever reaches
 	// Listen is a worker: Listen must be loopback then.
 	Workers []Worker
+	// TLS makes the server speak TLS on Listen; nil means plain.
+	TLS *tls.Config
 	// Durability is [publisher.Fsync], the default, or [publisher.OS].
 	Durability publisher.Durability
 	// Stream is the stream of events.
@@ -272,6 +275,9 @@ func (j *Journal) Warnings() []string {
 func (j *Journal) URL() string {
 	if j.opts.Listen == "" {
 		return ""
+	}
+	if j.opts.TLS != nil {
+		return "tls://" + j.srv.Addr().String()
 	}
 	return "nats://" + j.srv.Addr().String()
 }

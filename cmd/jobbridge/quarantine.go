@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -15,58 +14,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher/relay"
 )
-
-// adminFlags say where the running bridge's operator listens.
-type adminFlags struct {
-	Admin          string `help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
-	AdminTokenFile string `help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
-	JSON           bool   `name:"json" help:"Print JSON."`
-}
-
-// ask asks the running bridge, and decodes its answer into v.
-func (f adminFlags) ask(ctx context.Context, method, path string, query url.Values, v any) error {
-	u, err := url.Parse(f.Admin)
-	if err != nil || u.Host == "" {
-		return usage("--admin: want a URL such as http://127.0.0.1:8081")
-	}
-	u.Path, u.RawQuery = path, query.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
-	if err != nil {
-		return usageError{err}
-	}
-	token, err := readToken(f.AdminTokenFile)
-	if err != nil {
-		return usageError{err}
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("%w: is the bridge running, with --admin-listen there?", err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	switch {
-	case resp.StatusCode == http.StatusNotFound && !json.Valid(data):
-		return fmt.Errorf("the bridge has none: it was started without (%s)", path)
-	case resp.StatusCode != http.StatusOK:
-		var answer struct{ Message string }
-		if json.Unmarshal(data, &answer) != nil {
-			answer.Message = resp.Status
-		}
-		return fmt.Errorf("%s: %s", path, answer.Message)
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
-}
 
 // quarantineCmd is about what was refused and may be authentic.
 type quarantineCmd struct {
@@ -101,13 +49,6 @@ func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, e.ReceivedAt.Local().Format(time.DateTime), e.Reason, e.Remote, e.Bytes, result)
 	}
 	return w.Flush()
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 type quarantineShowCmd struct {
@@ -196,56 +137,4 @@ func sequenceQuery(sequences []uint64) url.Values {
 		query.Add("seq", strconv.FormatUint(seq, 10))
 	}
 	return query
-}
-
-// parkedCmd is about events that the remote stream will never take.
-type parkedCmd struct {
-	List  parkedListCmd  `cmd:"" help:"List the events that are too large for the remote stream."`
-	Retry parkedRetryCmd `cmd:"" help:"Publish them again, after the remote was changed."`
-}
-
-type parkedListCmd struct{ adminFlags }
-
-// Run lists what is parked.
-func (c *parkedListCmd) Run(ctx context.Context, s streams) error {
-	var list []relay.Parked
-	if err := c.ask(ctx, http.MethodGet, "/parked", nil, &list); err != nil {
-		return err
-	}
-	return printParked(s, c.JSON, list)
-}
-
-type parkedRetryCmd struct{ adminFlags }
-
-// Run retries, and fails if anything is still refused.
-func (c *parkedRetryCmd) Run(ctx context.Context, s streams) error {
-	var list []relay.Parked
-	if err := c.ask(ctx, http.MethodPost, "/parked/retry", nil, &list); err != nil {
-		return err
-	}
-	if err := printParked(s, c.JSON, list); err != nil {
-		return err
-	}
-	left := 0
-	for _, e := range list {
-		if e.Retried != relay.RetryDone {
-			left++
-		}
-	}
-	if left > 0 {
-		return fmt.Errorf("%d relayed, %d are still refused", len(list)-left, left)
-	}
-	return nil
-}
-
-func printParked(s streams, asJSON bool, list []relay.Parked) error {
-	if asJSON {
-		return printJSON(s.out, list)
-	}
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SEQUENCE\tPARKED\tSUBJECT\tID\tBYTES\tREASON\tRETRIED")
-	for _, e := range list {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%s\n", e.Sequence, e.At.Local().Format(time.DateTime), e.Subject, e.ID, e.Bytes, e.Reason, e.Retried)
-	}
-	return w.Flush()
 }

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+)
+
+// adminFlags say where the running bridge's operator listens, and who asks.
+type adminFlags struct {
+	Admin           string `help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
+	AdminTokenFile  string `help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
+	AdminCA         string `name:"admin-ca" help:"File with the certificates that the listener's is checked against, if it speaks TLS; default: the system's." placeholder:"FILE" type:"path"`
+	AdminCert       string `help:"Your certificate, of its --admin-tls-client-ca, instead of a token." placeholder:"FILE" type:"path"`
+	AdminKey        string `help:"Key of --admin-cert." placeholder:"FILE" type:"path"`
+	AdminServerName string `help:"Name in the listener's certificate, if it is not that in the URL." placeholder:"NAME"`
+	JSON            bool   `name:"json" help:"Print JSON."`
+}
+
+// client returns what speaks to the listener.
+func (f adminFlags) client() (*http.Client, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.AdminServerName}
+	if (f.AdminCert == "") != (f.AdminKey == "") {
+		return nil, usage("--admin-cert and --admin-key belong together")
+	}
+	if f.AdminCA != "" {
+		data, err := os.ReadFile(f.AdminCA)
+		if err != nil {
+			return nil, usage("--admin-ca: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(data) {
+			return nil, usage("--admin-ca %s: no certificate in it", f.AdminCA)
+		}
+	}
+	if f.AdminCert != "" {
+		cert, err := tls.LoadX509KeyPair(f.AdminCert, f.AdminKey)
+		if err != nil {
+			return nil, usage("--admin-cert: %w", err)
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
+	return &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, DisableKeepAlives: true}}, nil
+}
+
+// send sends a request to the running bridge.
+func (f adminFlags) send(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+	u, err := url.Parse(f.Admin)
+	if err != nil || u.Host == "" {
+		return nil, usage("--admin: want a URL such as http://127.0.0.1:8081")
+	}
+	u.Path, u.RawQuery = path, query.Encode()
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	token, err := readToken(f.AdminTokenFile)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	client, err := f.client()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: is the bridge running, with --admin-listen there?", err)
+	}
+	return resp, nil
+}
+
+// ask asks the running bridge, and decodes its answer into v.
+func (f adminFlags) ask(ctx context.Context, method, path string, query url.Values, v any) error {
+	resp, err := f.send(ctx, method, path, query)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	switch {
+	case resp.StatusCode == http.StatusNotFound && !json.Valid(data):
+		return fmt.Errorf("the bridge has none: it was started without (%s)", path)
+	case resp.StatusCode != http.StatusOK:
+		var answer struct{ Message string }
+		if json.Unmarshal(data, &answer) != nil {
+			answer.Message = resp.Status
+		}
+		return fmt.Errorf("%s: %s", path, answer.Message)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

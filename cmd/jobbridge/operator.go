@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/url"
+
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+)
+
+// operator is whom the parts report to, and who has their files read again.
+type operator struct {
+	health   *bridge.Health
+	admin    *bridge.Admin
+	registry *prometheus.Registry
+	reload   *reloader
+	log      *zap.Logger
+	traces   trace.TracerProvider
+}
+
+// openOperator serves the admin listener until the function that it returns is
+// called: it is there before the journal is open and after the last delivery.
+func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.Logger, traces trace.TracerProvider) (operator, func() error, error) {
+	o := operator{health: bridge.NewHealth(), registry: prometheus.NewRegistry(), log: log, traces: traces}
+	o.reload = &reloader{log: log, health: o.health}
+	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
+	o.admin = bridge.NewAdmin(o.health, o.registry, log)
+	where := urlOf(c.AdminTLS.given(), ln)
+	if c.AdminTLS.given() {
+		// Kubelet and Prometheus have no certificate, and need none.
+		certs, err := newCertificates("admin-", c.AdminTLS, tls.VerifyClientCertIfGiven, overHTTP)
+		if err != nil {
+			return o, nil, errors.Join(err, ln.Close())
+		}
+		o.reload.add(certs.reloaded("certificate of the admin listener"))
+		ln = tls.NewListener(ln, certs.config())
+	}
+	if c.AdminTokenFile != "" {
+		token, err := readToken(c.AdminTokenFile)
+		if err != nil {
+			return o, nil, errors.Join(usageError{err}, ln.Close())
+		}
+		o.admin.SetToken(token)
+		o.reload.add(c.reloadedToken(o.admin, token))
+	}
+	if c.Pprof {
+		o.admin.Profile()
+	}
+	o.admin.Operate("POST /drain", func(context.Context, url.Values) (any, error) {
+		o.health.Set(drainPart, bridge.Draining, "drain was asked for: deliveries are taken until the bridge is stopped")
+		return drained{Relays: c.relays()}, nil
+	})
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- o.admin.Serve(ctx, ln) }()
+	log.Info("starting", zap.String("admin", where), zap.String("dir", c.DataDir))
+	return o, func() error { stop(); return <-done }, nil
+}

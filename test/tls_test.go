@@ -1,0 +1,293 @@
+package test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/nats-io/nats.go"
+)
+
+// authority makes certificates.
+type authority struct {
+	t    *testing.T
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  string
+	n    int64
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	t.Helper()
+	a := &authority{t: t, n: 1}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	a.key = newKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	a.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return a
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// issue returns a certificate and its key for names, of which some may be
+// addresses.
+func (a *authority) issue(names ...string) (cert, key string) {
+	a.t.Helper()
+	a.n++
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
+	k := newKey(a.t)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &k.PublicKey, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
+}
+
+// client trusts the authority, and shows a certificate if there is one.
+func (a *authority) client(cert, key string, version uint16) *http.Client {
+	a.t.Helper()
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	config := &tls.Config{RootCAs: pool, MaxVersion: version} //nolint:gosec // the server is to refuse old ones
+	if cert != "" {
+		pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
+}
+
+// serial returns the number of the certificate that the bridge shows, and the
+// protocol that was agreed on.
+func serial(t *testing.T, client *http.Client, url string) (*big.Int, string) {
+	t.Helper()
+	client.CloseIdleConnections()
+	resp, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.TLS.PeerCertificates[0].SerialNumber, resp.Proto
+}
+
+// TestTLS serves HTTPS, replaces the certificate under way, and asks clients for
+// theirs.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "stranger")
+	k := &kubernetes{t: t, dir: t.TempDir()}
+	cert, key := ca.issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.pem})
+	path := func(name string) string { return filepath.Join(k.dir, name) }
+	b := process.Start(t, process.Options{Args: []string{"--tls-cert", path("tls.crt"), "--tls-key", path("tls.key"), "--tls-client-ca", path("ca.crt")}})
+	if !strings.HasPrefix(b.Webhook, "https://") {
+		t.Fatal(b.Webhook)
+	}
+	mine, mineKey := ca.issue("sender")
+	client := ca.client(mine, mineKey, 0)
+	if code, err := signed(client, b.Webhook, process.Secret, "a"); code != 200 || err != nil {
+		t.Fatal(code, err)
+	}
+	first, proto := serial(t, client, b.Webhook)
+	if proto != "HTTP/2.0" {
+		t.Error(proto)
+	}
+	theirs, theirKey := stranger.issue("sender")
+	for name, c := range map[string]*http.Client{
+		"without a certificate": ca.client("", "", 0), "with a stranger's": ca.client(theirs, theirKey, 0), "over TLS 1.1": ca.client(mine, mineKey, tls.VersionTLS11),
+	} {
+		if code, err := signed(c, b.Webhook, process.Secret, "b"); err == nil {
+			t.Errorf("%s: %d", name, code)
+		}
+	}
+	if code, err := signed(http.DefaultClient, strings.Replace(b.Webhook, "https", "http", 1), process.Secret, "c"); code == 200 {
+		t.Error("plain HTTP is served", err)
+	}
+	// A pair that does not fit changes nothing.
+	other, otherKey := ca.issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": other, "tls.key": key, "ca.crt": ca.pem})
+	await(t, "the pair that does not fit is not reported", func() bool { return strings.Contains(get(t, b.Admin+"/readyz"), "certificate: not reloaded") })
+	if now, _ := serial(t, client, b.Webhook); now.Cmp(first) != 0 {
+		t.Error("another certificate is shown")
+	}
+	k.put(map[string]string{"tls.crt": other, "tls.key": otherKey, "ca.crt": stranger.pem})
+	await(t, "the new certificate is not in force", func() bool { return !strings.Contains(get(t, b.Admin+"/readyz"), "not reloaded") })
+	if now, _ := serial(t, ca.client(theirs, theirKey, 0), b.Webhook); now.Cmp(first) == 0 {
+		t.Error("the old certificate is shown")
+	}
+	if _, err := signed(ca.client(mine, mineKey, 0), b.Webhook, process.Secret, "d"); err == nil {
+		t.Error("who was trusted before still is")
+	}
+	b.Stop(t)
+}
+
+// TestAdminTLS lets in whoever has a certificate or the token, and nobody else
+// past the state. To the client here, it is another machine's name that counts.
+func TestAdminTLS(t *testing.T) {
+	t.Parallel()
+	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "stranger")
+	dir := t.TempDir()
+	put := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	cert, key := ca.issue("bridge.example")
+	mine, mineKey := ca.issue("operator")
+	theirs, theirKey := stranger.issue("operator")
+	token := put("token", "0123456789abcdef\n")
+	b := process.Start(t, process.Options{Args: []string{"--admin-tls-cert", put("tls.crt", cert), "--admin-tls-key", put("tls.key", key), "--admin-tls-client-ca", put("ca.crt", ca.pem), "--admin-token-file", token}})
+	port := b.Admin[strings.LastIndex(b.Admin, ":"):]
+	elsewhere := func(cert, key, path string) (int, error) {
+		client := ca.client(cert, key, 0)
+		client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, "127.0.0.1"+port)
+		}
+		resp, err := client.Get("https://bridge.example" + port + path)
+		if err != nil {
+			return 0, err
+		}
+		return resp.StatusCode, resp.Body.Close()
+	}
+	for _, c := range []struct {
+		who, cert, key, path string
+		want                 int
+	}{
+		{"nobody", "", "", "/healthz", 200},
+		{"nobody", "", "", "/metrics", 200},
+		{"nobody", "", "", "/config", 403},
+		{"a stranger", theirs, theirKey, "/config", 403},
+		{"an operator", mine, mineKey, "/config", 200},
+		{"an operator", mine, mineKey, "/quarantine", 200},
+	} {
+		if code, err := elsewhere(c.cert, c.key, c.path); code != c.want {
+			t.Errorf("%s at %s: %d %v, want %d", c.who, c.path, code, err, c.want)
+		}
+	}
+	// The commands, of which each has the same flags.
+	admin := []string{"--admin", b.Admin, "--admin-server-name", "bridge.example"}
+	for name, c := range map[string]struct {
+		args []string
+		want string // of stderr; empty if it works
+	}{
+		"not checked":          {nil, "certificate"},
+		"with the CA":          {[]string{"--admin-ca", put("ca.crt", ca.pem)}, ""},
+		"with a certificate":   {[]string{"--admin-ca", put("ca.crt", ca.pem), "--admin-cert", put("op.crt", mine), "--admin-key", put("op.key", mineKey)}, ""},
+		"without its key":      {[]string{"--admin-ca", put("ca.crt", ca.pem), "--admin-cert", put("op.crt", mine)}, "--admin-key"},
+		"with a wrong CA":      {[]string{"--admin-ca", put("other.crt", stranger.pem)}, "certificate"},
+		"with a CA that is no": {[]string{"--admin-ca", token}, "no certificate"},
+	} {
+		for _, command := range [][]string{{"health"}, {"config", "running"}, {"quarantine", "list"}} {
+			_, stderr, code := process.Run(t, nil, slices.Concat(command, admin, c.args)...)
+			if (code == 0) != (c.want == "") || !strings.Contains(stderr, c.want) {
+				t.Errorf("%s %s: exit %d: %s, want %q", name, command, code, stderr, c.want)
+			}
+		}
+	}
+	b.Stop(t)
+}
+
+// TestNATSTLS serves workers over TLS, with certificates of their own besides
+// their passwords, and replaces its own under way.
+func TestNATSTLS(t *testing.T) {
+	t.Parallel()
+	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "stranger")
+	k := &kubernetes{t: t, dir: t.TempDir()}
+	cert, key := ca.issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.pem, "workers": "ann:one\n"})
+	path := func(name string) string { return filepath.Join(k.dir, name) }
+	b := process.Start(t, process.Options{Args: []string{"--nats-tls-cert", path("tls.crt"), "--nats-tls-key", path("tls.key"), "--nats-tls-client-ca", path("ca.crt"), "--nats-auth-file", path("workers")}})
+	if !strings.HasPrefix(b.NATS, "tls://") {
+		t.Fatal(b.NATS)
+	}
+	connect := func(ca *authority, user, password, cert, key string) (*tls.ConnectionState, error) {
+		nc, err := nats.Connect(b.NATS, nats.UserInfo(user, password), nats.NoReconnect(), nats.Secure(ca.client(cert, key, 0).Transport.(*http.Transport).TLSClientConfig))
+		if err != nil {
+			return nil, err
+		}
+		defer nc.Close()
+		state, err := nc.TLSConnectionState()
+		return &state, errors.Join(err, nc.Flush())
+	}
+	mine, mineKey := ca.issue("worker")
+	theirs, theirKey := stranger.issue("worker")
+	state, err := connect(ca, "ann", "one", mine, mineKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := connect(ca, "ann", "two", mine, mineKey); err == nil {
+		t.Error("a certificate replaces the password")
+	}
+	if _, err := connect(ca, "ann", "one", "", ""); err == nil {
+		t.Error("the password replaces the certificate")
+	}
+	if _, err := connect(ca, "ann", "one", theirs, theirKey); err == nil {
+		t.Error("a stranger's certificate")
+	}
+	// The certificate, its CA and the workers change in the same breath.
+	other, otherKey := stranger.issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": other, "tls.key": otherKey, "ca.crt": stranger.pem, "workers": "bob:two\n"})
+	await(t, "nothing was read again", func() bool { return strings.Count(b.Log(), `"reloaded"`) == 2 })
+	now, err := connect(stranger, "bob", "two", theirs, theirKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now.PeerCertificates[0].Equal(state.PeerCertificates[0]) {
+		t.Error("the old certificate is shown")
+	}
+	if code, err := post(b.Webhook, "a", 0); code != 200 {
+		t.Error(code, err)
+	}
+	b.Stop(t)
+}
