@@ -2,18 +2,22 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/nats-io/nats.go"
 	"github.com/synadia-io/orbit.go/natscontext"
 )
 
-// natsFlags say how to reach a NATS server of the operator's, and as whom. What
-// they name is read again at each connect, so that a rotation needs no restart.
+// natsFlags say how to reach a NATS server of the operator's, and as whom. The
+// files are read at each connect, and serve connects anew when they change.
 type natsFlags struct {
 	NatsURL          []string `name:"nats-url" help:"NATS servers, such as nats://a:4222,tls://b:4222." placeholder:"URL"`
 	NatsContext      string   `help:"Context of the nats command to connect with, by its name or file, instead of --nats-url." placeholder:"NAME"`
@@ -31,20 +35,57 @@ type natsFlags struct {
 // given reports whether a server is named at all.
 func (f natsFlags) given() bool { return len(f.NatsURL) > 0 || f.NatsContext != "" }
 
-// connector returns what connects, and the JetStream domain of a connection.
+// files that a connection is made from; of a context, also those that it names.
+func (f natsFlags) files() []string {
+	files := []string{f.NatsCreds, f.NatsNkey, f.NatsPasswordFile, f.NatsCA, f.NatsCert, f.NatsKey}
+	if f.NatsContext != "" {
+		path := f.NatsContext
+		if dir, err := os.UserHomeDir(); !filepath.IsAbs(path) && err == nil {
+			path = filepath.Join(cmp.Or(os.Getenv("XDG_CONFIG_HOME"), filepath.Join(dir, ".config")), "nats", "context", path+".json")
+		}
+		var settings natscontext.Settings
+		if data, err := os.ReadFile(path); err == nil { // connecting says what is wrong with it
+			_ = json.Unmarshal(data, &settings)
+		}
+		files = append(files, path, settings.Creds, settings.NKey, settings.CA, settings.Cert, settings.Key)
+	}
+	return slices.DeleteFunc(files, func(s string) bool { return s == "" })
+}
+
+// reloadedNATS connects anew when what it connected with has changed.
+func (f natsFlags) reloadedNATS(r *remote.Remote) reloaded {
+	files := f.files()
+	now, _ := readAll(files) // if one is gone already, load says so
+	return reloaded{name: "NATS credentials", files: files, load: func() (bool, error) {
+		read, err := readAll(files)
+		if err != nil || slices.Equal(read, now) {
+			return false, err
+		}
+		if err := r.Renew(); err != nil {
+			return false, err
+		}
+		now = read
+		return true, nil
+	}}
+}
+
+// connector returns what connects, and the JetStream domain of a connection. It
+// reads the files anew each time.
 func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error), error) {
-	options, err := f.options()
-	if err != nil {
+	if _, err := f.options(); err != nil {
 		return nil, err
 	}
-	if f.NatsContext == "" {
-		return func(more ...nats.Option) (*nats.Conn, string, error) {
-			conn, err := nats.Connect(strings.Join(f.NatsURL, ","), append(options, more...)...)
-			return conn, f.NatsDomain, err
-		}, nil
-	}
 	return func(more ...nats.Option) (*nats.Conn, string, error) {
-		conn, settings, err := natscontext.Connect(f.NatsContext, append(options, more...)...)
+		options, err := f.options()
+		if err != nil {
+			return nil, "", err
+		}
+		options = append(options, more...)
+		if f.NatsContext == "" {
+			conn, err := nats.Connect(strings.Join(f.NatsURL, ","), options...)
+			return conn, f.NatsDomain, err
+		}
+		conn, settings, err := natscontext.Connect(f.NatsContext, options...)
 		if err != nil {
 			return nil, "", fmt.Errorf("--nats-context %s: %w", f.NatsContext, err)
 		}

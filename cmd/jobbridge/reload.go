@@ -20,6 +20,10 @@ import (
 // whoever writes two that belong together is given the time.
 const settled = 100 * time.Millisecond
 
+// mended is how soon what could not be put in force is tried again: it may wait
+// for a server, not for a file.
+const mended = 5 * time.Second
+
 // reloaded is something that is read from files and can be read again.
 type reloaded struct {
 	name  string
@@ -27,6 +31,8 @@ type reloaded struct {
 	// load reads the files and puts what they say in force; what is not good
 	// changes nothing. It reports whether there was a change.
 	load func() (changed bool, err error)
+
+	wrong string // what was last said of it
 }
 
 // reloader reads files again when they change or SIGHUP comes.
@@ -61,9 +67,11 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 			quiet.Reset(settled)
 		case <-hangup:
 			r.log.Info("SIGHUP: reading files again")
-			r.load()
+			quiet.Reset(0)
 		case <-quiet.C:
-			r.load()
+			if !r.load() {
+				quiet.Reset(mended)
+			}
 		}
 	}
 }
@@ -91,21 +99,30 @@ func (r *reloader) watch() (*fsnotify.Watcher, error) {
 	return w, nil
 }
 
-// load reads everything again. What fails stays as it was, and says so until it
-// is mended.
-func (r *reloader) load() {
-	for _, thing := range r.things {
+// load reads everything again, and reports whether all of it is in force. What
+// fails stays as it was, and says so until it is mended.
+func (r *reloader) load() (good bool) {
+	good = true
+	for i := range r.things {
+		thing := &r.things[i]
 		changed, err := thing.load()
-		switch {
-		case err != nil:
-			r.log.Error("not reloaded: the old one stays in force", zap.String("what", thing.name), zap.Error(err))
-			r.health.Set(thing.name, bridge.Ready, fmt.Sprintf("%s: not reloaded, the old one stays in force: %v", thing.name, err))
+		if err != nil {
+			good = false
+			why := fmt.Sprintf("%s: not reloaded, the old one stays in force: %v", thing.name, err)
+			if why != thing.wrong {
+				r.log.Error("not reloaded: the old one stays in force", zap.String("what", thing.name), zap.Error(err))
+			}
+			thing.wrong = why
+			r.health.Set(thing.name, bridge.Ready, why)
 			continue
-		case changed:
+		}
+		if changed {
 			r.log.Info("reloaded", zap.String("what", thing.name))
 		}
+		thing.wrong = ""
 		r.health.Set(thing.name, bridge.Ready)
 	}
+	return good
 }
 
 // reloadSecrets puts the secrets in force that the file and the variable hold,
@@ -114,7 +131,7 @@ func (c *serveCmd) reloadSecrets(o operator, getenv func(string) string, verifie
 	if c.SecretFile == "" {
 		return
 	}
-	o.reload.add(reloaded{"secrets", []string{c.SecretFile}, func() (bool, error) {
+	o.reload.add(reloaded{name: "secrets", files: []string{c.SecretFile}, load: func() (bool, error) {
 		secrets, err := c.read(getenv)
 		if err != nil || slices.Equal(secrets, now) {
 			return false, err
@@ -130,7 +147,7 @@ func (c *serveCmd) reloadSecrets(o operator, getenv func(string) string, verifie
 
 // reloadedToken puts the token of --admin-token-file in force.
 func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
-	return reloaded{"admin token", []string{c.AdminTokenFile}, func() (bool, error) {
+	return reloaded{name: "admin token", files: []string{c.AdminTokenFile}, load: func() (bool, error) {
 		token, err := readToken(c.AdminTokenFile)
 		if err != nil || token == now {
 			return false, err
@@ -143,7 +160,7 @@ func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
 
 // reloadedWorkers puts the workers of --nats-auth-file in force.
 func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) reloaded {
-	return reloaded{"workers", []string{c.NatsAuthFile}, func() (bool, error) {
+	return reloaded{name: "workers", files: []string{c.NatsAuthFile}, load: func() (bool, error) {
 		workers, err := readWorkers(c.NatsAuthFile)
 		if err != nil || slices.Equal(workers, now) {
 			return false, err
@@ -154,6 +171,19 @@ func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) rel
 		now = workers
 		return true, nil
 	}}
+}
+
+// readAll returns what is in the files.
+func readAll(paths []string) ([]string, error) {
+	texts := make([]string, len(paths))
+	for i, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		texts[i] = string(data)
+	}
+	return texts, nil
 }
 
 // readToken reads a file with a token; no file, no token.

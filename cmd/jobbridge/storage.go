@@ -182,6 +182,9 @@ func (c *serveCmd) openRemote(s *storage, o operator) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if len(c.natsFlags.files()) > 0 {
+		o.reload.add(c.reloadedNATS(s.remote))
+	}
 	return o.registry.Register(remoteCollector{s.remote})
 }
 

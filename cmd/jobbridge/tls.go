@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"sync/atomic"
 )
@@ -98,18 +97,14 @@ func newCertificates(prefix string, f tlsFlags, clients tls.ClientAuthType, prot
 
 // reloaded is for the reloader.
 func (c *certificates) reloaded(name string) reloaded {
-	return reloaded{name, c.flags.files(), c.load}
+	return reloaded{name: name, files: c.flags.files(), load: c.load}
 }
 
 // load reads the files and puts them in force, if they fit together.
 func (c *certificates) load() (bool, error) {
-	var files []string
-	for _, path := range c.flags.files() {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return false, fmt.Errorf("--%stls-cert, --%stls-key, --%stls-client-ca: %w", c.prefix, c.prefix, c.prefix, err)
-		}
-		files = append(files, string(data))
+	files, err := readAll(c.flags.files())
+	if err != nil {
+		return false, fmt.Errorf("--%stls-cert, --%stls-key, --%stls-client-ca: %w", c.prefix, c.prefix, c.prefix, err)
 	}
 	if slices.Equal(files, c.now) {
 		return false, nil

@@ -52,10 +52,10 @@ func (r *Remote) run(ctx context.Context) {
 
 // audit looks at the stream once.
 func (r *Remote) audit(ctx context.Context) {
-	if !r.conn.IsConnected() {
+	if conn, _ := r.present(); !conn.IsConnected() {
 		// Of what goes wrong after the TCP connection, nobody is told otherwise.
-		if err := r.conn.LastError(); err != nil {
-			r.disconnected(r.conn, err)
+		if err := conn.LastError(); err != nil {
+			r.disconnected(conn, err)
 		}
 		return
 	}
@@ -105,7 +105,8 @@ func (r *Remote) refusals() []string {
 // Audit compares the stream with what the bridge needs. An error means that it
 // cannot be told now; a stream that is not there is a finding.
 func (r *Remote) Audit(ctx context.Context) ([]publisher.Finding, time.Duration, error) {
-	s, err := r.js.Stream(ctx, r.opts.Stream)
+	conn, js := r.present()
+	s, err := js.Stream(ctx, r.opts.Stream)
 	missing := ""
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
@@ -119,5 +120,5 @@ func (r *Remote) Audit(ctx context.Context) ([]publisher.Finding, time.Duration,
 		return []publisher.Finding{{Problem: missing, Fix: "jobbridge stream create --stream " + r.opts.Stream + ", with credentials that may", Fatal: true}}, 0, nil
 	}
 	config := s.CachedInfo().Config
-	return r.opts.Needs.Audit(config, r.conn.MaxPayload()), config.Duplicates, nil
+	return r.opts.Needs.Audit(config, conn.MaxPayload()), config.Duplicates, nil
 }

@@ -62,11 +62,12 @@ type Options struct {
 type Remote struct {
 	opts Options
 	log  *zap.Logger
-	conn *nats.Conn
-	js   jetstream.JetStream
 
 	mu     sync.Mutex
+	conn   *nats.Conn
+	js     jetstream.JetStream
 	status Status
+	seen   bool                 // a connection has been there
 	denied map[string]time.Time // subject → when the server last refused it
 	up     chan struct{}        // closed while connected
 	// link ends with the present connection.
@@ -111,8 +112,20 @@ func Open(o Options) (*Remote, error) {
 	r.link, r.linkDown = context.WithCancelCause(context.Background())
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
-	conn, domain, err := o.Connect(
-		nats.Name("jobbridge"), DefaultInbox, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+	if _, _, err := r.connect(true); err != nil {
+		stop()
+		return nil, err
+	}
+	r.watch.Go(func() { r.run(ctx) })
+	return r, nil
+}
+
+// connect makes a connection the present one, and returns the one before and
+// what ends what is under way there. With retry, the connection may come later;
+// without, one that cannot be made now changes nothing.
+func (r *Remote) connect(retry bool) (old *nats.Conn, oldDown context.CancelCauseFunc, err error) {
+	conn, domain, err := r.opts.Connect(
+		nats.Name("jobbridge"), DefaultInbox, nats.RetryOnFailedConnect(retry), nats.MaxReconnects(-1),
 		// Without a buffer, what is refused now is not sent later.
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(maxPings), nats.Timeout(dialTimeout),
@@ -121,32 +134,61 @@ func Open(o Options) (*Remote, error) {
 		nats.ReconnectErrHandler(r.disconnected), nats.ErrorHandler(r.asyncError),
 	)
 	if err != nil {
-		stop()
-		return nil, fmt.Errorf("remote NATS: %w", err)
+		return nil, nil, fmt.Errorf("remote NATS: %w", err)
 	}
-	r.conn = conn
-	if r.js, err = jetstream.NewWithDomain(conn, domain); domain == "" {
-		r.js, err = jetstream.New(conn)
+	js, err := jetstream.NewWithDomain(conn, domain)
+	if domain == "" {
+		js, err = jetstream.New(conn)
 	}
 	if err != nil {
-		stop()
 		conn.Close()
-		return nil, fmt.Errorf("remote NATS: %w", err)
+		return nil, nil, fmt.Errorf("remote NATS: %w", err)
 	}
+	r.mu.Lock()
+	old, oldDown = r.conn, r.linkDown
+	r.conn, r.js = conn, js
+	if r.status.Connected {
+		r.link, r.linkDown = context.WithCancelCause(context.Background())
+	}
+	r.mu.Unlock()
 	if conn.IsConnected() {
 		r.connected(conn)
 	} else if err := conn.LastError(); err != nil {
 		r.disconnected(conn, err)
 	}
-	r.watch.Go(func() { r.run(ctx) })
-	return r, nil
+	return old, oldDown, nil
+}
+
+// Renew connects anew, with what Options.Connect reads now, and returns when the
+// old connection is closed. While there is a connection, one that cannot be made
+// anew is an error, and changes nothing.
+func (r *Remote) Renew() error {
+	connected := r.Status().Connected
+	old, oldDown, err := r.connect(!connected)
+	if err != nil {
+		return err
+	}
+	if connected {
+		time.Sleep(tryTimeout) // for the answers to what is under way on the old one
+	}
+	oldDown(nats.ErrDisconnected)
+	old.Close()
+	return nil
+}
+
+// present returns the connection, and the handle that publishes on it.
+func (r *Remote) present() (*nats.Conn, jetstream.JetStream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conn, r.js
 }
 
 // Close ends the connection. What is in flight fails.
 func (r *Remote) Close() {
 	r.stop()
 	r.watch.Wait()
-	r.conn.Close()
+	conn, _ := r.present()
+	conn.Close()
 }
 
 // Status returns what is known now.
@@ -160,7 +202,10 @@ func (r *Remote) Status() Status {
 
 // JetStream returns the handle for what the bridge itself does not do, such as
 // to create the stream.
-func (r *Remote) JetStream() jetstream.JetStream { return r.js }
+func (r *Remote) JetStream() jetstream.JetStream {
+	_, js := r.present()
+	return js
+}
 
 // Durability implements [publisher.Committer]: what the stream's PubAck means.
 func (*Remote) Durability() publisher.Durability { return publisher.Remote }
@@ -184,10 +229,10 @@ func (r *Remote) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstrea
 	try, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.mu.Lock()
-	link := r.link
+	link, js := r.link, r.js
 	r.mu.Unlock()
 	defer context.AfterFunc(link, func() { cancel(context.Cause(link)) })()
-	ack, err := r.js.PublishMsg(try, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
+	ack, err := js.PublishMsg(try, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
 	if err != nil && !answered(err) {
 		return nil, fmt.Errorf("%w: %w: %w", publisher.ErrUnavailable, publisher.ErrUnknown, cmp.Or(context.Cause(try), err))
 	}
@@ -237,7 +282,7 @@ func (r *Remote) GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMs
 	if err := r.refused(apiSubjects(r.opts.Stream)...); err != nil {
 		return nil, err
 	}
-	s, err := r.js.Stream(ctx, r.opts.Stream)
+	s, err := r.JetStream().Stream(ctx, r.opts.Stream)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", r.opts.Stream, err)
 	}
@@ -274,16 +319,28 @@ func (r *Remote) refused(subjects ...string) error {
 	return nil
 }
 
+// current reports whether c is the present connection, or the first. The caller
+// holds mu.
+func (r *Remote) current(c *nats.Conn) bool { return r.conn == nil || r.conn == c }
+
 func (r *Remote) connected(c *nats.Conn) {
 	r.mu.Lock()
-	if !r.status.Connected {
+	if !r.current(c) {
+		r.mu.Unlock()
+		return
+	}
+	again := r.status.Connected
+	if !again {
 		close(r.up)
 		r.link, r.linkDown = context.WithCancelCause(context.Background())
+		if r.seen {
+			r.status.Reconnects++
+		}
+		r.seen = true
 	}
 	clear(r.denied)
-	again := r.status.Connected
 	r.status.Connected, r.status.Audited, r.status.Denied, r.status.Problem = true, false, false, "the stream was not looked at yet"
-	r.status.URL, r.status.Reconnects = c.ConnectedUrlRedacted(), c.Stats().Reconnects
+	r.status.URL = c.ConnectedUrlRedacted()
 	r.mu.Unlock()
 	if !again {
 		r.log.Info("connected to NATS", zap.String("url", c.ConnectedUrlRedacted()))
@@ -296,6 +353,10 @@ func (r *Remote) disconnected(c *nats.Conn, err error) {
 		return // closed by ourselves
 	}
 	r.mu.Lock()
+	if !r.current(c) {
+		r.mu.Unlock()
+		return
+	}
 	problem := "no connection to NATS: " + err.Error()
 	was := r.status
 	if was.Connected {

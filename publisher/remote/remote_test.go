@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,5 +114,60 @@ func TestOutcome(t *testing.T) {
 	await(t, r, "down", func(s remote.Status) bool { return !s.Connected })
 	if _, err := publish(within(100*time.Millisecond), r, "down"); !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, publisher.ErrUnknown) {
 		t.Errorf("never sent: %v", err)
+	}
+}
+
+// TestRenew connects anew under load, and while the server is away: nothing
+// that is published fails, and nothing is stored twice.
+func TestRenew(t *testing.T) {
+	t.Parallel()
+	srv := natsd.Start(t, natsd.Options{})
+	stream := natsd.CreateStream(t, srv.AdminJS(t), 1)
+	r := open(t, srv.URL)
+	await(t, r, "connected", func(s remote.Status) bool { return s.Audited })
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	stop := make(chan struct{})
+	var published atomic.Int64
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := publish(ctx, r.Patient(), fmt.Sprint(w, "-", i)); err != nil {
+					t.Error(err)
+					return
+				}
+				published.Add(1)
+			}
+		})
+	}
+	for range 2 {
+		was := r.JetStream().Conn()
+		if err := r.Renew(); err != nil {
+			t.Fatal(err)
+		}
+		if !was.IsClosed() || r.JetStream().Conn() == was {
+			t.Error("the old connection is the present one")
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if info, err := stream.Info(ctx); err != nil || int64(info.State.Msgs) != published.Load() || published.Load() == 0 {
+		t.Errorf("%d published, stored: %+v %v", published.Load(), info, err)
+	}
+	srv.Stop(t)
+	await(t, r, "down", func(s remote.Status) bool { return !s.Connected })
+	if err := r.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	srv.Restart(t)
+	await(t, r, "up again", func(s remote.Status) bool { return s.Audited && s.Reconnects == 1 })
+	if _, err := publish(ctx, r, "last"); err != nil {
+		t.Error(err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -148,6 +149,51 @@ func TestNkey(t *testing.T) {
 	createStream(t, nc)
 	delivers(t, start(t, process.Options{Args: []string{"--nats-url", srv.URL, "--nats-nkey", seed}}), nc)
 	start(t, process.Options{Args: []string{"--nats-url", srv.URL}}).awaitState(t, "journaling", "check the credentials")
+}
+
+// TestNkeyRotates changes the nkey under load, in direct mode: first to one that
+// the server does not know yet, which changes nothing until it does. Nothing is
+// refused, and the old one may go then.
+func TestNkeyRotates(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	conf, seed := filepath.Join(dir, "conf"), filepath.Join(dir, "seed")
+	var keys []nkeys.KeyPair
+	for range 2 {
+		keys = append(keys, must[nkeys.KeyPair](t)(nkeys.CreateUser()))
+	}
+	use := func(key nkeys.KeyPair) { write(t, seed, string(must[[]byte](t)(key.Seed()))) }
+	admit := func(keys ...nkeys.KeyPair) {
+		users := ""
+		for _, k := range keys {
+			users += "{ nkey: " + must[string](t)(k.PublicKey()) + " }, "
+		}
+		write(t, conf, "server_name: keys\naccounts { A { jetstream: enabled, users: [ "+users+"{ user: admin, password: admin } ] } }\njetstream { store_dir: $NATS_STORE_DIR }\n")
+	}
+	admit(keys[0])
+	srv := natsd.Start(t, natsd.Options{File: conf, Name: "keys", Dir: filepath.Join(dir, "store"), Passwords: map[string]string{"admin": "admin"}})
+	nc := srv.Connect(t, "admin")
+	createStream(t, nc)
+	use(keys[0])
+	b := start(t, process.Options{NoDir: true, Args: []string{"--journal=off", "--nats-url", srv.URL, "--nats-nkey", seed}})
+	b.awaitState(t, "ready", "")
+	l := b.load(t, traffic.Options{Senders: 4, Pace: 2 * time.Millisecond})
+	l.AwaitAcked(t, 50)
+	use(keys[1])
+	b.awaitState(t, "ready", "NATS credentials: not reloaded")
+	l.AwaitAcked(t, 50)
+	admit(keys...)
+	srv.Signal(t, syscall.SIGHUP)
+	b.AwaitLog(t, "reloaded")
+	l.AwaitAcked(t, 50)
+	l.Stop()
+	if l.Check(t, nc, "JOBS"); len(l.Codes()) != 1 {
+		t.Error(l.Codes(), l.Errors())
+	}
+	admit(keys[1])
+	srv.Restart(t)
+	b.awaitState(t, "unavailable", "")
+	b.awaitState(t, "ready", "")
 }
 
 // TestCreds logs in with a credentials file, given as such and by a context of
