@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -62,9 +64,9 @@ func (a *Admin) SetToken(token string) { a.token.Store(&token) }
 
 // trusts reports whether a request is an operator's: it came over loopback,
 // under a name of this machine (or a page could reach us by one that it made
-// point here), or shows a certificate or the token.
+// point here) and by no proxy that says so, or shows a certificate or the token.
 func (a *Admin) trusts(r *http.Request) bool {
-	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) {
+	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) && !slices.ContainsFunc(proxyHeaders, func(name string) bool { return r.Header.Get(name) != "" }) {
 		return true
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
@@ -74,6 +76,9 @@ func (a *Admin) trusts(r *http.Request) bool {
 	got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	return ok && want != nil && *want != "" && subtle.ConstantTimeCompare([]byte(got), []byte(*want)) == 1
 }
+
+// proxyHeaders are what a proxy adds for whom it stands.
+var proxyHeaders = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"}
 
 // Operate adds an endpoint that answers with what f returns, as JSON, for
 // operators, and no page in a browser. It may be called while the Admin serves.
@@ -107,7 +112,8 @@ func (a *Admin) Profile() {
 // guard adds an endpoint for operators.
 func (a *Admin) guard(pattern string, handle http.HandlerFunc) {
 	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !a.trusts(r) {
+		// The protection lets any page GET: it could not read a profile, but have it made.
+		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" || !a.trusts(r) {
 			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for operators: connect over loopback, with the token of --admin-token-file, or with a certificate of --admin-tls-client-ca"})
 			return
 		}
@@ -127,6 +133,9 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// maxAdminConnections is how many connections the operator's listener has open.
+const maxAdminConnections = 128
+
 // operateTimeout bounds what an operator asks for.
 const operateTimeout = 5 * time.Minute
 
@@ -136,11 +145,15 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
-// Serve answers on ln until ctx ends. It closes ln.
-func (a *Admin) Serve(ctx context.Context, ln net.Listener) error {
+// Serve answers on ln until ctx ends, over TLS unless that is nil. It closes ln.
+func (a *Admin) Serve(ctx context.Context, ln net.Listener, secure *tls.Config) error {
 	srv := &http.Server{
 		Handler: a.mux, ErrorLog: zap.NewStdLog(a.log), MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: 2 * writeTimeout, IdleTimeout: idleTimeout,
+	}
+	ln = newConnections(srv, ln, maxAdminConnections, nil)
+	if secure != nil {
+		ln = tls.NewListener(ln, secure)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // nothing of it is worth waiting for
 	defer stop()

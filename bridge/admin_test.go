@@ -27,7 +27,7 @@ func admin(t *testing.T, set func(*bridge.Admin)) string {
 	set(a)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- a.Serve(ctx, ln) }()
+	go func() { done <- a.Serve(ctx, ln, nil) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {

@@ -31,7 +31,6 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"golang.org/x/net/netutil"
 )
 
 // Verifier proves that a delivery is authentic; [verify.Verifier] is one.
@@ -48,6 +47,7 @@ type Publisher interface {
 const (
 	DefaultPath           = "/webhook"
 	DefaultMaxBody        = 1 << 20
+	DefaultMaxBodyMemory  = 32 << 20
 	DefaultMaxInFlight    = 1024
 	DefaultMaxConnections = 8192
 	DefaultReadTimeout    = 15 * time.Second
@@ -64,11 +64,18 @@ type Config struct {
 	// MaxBody is the largest body in bytes, on the wire and inflated; 0 means
 	// [DefaultMaxBody].
 	MaxBody int
-	// MaxInFlight is how many deliveries are worked on at once; what comes on
-	// top is answered 503. 0 means [DefaultMaxInFlight].
+	// MaxBodyMemory bounds, in bytes, what bodies of more than 8 KiB, and
+	// compressed ones, take together, before they are printed or stored; half of it
+	// for one source. What comes on top waits a moment and is answered 503. 0 means
+	// [DefaultMaxBodyMemory], or four times MaxBody if that is more.
+	MaxBodyMemory int
+	// MaxInFlight is how many authentic deliveries are stored at once; what comes
+	// on top waits a moment and is answered 503. 0 means [DefaultMaxInFlight].
 	MaxInFlight int
-	// MaxConnections is how many connections are open at once; what comes on
-	// top waits in the listener's queue. 0 means [DefaultMaxConnections].
+	// MaxConnections is how many connections are open at once, and how many
+	// requests are read over HTTP/2; half of it for one source. Connections on top
+	// wait in the listener's queue, but those of one source are closed, and requests
+	// answered 503. 0 means [DefaultMaxConnections].
 	MaxConnections int
 	// DrainDelay is how long deliveries are still taken after the bridge was
 	// told to stop.
@@ -89,7 +96,7 @@ type Config struct {
 	// [verify.DefaultTolerance].
 	Tolerance time.Duration
 	// TrustedProxies are the networks of proxies whose X-Forwarded-For tells the
-	// source of a request; nobody else's does.
+	// source of a request; nobody else's does. Their connections are those of many.
 	TrustedProxies []*net.IPNet
 	// Health is told of draining; nil means nobody is.
 	Health *Health
@@ -129,8 +136,10 @@ type Bridge struct {
 	tracer   trace.Tracer
 	skew     *skew
 	forgers  *forgers
+	bodies   bodies
+	requests *lane // over HTTP/2
 	draining atomic.Bool
-	conns    atomic.Int64
+	conns    atomic.Pointer[connections] // while it serves
 }
 
 // New returns a Bridge. It does no I/O.
@@ -142,11 +151,12 @@ func New(cfg Config) (*Bridge, error) {
 		return nil, errors.New("bridge: Config.Publisher is nil")
 	case cfg.Path != "" && (!strings.HasPrefix(cfg.Path, "/") || strings.ContainsAny(cfg.Path, ":*?# ")):
 		return nil, fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", cfg.Path, DefaultPath)
-	case cfg.MaxBody < 0, cfg.MaxInFlight < 0, cfg.MaxConnections < 0, cfg.DrainDelay < 0, cfg.ReadTimeout < 0:
+	case cfg.MaxBody < 0, cfg.MaxBodyMemory < 0, cfg.MaxInFlight < 0, cfg.MaxConnections < 0, cfg.DrainDelay < 0, cfg.ReadTimeout < 0:
 		return nil, errors.New("bridge: Config: a limit is negative")
 	}
 	cfg.Path = cmp.Or(cfg.Path, DefaultPath)
 	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
+	cfg.MaxBodyMemory = max(cmp.Or(cfg.MaxBodyMemory, DefaultMaxBodyMemory), 4*cfg.MaxBody)
 	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, DefaultMaxInFlight)
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
 	cfg.ForgeryRate = cmp.Or(cfg.ForgeryRate, DefaultForgeryRate)
@@ -163,7 +173,8 @@ func New(cfg Config) (*Bridge, error) {
 		cfg.Tracer = noop.NewTracerProvider()
 	}
 	var err error
-	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: sampled(cfg.Logger), slots: make(chan struct{}, cfg.MaxInFlight)}
+	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: sampled(cfg.Logger), slots: make(chan struct{}, cfg.MaxInFlight),
+		bodies: bodies{cfg.MaxBody, newLane(cfg.MaxBodyMemory / cfg.MaxBody)}, requests: newLane(cfg.MaxConnections)}
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
@@ -218,11 +229,12 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 		WriteTimeout:   b.cfg.ReadTimeout + answerTimeout + writeTimeout,
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
-		ConnState:      b.countConns,
 		ErrorLog:       zap.NewStdLog(b.floods), // what a handshake fails of is anybody's choice
 	}
+	conns := newConnections(srv, ln, b.cfg.MaxConnections, b.cfg.TrustedProxies)
+	b.conns.Store(conns)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(b.secure(netutil.LimitListener(ln, b.cfg.MaxConnections))) }()
+	go func() { served <- srv.Serve(b.secure(conns)) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
@@ -233,11 +245,12 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.cfg.Health.Set(lifePart, Draining)
 	time.Sleep(b.cfg.DrainDelay)
 	left := closeListener(ln)
+	_ = conns.Close() // it is; but this wakes who waits for a connection to end
 	// Both end for the lack of a listener; they have nothing else to say.
 	if err := errors.Join(<-served, srv.Serve(b.secure(&left))); err != nil {
 		b.log.Debug("listener closed", zap.Error(err))
 	}
-	b.linger()
+	conns.linger()
 	// Not the caller's context, which has ended: this one gives deliveries in
 	// flight the time that they may take.
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.ReadTimeout+answerTimeout)
@@ -254,23 +267,4 @@ func (b *Bridge) secure(ln net.Listener) net.Listener {
 		return ln
 	}
 	return tls.NewListener(ln, b.cfg.TLS)
-}
-
-// linger waits until every connection has got an answer with "Connection:
-// close", or lingerTimeout is over.
-func (b *Bridge) linger() {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(lingerTimeout); b.conns.Load() > 0 && time.Now().Before(end); {
-		<-tick.C
-	}
-}
-
-func (b *Bridge) countConns(_ net.Conn, s http.ConnState) {
-	switch s {
-	case http.StateNew:
-		b.conns.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		b.conns.Add(-1)
-	}
 }

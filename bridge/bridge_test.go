@@ -686,7 +686,7 @@ func TestAdmin(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- bridge.NewAdmin(health, srv.Metrics, zap.NewNop()).Serve(ctx, ln) }()
+	go func() { done <- bridge.NewAdmin(health, srv.Metrics, zap.NewNop()).Serve(ctx, ln, nil) }()
 	url := "http://" + ln.Addr().String()
 	check := func(path string, code int, want string) {
 		t.Helper()

@@ -36,31 +36,35 @@ func (b *Bridge) receive(c echo.Context) error {
 	d := deliveryOf(c)
 	ctx, span := b.tracer.Start(w3c.Extract(c.Request().Context(), propagation.HeaderCarrier(c.Request().Header)), "deliver", trace.WithSpanKind(trace.SpanKindServer))
 	defer func() { d.describe(span); span.End() }()
-	body, err := readBody(c.Request(), c.Response(), b.cfg.MaxBody)
+	remote := sourceOf(c.RealIP())
+	// Over HTTP/2, the connections do not bound the requests.
+	if c.Request().ProtoMajor > 1 {
+		if !b.requests.enter(remote, 0) {
+			return d.refuse(errBusy)
+		}
+		defer b.requests.leave(remote)
+	}
+	body, err := b.bodies.read(c.Response(), c.Request(), remote)
 	if err != nil {
 		return d.refuse(err)
 	}
-	d.bytes = len(body)
-	// The slot is taken after the body is here: a sender that dribbles its
-	// request holds a connection until its timeout, but never a slot.
-	if !b.takeSlot() {
-		return d.refuse(errBusy)
-	}
-	defer func() { <-b.slots }()
+	defer body.leave()
+	d.bytes = len(body.bytes)
+	due := time.Now().Add(answerTimeout - body.waited)
 	header := strings.Join(c.Request().Header.Values(verify.HeaderName), ",")
 	now := b.cfg.Now()
 	start := time.Now()
 	_, verifying := b.tracer.Start(ctx, "verify")
-	verified, err := b.cfg.Verifier.Verify(header, body)
+	verified, err := b.cfg.Verifier.Verify(header, body.bytes)
 	verifying.End()
 	d.verified = time.Since(start)
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
-			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body}).String()
+			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body.bytes}).String()
 		}
 		// What is only too old or too new was signed by someone who may.
-		if verified.Fingerprint == "" && b.forgers.over(c.RealIP()) {
+		if verified.Fingerprint == "" && b.forgers.over(remote, d.bytes) {
 			d.pause = true
 			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
 		}
@@ -72,8 +76,14 @@ func (b *Bridge) receive(c echo.Context) error {
 	d.event.Signature = header
 	d.event.ReceivedAt = now
 	d.event.Traceparent = traceparent(ctx)
+	// The slot is taken by what is authentic, and here: no sender that dribbles
+	// or forges ever holds one.
+	if !take(b.slots, slotWait) {
+		return d.refuse(errBusy)
+	}
+	defer func() { <-b.slots }()
 	// A sender that hangs up now does not take its event with it.
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), answerTimeout, errLate)
+	ctx, cancel := context.WithDeadlineCause(context.WithoutCancel(ctx), due, errLate)
 	defer cancel()
 	if d.receipt, err = b.cfg.Publisher.Publish(ctx, d.event); err != nil {
 		return d.refuse(err)
@@ -85,24 +95,6 @@ func (b *Bridge) receive(c echo.Context) error {
 // time, so that a burst passes, and a sender with connections to reuse does not
 // spend them on being refused.
 const slotWait = 40 * time.Millisecond
-
-// takeSlot reports whether the delivery may go on. Whoever took a slot gives it
-// back.
-func (b *Bridge) takeSlot() bool {
-	select {
-	case b.slots <- struct{}{}:
-		return true
-	default:
-	}
-	late := time.NewTimer(slotWait)
-	defer late.Stop()
-	select {
-	case b.slots <- struct{}{}:
-		return true
-	case <-late.C:
-		return false
-	}
-}
 
 var (
 	errBusy = errors.New("too many deliveries in flight")
@@ -205,6 +197,7 @@ var refusals = []struct {
 	{errEncoding, "encoding", http.StatusUnsupportedMediaType, "Unsupported encoding"},
 	{errBodyTimeout, "body_timeout", http.StatusRequestTimeout, "Body not received in time"},
 	{errBody, "body", http.StatusBadRequest, "Unreadable body"},
+	{errNoRoom, "no_room", http.StatusServiceUnavailable, "Too many large bodies at once"},
 	{errBusy, "busy", http.StatusServiceUnavailable, "Too many deliveries in flight"},
 	{publisher.ErrFull, "full", http.StatusServiceUnavailable, "Storage full"},
 	{publisher.ErrTooLarge, "too_large", http.StatusRequestEntityTooLarge, "Body too large"},
@@ -239,7 +232,7 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		d := &delivery{start: time.Now()}
 		c.Set(deliveryKey, d)
-		if b.draining.Load() {
+		if b.draining.Load() && c.Request().ProtoMajor == 1 { // to HTTP/2 it would mean that what was sent meanwhile is refused
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
 		err := survive(next, c, d)

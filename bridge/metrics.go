@@ -55,7 +55,12 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 	}, func() float64 { return float64(len(b.slots)) })
 	conns := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_connections", Help: "Open connections of the webhook listener.",
-	}, func() float64 { return float64(b.conns.Load()) })
+	}, func() float64 {
+		if c := b.conns.Load(); c != nil {
+			return float64(c.open.Load())
+		}
+		return 0
+	})
 	skew := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_clock_skew_seconds", Help: "By how much this clock is ahead of the time that deliveries are signed with; the median of the last ones.",
 	}, func() float64 { return b.skew.offset().Seconds() })

@@ -142,7 +142,7 @@ func (q *Quarantine) offer(r refused) Kept {
 	}
 	cost := len(r.body) + quarantineEntry
 	switch {
-	case !q.sources.limiter(r.remote).AllowN(time.Now(), cost):
+	case !q.sources.limiter(sourceOf(r.remote)).AllowN(time.Now(), cost):
 		return KeptNotSource
 	case !q.all.AllowN(time.Now(), cost):
 		return KeptNotAll

@@ -25,9 +25,8 @@ func newSources(limit rate.Limit, burst int) (*sources, error) {
 	return &sources{limiters, limit, burst}, err
 }
 
-// limiter returns that of a remote address.
-func (s *sources) limiter(remote string) *rate.Limiter {
-	source := sourceOf(remote)
+// limiter returns that of a source.
+func (s *sources) limiter(source netip.Prefix) *rate.Limiter {
 	limiter, ok := s.limiters.Get(source)
 	if !ok {
 		limiter = rate.NewLimiter(s.limit, s.burst)
@@ -90,7 +89,8 @@ func (f *forgers) pause(ctx context.Context) {
 	}
 }
 
-// over counts a bad signature and reports whether it is one too many.
-func (f *forgers) over(remote string) bool {
-	return f.sources != nil && !f.sources.limiter(remote).AllowN(time.Now(), 1)
+// over counts a bad signature, a large body for several, since that is what it
+// costs to judge it, and reports whether it is one too many.
+func (f *forgers) over(source netip.Prefix, bytes int) bool {
+	return f.sources != nil && !f.sources.limiter(source).AllowN(time.Now(), min(1+bytes>>14, f.sources.burst))
 }

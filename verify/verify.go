@@ -91,7 +91,7 @@ func New(secrets []string, o Options) (*Verifier, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	v := &Verifier{opts: o, turns: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	v := &Verifier{opts: o, turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	if err := v.SetSecrets(secrets); err != nil {
 		return nil, err
 	}
@@ -183,8 +183,8 @@ func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
 const largeBody = 64 << 10
 
 // print prints body again. That costs memory many times the size of a hostile
-// body, and time on a processor: to print more large ones at once than there
-// are processors would cost more of the one and save none of the other.
+// body, and time on a processor: large ones are printed on half of the
+// processors, so that the other half is there for whoever needs no printing.
 func (v *Verifier) print(body []byte) ([]byte, error) {
 	if len(body) > largeBody {
 		v.turns <- struct{}{}

@@ -31,6 +31,7 @@ func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.L
 	o.reload = &reloader{log: log, health: o.health}
 	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	o.admin = bridge.NewAdmin(o.health, o.registry, log)
+	var secure *tls.Config
 	where := urlOf(c.AdminTLS.given(), ln)
 	if c.AdminTLS.given() {
 		// Kubelet and Prometheus have no certificate, and need none.
@@ -39,7 +40,7 @@ func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.L
 			return o, nil, errors.Join(err, ln.Close())
 		}
 		o.reload.add(certs.reloaded("certificate of the admin listener"))
-		ln = tls.NewListener(ln, certs.config())
+		secure = certs.config()
 	}
 	if c.AdminTokenFile != "" {
 		token, err := readToken(c.AdminTokenFile)
@@ -58,7 +59,7 @@ func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.L
 	})
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() { done <- o.admin.Serve(ctx, ln) }()
+	go func() { done <- o.admin.Serve(ctx, ln, secure) }()
 	log.Info("starting", zap.String("admin", where), zap.String("dir", c.DataDir))
 	return o, func() error { stop(); return <-done }, nil
 }

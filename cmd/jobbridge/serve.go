@@ -37,8 +37,10 @@ type serveCmd struct {
 	DedupeWindow   time.Duration    `help:"How long a job and status are remembered." default:"24h"`
 	MaxBytes       units.Base2Bytes `help:"Bound of the stream, such as 2GiB; when it is full of events that are younger than --retention, deliveries are refused. Default: the smaller of 10 GiB and half the free disk, when the stream is created." placeholder:"SIZE"`
 	MaxBody        units.Base2Bytes `help:"Largest body, on the wire and inflated." default:"1MiB"`
-	MaxInFlight    int              `help:"Deliveries worked on at once; what comes on top is answered 503." default:"1024"`
-	MaxConnections int              `help:"Open connections of the webhook listener; what comes on top waits." default:"8192"`
+	MaxBodyMemory  units.Base2Bytes `help:"What bodies of more than 8 KiB take together while they are judged and stored, half of it for one source; what comes on top waits a moment and is answered 503. At least four times --max-body." default:"32MiB"`
+	MaxInFlight    int              `help:"Deliveries stored at once; what comes on top waits a moment and is answered 503." default:"1024"`
+	MaxConnections int              `help:"Open connections of the webhook listener, half of them for one source that is no trusted proxy; what comes on top waits, or is closed. Lowered to what the system's limit of open files allows." default:"8192"`
+	MaxWorkers     int              `help:"Open connections of the embedded NATS server; lowered likewise." default:"1024"`
 	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
 	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
 	ForgeryRate    int              `help:"Bad signatures a second that one source may send before it waits a second for each answer, a 429; good ones are never limited. 0: no limit." default:"50"`
@@ -90,6 +92,9 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	if err != nil {
 		return err
 	}
+	if err := c.fit(log); err != nil {
+		return err
+	}
 	traces, stopTraces, err := c.tracer(ctx, log)
 	if err != nil {
 		return err
@@ -127,7 +132,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		return err
 	}
 	b, err := bridge.New(bridge.Config{
-		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
+		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxBodyMemory: int(c.MaxBodyMemory), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
 		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log,
 		TLS: https, ForgeryRate: cmp.Or(c.ForgeryRate, -1), Tracer: traces,
 	})
@@ -281,8 +286,8 @@ func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
 		return publisher.StreamOptions{}, usage("--retention must be at least --tolerance (%s)", c.Tolerance)
 	case c.MaxBody < 1, c.MaxBody > 32<<20:
 		return publisher.StreamOptions{}, usage("--max-body must be between 1B and 32MiB")
-	case c.MaxInFlight < 1, c.MaxConnections < 1:
-		return publisher.StreamOptions{}, usage("--max-in-flight and --max-connections must be above 0")
+	case c.MaxInFlight < 1, c.MaxConnections < 1, c.MaxWorkers < 1, c.MaxBodyMemory < 1:
+		return publisher.StreamOptions{}, usage("--max-in-flight, --max-connections, --max-workers and --max-body-memory must be above 0")
 	case c.MaxBytes != 0 && c.MaxBytes < max(journal.MinMaxBytes, 4*c.MaxBody):
 		return publisher.StreamOptions{}, usage("--max-bytes must be at least 16MiB and four times --max-body")
 	}

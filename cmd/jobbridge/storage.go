@@ -122,7 +122,7 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 		return err
 	}
 	options := journal.Options{
-		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, Durability: publisher.Durability(c.Durability), Stream: stream,
+		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, MaxConnections: c.MaxWorkers, Durability: publisher.Durability(c.Durability), Stream: stream,
 		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log, OnCommit: newCommitMetrics(o.registry).observe,
 		OnFull: func(why string) { setReason(o.health, roomPart, bridge.Full, why) },
 	}

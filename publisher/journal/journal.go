@@ -58,6 +58,9 @@ const (
 	Always Method = "always"
 )
 
+// DefaultMaxConnections is the default of [Options.MaxConnections].
+const DefaultMaxConnections = 1024
+
 // Options configures a [Journal]. Only Dir is needed.
 type Options struct {
 	// Dir is the data folder; it is created with mode 0700.
@@ -68,6 +71,9 @@ type Options struct {
 	// Workers may connect by name and password. Without any, whoever reaches
 	// Listen is a worker: Listen must be loopback then.
 	Workers []Worker
+	// MaxConnections is how many connections the server has open; 0 means
+	// [DefaultMaxConnections].
+	MaxConnections int
 	// TLS makes the server speak TLS on Listen; nil means plain.
 	TLS *tls.Config
 	// Durability is [publisher.Fsync], the default, or [publisher.OS].
@@ -223,6 +229,9 @@ func (o *Options) check() error {
 	}
 	if least := max(MinMaxBytes, 4*int64(o.MaxPayload)); o.Stream.MaxBytes != 0 && o.Stream.MaxBytes < least {
 		return fmt.Errorf("journal: Options.Stream.MaxBytes is %d: want at least %d", o.Stream.MaxBytes, least)
+	}
+	if o.MaxConnections == 0 {
+		o.MaxConnections = DefaultMaxConnections
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
