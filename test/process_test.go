@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -52,6 +53,11 @@ func TestLife(t *testing.T) {
 		}
 		resp.Body.Close()
 		b.Stop(t)
+		for line := range strings.Lines(b.Log()) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("not JSON in the log: %s", line)
+			}
+		}
 	}
 }
 

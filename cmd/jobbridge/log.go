@@ -21,7 +21,9 @@ func (f logFlags) logger(w io.Writer) *zap.Logger {
 	config := zap.NewProductionEncoderConfig()
 	config.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	config.EncodeDuration = zapcore.StringDurationEncoder
-	encoder, sink := zapcore.NewJSONEncoder(config), zapcore.Lock(zapcore.AddSync(w))
+	// Without its Sync: pipes and systemd's journal, which are most of what stderr
+	// can be, refuse it, and zap would write that after each line.
+	encoder, sink := zapcore.NewJSONEncoder(config), zapcore.Lock(zapcore.AddSync(struct{ io.Writer }{w}))
 	if f.LogFormat == "console" || f.LogFormat == "auto" && isTerminal(w) {
 		config.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
 		config.EncodeLevel = zapcore.CapitalLevelEncoder

@@ -80,7 +80,7 @@ func (serveCmd) Help() string {
 // Run serves until ctx ends or the storage fails.
 func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err error) {
 	log := c.logger(s.err)
-	defer func() { _ = log.Sync() }() // stderr may be a terminal, which cannot sync
+	defer func() { _ = log.Sync() }() // nobody is left to tell
 	if c.DataDir == "" && !c.direct() {
 		c.DataDir = absolute(defaultDataDir)
 	}
