@@ -37,11 +37,14 @@ func admin(t *testing.T, set func(*bridge.Admin)) string {
 	return "http://" + ln.Addr().String()
 }
 
-func get(t *testing.T, url, host string) int {
+func get(t *testing.T, url, host string, header ...string) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
 	}
 	if host != "" {
 		req.Host = host
@@ -128,5 +131,14 @@ func TestProfile(t *testing.T) {
 		if got := get(t, c.url, c.host); got != c.want {
 			t.Errorf("%s as %q: %d, want %d", c.url, c.host, got, c.want)
 		}
+	}
+	// A proxy on this machine stands for others, and a page for nobody.
+	for _, header := range [][]string{{"X-Forwarded-For", "203.0.113.9"}, {"Forwarded", "for=203.0.113.9"}, {"Via", "1.1 proxy"}, {"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}} {
+		if got := get(t, with+"/debug/pprof/", "", header...); got != 403 {
+			t.Errorf("with %q: %d", header, got)
+		}
+	}
+	if got := get(t, with+"/debug/pprof/", "", "Sec-Fetch-Site", "none"); got != 200 {
+		t.Errorf("by hand: %d", got)
 	}
 }

@@ -1,8 +1,11 @@
 package bridge
 
 import (
+	"crypto/tls"
+	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,49 +13,61 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// connections bounds how many are open on a listener, in all and from one
-// source, and counts them. In all, what comes on top waits in the listener's
-// queue; from one source, it is closed.
+// connections bounds how many are open on a listener: in all, and half of that
+// from one source. Where there is no room, the one that has waited longest for a
+// request is closed, the greediest source's first; if there is none, what comes
+// on top waits in the listener's queue, and the source's own is closed.
 type connections struct {
 	net.Listener // bounded in all
 	most         int
-	lane         *lane
 	free         []*net.IPNet // sources that stand for many
-	server       *http.Server
+	open         atomic.Int64
 
-	open    atomic.Int64
-	refused atomic.Uint64
+	mu      sync.Mutex
+	sources map[netip.Prefix]map[*counted]struct{}
 }
 
 // newConnections bounds those of ln, which server will serve.
 func newConnections(server *http.Server, ln net.Listener, most int, free []*net.IPNet) *connections {
-	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, lane: newLane(most), free: free, server: server}
-	server.ConnState = c.count
+	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, free: free, sources: make(map[netip.Prefix]map[*counted]struct{})}
+	server.ConnState = c.observe
 	return c
 }
 
+// counted is a connection of a source.
+type counted struct {
+	net.Conn
+	all    *connections
+	source netip.Prefix
+	idle   atomic.Int64 // since when, in nanoseconds; 0 while it is in use
+}
+
+// Close implements [net.Conn].
+func (c *counted) Close() error {
+	c.all.mu.Lock()
+	c.all.forget(c)
+	c.all.mu.Unlock()
+	return c.Conn.Close()
+}
+
 // Accept implements [net.Listener].
-func (c *connections) Accept() (net.Conn, error) {
+func (l *connections) Accept() (net.Conn, error) {
 	for {
-		conn, err := c.Listener.Accept()
+		conn, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
 		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String()) // an address of no network is one source
-		if c.isFree(net.ParseIP(host)) {
-			return conn, nil
+		c := &counted{Conn: conn, all: l, source: sourceOf(host)}
+		if l.admit(c, l.isFree(net.ParseIP(host))) {
+			return c, nil
 		}
-		source := sourceOf(host)
-		if c.lane.enter(source, 0) {
-			return &counted{conn, sync.OnceFunc(func() { c.lane.leave(source) })}, nil
-		}
-		c.refused.Add(1)
 		conn.Close()
 	}
 }
 
-func (c *connections) isFree(ip net.IP) bool {
-	for _, n := range c.free {
+func (l *connections) isFree(ip net.IP) bool {
+	for _, n := range l.free {
 		if n.Contains(ip) {
 			return true
 		}
@@ -60,39 +75,99 @@ func (c *connections) isFree(ip net.IP) bool {
 	return false
 }
 
-// counted gives its place back when it is closed.
-type counted struct {
-	net.Conn
-	leave func()
+// admit takes a connection in, unless its source has its half already and all of
+// that is in use.
+func (l *connections) admit(c *counted, free bool) bool {
+	l.mu.Lock()
+	own := l.sources[c.source]
+	var old *counted
+	if !free && len(own) >= (l.most+1)/2 {
+		if old = longestIdle(own); old == nil {
+			l.mu.Unlock()
+			return false
+		}
+		l.forget(old)
+	}
+	if own = l.sources[c.source]; own == nil {
+		own = make(map[*counted]struct{})
+		l.sources[c.source] = own
+	}
+	own[c] = struct{}{}
+	l.mu.Unlock()
+	if old != nil {
+		old.Close()
+	}
+	return true
 }
 
-// Close implements [net.Conn].
-func (c *counted) Close() error {
-	defer c.leave()
-	return c.Conn.Close()
+// forget takes a connection out; once more does no harm. The caller holds mu.
+func (l *connections) forget(c *counted) {
+	own := l.sources[c.source]
+	if delete(own, c); len(own) == 0 {
+		delete(l.sources, c.source)
+	}
 }
 
-// count counts, and when there is no room left, closes the connections that
-// wait for nothing, and keeps none open after its answer until a quarter is free.
-func (c *connections) count(_ net.Conn, s http.ConnState) {
+// longestIdle returns the one that waits longest for a request, or nil.
+func longestIdle(conns map[*counted]struct{}) (longest *counted) {
+	least := int64(math.MaxInt64)
+	for c := range conns {
+		if since := c.idle.Load(); since != 0 && since < least {
+			longest, least = c, since
+		}
+	}
+	return longest
+}
+
+// makeRoom closes a connection that waits for nothing.
+func (l *connections) makeRoom() {
+	l.mu.Lock()
+	var idle *counted
+	most := 0
+	for _, own := range l.sources {
+		if len(own) > most {
+			if c := longestIdle(own); c != nil {
+				idle, most = c, len(own)
+			}
+		}
+	}
+	l.mu.Unlock()
+	if idle != nil {
+		idle.Close()
+	}
+}
+
+// observe is told by the server what becomes of each connection.
+func (l *connections) observe(conn net.Conn, s http.ConnState) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	if c, ok := conn.(*counted); ok {
+		c.idle.Store(0)
+		if s == http.StateIdle {
+			c.idle.Store(time.Now().UnixNano())
+		}
+	}
+	full := false
 	switch s {
 	case http.StateNew:
-		if c.open.Add(1) == int64(c.most) {
-			c.server.SetKeepAlivesEnabled(false)
-		}
+		full = l.open.Add(1) >= int64(l.most)
+	case http.StateIdle:
+		full = l.open.Load() >= int64(l.most)
 	case http.StateClosed, http.StateHijacked:
-		if c.open.Add(-1) == int64(c.most-(c.most+3)/4) {
-			c.server.SetKeepAlivesEnabled(true)
-		}
+		l.open.Add(-1)
+	}
+	if full {
+		l.makeRoom()
 	}
 }
 
 // linger waits until every connection has got an answer with "Connection:
 // close", or lingerTimeout is over.
-func (c *connections) linger() {
+func (l *connections) linger() {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(lingerTimeout); c.open.Load() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(lingerTimeout); l.open.Load() > 0 && time.Now().Before(end); {
 		<-tick.C
 	}
 }

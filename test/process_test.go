@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -263,4 +264,45 @@ func TestDev(t *testing.T) {
 		t.Fatal("the secret is said aloud", err)
 	}
 	b.Stop(t)
+}
+
+// TestOpenFiles allows the bridge few open files, and strangers take as many
+// connections as they can: the journal goes on, and so do others.
+func TestOpenFiles(t *testing.T) {
+	t.Parallel()
+	limited := func(n string) []string {
+		return []string{"sh", "-c", "ulimit -n " + n + `; exec "$@"`, "sh"}
+	}
+	b := process.Start(t, process.Options{Wrap: limited("600")})
+	b.AwaitLog(t, "limit of open files: raise it (ulimit -n, LimitNOFILE) for as many connections as were asked for")
+	var held []net.Conn
+	hold := func(url string, n int) {
+		for range n {
+			conn, err := net.Dial("tcp", strings.TrimSuffix(strings.SplitN(url, "://", 2)[1], "/webhook"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, conn)
+		}
+	}
+	hold(b.Webhook, 400)
+	hold(b.Admin, 300)
+	hold(b.NATS, 300)
+	other := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext}}
+	for i := range 20 {
+		if code, err := signed(other, b.Webhook, process.Secret, fmt.Sprint("few-", i)); code != 200 {
+			t.Fatal(code, err)
+		}
+	}
+	if strings.Contains(b.Log(), "too many open files") {
+		t.Error(b.Log())
+	}
+	for _, conn := range held {
+		conn.Close()
+	}
+	b.Stop(t)
+	few := process.Launch(t, process.Options{Wrap: limited("300")})
+	if state := few.Wait(t); state.ExitCode() != 1 || !strings.Contains(few.Log(), "at least 512 are needed") {
+		t.Errorf("%v\n%s", state, few.Log())
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -17,10 +19,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 )
 
@@ -167,6 +173,66 @@ func TestTLS(t *testing.T) {
 		t.Error("who was trusted before still is")
 	}
 	b.Stop(t)
+}
+
+// TestDrainHTTP2 stops a bridge while a client sends over one connection: as long
+// as the delay lasts, nothing is refused, though the client cannot repeat what it
+// sends, and stays on its connection.
+func TestDrainHTTP2(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "ca")
+	dir := t.TempDir()
+	cert, key := ca.issue("127.0.0.1")
+	for name, text := range map[string]string{"crt": cert, "key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := process.Start(t, process.Options{Args: []string{"--tls-cert", filepath.Join(dir, "crt"), "--tls-key", filepath.Join(dir, "key"), "--drain-delay", "2s"}})
+	client := ca.client("", "", 0)
+	var dialled atomic.Int64
+	client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dialled.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	var n atomic.Int64
+	send := func() (int, error) {
+		body := fmt.Sprintf(`{"id":"h2-%d","status":"COMPLETED"}`, n.Add(1))
+		req, err := http.NewRequest(http.MethodPost, b.Webhook, io.NopCloser(strings.NewReader(body))) // which cannot be had again
+		if err != nil {
+			return 0, err
+		}
+		req.Header.Set(verify.HeaderName, verify.Sign(process.Secret, time.Now(), []byte(body)))
+		resp, err := client.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode, err
+	}
+	if code, err := send(); code != 200 {
+		t.Fatal(code, err)
+	}
+	b.Signal(t, syscall.SIGTERM)
+	await(t, "it does not drain", func() bool { return strings.Contains(get(t, b.Admin+"/readyz"), `"draining"`) })
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				if code, err := send(); code != 200 {
+					t.Error(code, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if dialled.Load() != 1 {
+		t.Errorf("%d connections", dialled.Load())
+	}
+	if state := b.Wait(t); state.ExitCode() != 0 {
+		t.Error(state)
+	}
 }
 
 // TestAdminTLS lets in whoever has a certificate or the token, and nobody else

@@ -182,7 +182,7 @@ func (c *serveCmd) openRemote(s *storage, o operator) error {
 	if err != nil {
 		return usageError{err}
 	}
-	if len(c.natsFlags.files()) > 0 {
+	if len(c.files()) > 0 {
 		o.reload.add(c.reloadedNATS(s.remote))
 	}
 	return o.registry.Register(remoteCollector{s.remote})

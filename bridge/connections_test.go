@@ -1,0 +1,207 @@
+package bridge_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/test/bridgetest"
+)
+
+// dial connects from an address of this machine.
+func dial(t *testing.T, srv *bridgetest.Server, from string) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.DialContext(t.Context(), "tcp", strings.TrimSuffix(strings.TrimPrefix(srv.URL, "http://"), "/webhook"))
+	if err != nil {
+		t.Skipf("%s is no address of this machine: %v", from, err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(bridgetest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// ask sends a request and returns the first line of the answer, or what went
+// wrong.
+func ask(conn net.Conn, request string) string {
+	if _, err := io.WriteString(conn, request); err != nil {
+		return err.Error()
+	}
+	line := make([]byte, 64)
+	n, err := conn.Read(line)
+	if err != nil {
+		return err.Error()
+	}
+	text, _, _ := strings.Cut(string(line[:n]), "\r\n")
+	return text
+}
+
+func delivery(srv *bridgetest.Server, d bridgetest.Delivery, header ...string) string {
+	signature, body := srv.Sign(d)
+	return fmt.Sprintf("POST /webhook HTTP/1.1\r\nHost: x\r\nSync-Signature: %s\r\n%sContent-Length: %d\r\n\r\n%s", signature, strings.Join(append(header, ""), "\r\n"), len(body), body)
+}
+
+// TestConnections fills the listener: one source may have half of it, and who
+// waits for nothing makes room.
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.MaxConnections = 4
+	srv.Start()
+	good := func() string { return delivery(srv, bridgetest.Delivery{}) }
+	const ok = "HTTP/1.1 200 OK"
+	// begun is in the middle of a request. A connection is idle an instant after
+	// its answer, so that there may be no room at once.
+	begun := func(from string) (conn net.Conn, body string) {
+		head, body, _ := strings.Cut(delivery(srv, bridgetest.Delivery{}, "Expect: 100-continue"), "\r\n\r\n")
+		for end := time.Now().Add(bridgetest.Patience); ; {
+			conn = dial(t, srv, from)
+			got := ask(conn, head+"\r\n\r\n")
+			if got == "HTTP/1.1 100 Continue" {
+				return conn, body
+			}
+			if time.Now().After(end) {
+				t.Fatal(got)
+			}
+		}
+	}
+	idle := []net.Conn{dial(t, srv, "127.0.0.1"), dial(t, srv, "127.0.0.1")}
+	for _, c := range idle {
+		if got := ask(c, good()); got != ok {
+			t.Fatal(got)
+		}
+	}
+	// Of a source that has its half, those that are idle go for those that come.
+	for range 2 {
+		c, body := begun("127.0.0.1")
+		if got := ask(c, body); got != ok {
+			t.Fatalf("there is no room: %s", got)
+		}
+	}
+	for _, c := range idle {
+		if _, err := io.Copy(io.Discard, c); err != nil && !strings.Contains(err.Error(), "reset") {
+			t.Fatalf("an idle one stays: %v", err)
+		}
+	}
+	// Those in use stay, and what comes on top is closed.
+	first, rest := begun("127.0.0.1")
+	second, _ := begun("127.0.0.1")
+	if got := ask(dial(t, srv, "127.0.0.1"), good()); strings.HasPrefix(got, "HTTP") {
+		t.Errorf("one source has more than its half: %s", got)
+	}
+	// Another source has room, and makes room for a third one when all is full.
+	for _, from := range []string{"127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.2"} {
+		if got := ask(dial(t, srv, from), good()); got != ok {
+			t.Errorf("%s has no room: %s", from, got)
+		}
+	}
+	if got := ask(first, rest); got != ok {
+		t.Errorf("one in use was closed: %s", got)
+	}
+	second.Close()
+}
+
+// TestDrainWhenFull stops a bridge that has all the connections it may have,
+// none of which ends by itself.
+func TestDrainWhenFull(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.MaxConnections = 2
+	srv.Start()
+	for _, from := range []string{"127.0.0.1", "127.0.0.2"} {
+		if got := ask(dial(t, srv, from), "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"); got != "HTTP/1.1 404 Not Found" {
+			t.Fatal(got)
+		}
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Drain() }()
+	select {
+	case err := <-drained:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(bridgetest.Patience):
+		t.Fatal("it waits for a connection to end")
+	}
+}
+
+// TestLargeBodies holds the room for large bodies with senders that never end:
+// small ones pass, and of one source no more than half is held.
+func TestLargeBodies(t *testing.T) {
+	t.Parallel()
+	const limit = 64 << 10
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.MaxBody, srv.Config.Bridge.MaxBodyMemory = limit, 4*limit
+	_, loopback, _ := net.ParseCIDR("127.0.0.0/8")
+	srv.Config.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	srv.Start()
+	large := bridgetest.Delivery{Payload: []byte(`{"id":"large","status":"COMPLETED","pad":"` + strings.Repeat("x", limit/2) + `"}`)}
+	from := func(source string) string { return "X-Forwarded-For: " + source }
+	for range 2 {
+		conn := dial(t, srv, "127.0.0.1")
+		request := delivery(srv, large, from("203.0.113.1"))
+		if _, err := io.WriteString(conn, request[:len(request)-1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	post := func(source string, d bridgetest.Delivery) string {
+		return ask(dial(t, srv, "127.0.0.1"), delivery(srv, d, from(source)))
+	}
+	// Until both are in the room, a third may be let in.
+	for end := time.Now().Add(bridgetest.Patience); post("203.0.113.1", large) != "HTTP/1.1 503 Service Unavailable"; {
+		if time.Now().After(end) {
+			t.Fatal("one source has more than its half")
+		}
+	}
+	if n := counter(t, srv, "failed", "no_room"); n != 1 {
+		t.Errorf("%v counted", n)
+	}
+	if got := post("203.0.113.1", bridgetest.Delivery{}); got != "HTTP/1.1 200 OK" {
+		t.Errorf("a small one of the same source: %s", got)
+	}
+	if got := post("203.0.113.2", large); got != "HTTP/1.1 200 OK" {
+		t.Errorf("a large one of another: %s", got)
+	}
+}
+
+// TestInflatedSmall sends small bodies that are compressed, more at once than
+// there is room: each needs it for an instant.
+func TestInflatedSmall(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.MaxBody, srv.Config.Bridge.MaxBodyMemory = bridge.DefaultMaxBody, 1
+	srv.Start()
+	codes := make(chan int, 64)
+	for range cap(codes) {
+		go func() {
+			signature, body := srv.Sign(bridgetest.Delivery{})
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL, bytes.NewReader(zipped(t, body, false)))
+			if err != nil {
+				t.Error(err)
+			}
+			req.Header.Set("Content-Encoding", "gzip")
+			req.Header.Set("Sync-Signature", signature)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Error(err)
+				codes <- 0
+				return
+			}
+			resp.Body.Close()
+			codes <- resp.StatusCode
+		}()
+	}
+	for range cap(codes) {
+		if code := <-codes; code != 200 {
+			t.Error(code)
+		}
+	}
+}
