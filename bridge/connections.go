@@ -95,7 +95,7 @@ func (l *connections) admit(c *counted, free bool) bool {
 	own[c] = struct{}{}
 	l.mu.Unlock()
 	if old != nil {
-		old.Close()
+		_ = old.Close() // nobody is left to tell
 	}
 	return true
 }
@@ -133,7 +133,7 @@ func (l *connections) makeRoom() {
 	}
 	l.mu.Unlock()
 	if idle != nil {
-		idle.Close()
+		_ = idle.Close() // nobody is left to tell
 	}
 }
 

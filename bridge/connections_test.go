@@ -133,6 +133,49 @@ func TestDrainWhenFull(t *testing.T) {
 	}
 }
 
+// TestSmuggling hides a second request in the first, in each way that has
+// deceived a server in front of another: whatever is made of it, each request is
+// judged by its own signature, over its own body.
+func TestSmuggling(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewServer(t)
+	hidden := delivery(srv, bridgetest.Delivery{ID: "hidden", Secret: "whsec_forged"})
+	signature, signed := srv.Sign(bridgetest.Delivery{ID: "signed"})
+	head := "POST /webhook HTTP/1.1\r\nHost: x\r\nSync-Signature: " + signature + "\r\n"
+	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(signed), signed)
+	for name, request := range map[string]string{
+		"two lengths":          head + fmt.Sprintf("Content-Length: %d\r\nContent-Length: %d\r\n\r\n%s%s", len(signed), len(signed)+len(hidden), signed, hidden),
+		"length and chunks":    head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n%s%s", len(chunked)+len(hidden), chunked, hidden),
+		"chunks misspelt":      head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: xchunked\r\n\r\n%s%s", len(chunked), chunked, hidden),
+		"chunks, space before": head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding : chunked\r\n\r\n%s%s", len(chunked), chunked, hidden),
+		"a length with a sign": head + fmt.Sprintf("Content-Length: +%d\r\n\r\n%s%s", len(signed), signed, hidden),
+		"no length":            head + "\r\n" + string(signed) + hidden,
+		"in the query":         strings.Replace(head, "/webhook", "/webhook?id=hidden&status=COMPLETED", 1) + fmt.Sprintf("Content-Length: %d\r\n\r\n%s%s", len(signed), signed, hidden),
+		"two signatures":       head + fmt.Sprintf("Sync-Signature: t=1,v1=00\r\nContent-Length: %d\r\n\r\n%s%s", len(signed), signed, hidden),
+	} {
+		conn := dial(t, srv, "127.0.0.1")
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(name, err)
+		}
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(name, err)
+		}
+		answers, err := io.ReadAll(conn)
+		if err != nil && !strings.Contains(err.Error(), "reset") {
+			t.Error(name, err)
+		}
+		if n := strings.Count(string(answers), "HTTP/1.1 200"); n > 1 || strings.Contains(string(answers), "hidden") {
+			t.Errorf("%s: %s", name, answers)
+		}
+	}
+	if n := srv.Stored(); n != 1 {
+		t.Errorf("%d stored", n)
+	}
+	if m := srv.Next("job.>"); m.Header.Get("Job-Id") != "signed" || string(m.Data) != string(signed) {
+		t.Errorf("%s %s", m.Header, m.Data)
+	}
+}
+
 // TestLargeBodies holds the room for large bodies with senders that never end:
 // small ones pass, and of one source no more than half is held.
 func TestLargeBodies(t *testing.T) {
