@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,9 @@ type spec struct {
 	Body int
 	// Forged signs with a wrong secret.
 	Forged bool
+	// Costly sends what takes longest to judge: a megabyte of one key over and
+	// over, which is two kilobytes when it is compressed.
+	Costly bool
 	// Prefix makes the jobs' ids differ from those of another load.
 	Prefix string
 }
@@ -216,7 +220,11 @@ func (s *sender) run(u *url.URL) (err error) {
 		}
 		body := s.body(n, due)
 		request.Reset()
-		fmt.Fprintf(&request, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n%s: %s\r\nContent-Length: %d\r\n\r\n", u.Path, verify.HeaderName, verify.Sign(key, time.Now(), body), len(body))
+		encoding := ""
+		if s.Costly {
+			body, encoding = costly(), "Content-Encoding: gzip\r\n"
+		}
+		fmt.Fprintf(&request, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n%s%s: %s\r\nContent-Length: %d\r\n\r\n", u.Path, encoding, verify.HeaderName, verify.Sign(key, time.Now(), body), len(body))
 		request.Write(body)
 		sent := time.Now()
 		if s.Rate == 0 {
@@ -257,6 +265,14 @@ func (s *sender) body(n int, due time.Time) []byte {
 	frame := fmt.Sprintf(`{"id":"%s%d","status":"COMPLETED","due":%d,"model":"lipsync-2","outputUrl":"https://assets.example/out.mp4","pad":""}`, s.Prefix, n, due.UnixNano())
 	return []byte(strings.Replace(frame, `"pad":""`, `"pad":"`+strings.Repeat("x", max(0, s.Body-len(frame)))+`"`, 1))
 }
+
+var costly = sync.OnceValue(func() []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = io.WriteString(w, `{"a":1`+strings.Repeat(`,"a":1`, 1<<20/6-10)+`}`) // memory does not fail
+	_ = w.Close()
+	return b.Bytes()
+})
 
 // readAnswer reads one answer and returns its status code.
 func readAnswer(r *bufio.Reader) (code int, err error) {
