@@ -14,9 +14,10 @@ import (
 )
 
 // connections bounds how many are open on a listener: in all, and half of that
-// from one source. Where there is no room, the one that has waited longest for a
-// request is closed, the greediest source's first; if there is none, what comes
-// on top waits in the listener's queue, and the source's own is closed.
+// from one source. When the last place is taken, the one that has waited longest
+// for a request is closed, the greediest source's first, so that there is room
+// for the next; without any, what comes waits in the listener's queue. Of a source
+// that has its half in use, what comes is closed.
 type connections struct {
 	net.Listener // bounded in all
 	most         int
@@ -25,13 +26,25 @@ type connections struct {
 
 	mu      sync.Mutex
 	sources map[netip.Prefix]map[*counted]struct{}
+	later   *time.Timer // looks again for one to close
 }
+
+// leastIdle is how long a connection must have waited for a request before it
+// makes room: whoever sends one after the other is not disturbed.
+const leastIdle = time.Second
 
 // newConnections bounds those of ln, which server will serve.
 func newConnections(server *http.Server, ln net.Listener, most int, free []*net.IPNet) *connections {
 	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, free: free, sources: make(map[netip.Prefix]map[*counted]struct{})}
+	c.later = time.AfterFunc(math.MaxInt64, c.makeRoom)
 	server.ConnState = c.observe
 	return c
+}
+
+// Close implements [net.Listener].
+func (l *connections) Close() error {
+	l.later.Stop()
+	return l.Listener.Close()
 }
 
 // counted is a connection of a source.
@@ -119,14 +132,17 @@ func longestIdle(conns map[*counted]struct{}) (longest *counted) {
 	return longest
 }
 
-// makeRoom closes a connection that waits for nothing.
+// makeRoom closes a connection that waits for nothing, if the last place is taken.
 func (l *connections) makeRoom() {
+	if l.open.Load() < int64(l.most) {
+		return
+	}
 	l.mu.Lock()
 	var idle *counted
 	most := 0
 	for _, own := range l.sources {
 		if len(own) > most {
-			if c := longestIdle(own); c != nil {
+			if c := longestIdle(own); c != nil && time.Since(time.Unix(0, c.idle.Load())) >= leastIdle {
 				idle, most = c, len(own)
 			}
 		}
@@ -134,7 +150,9 @@ func (l *connections) makeRoom() {
 	l.mu.Unlock()
 	if idle != nil {
 		_ = idle.Close() // nobody is left to tell
+		return
 	}
+	l.later.Reset(leastIdle)
 }
 
 // observe is told by the server what becomes of each connection.
@@ -148,17 +166,12 @@ func (l *connections) observe(conn net.Conn, s http.ConnState) {
 			c.idle.Store(time.Now().UnixNano())
 		}
 	}
-	full := false
 	switch s {
 	case http.StateNew:
-		full = l.open.Add(1) >= int64(l.most)
-	case http.StateIdle:
-		full = l.open.Load() >= int64(l.most)
+		l.open.Add(1)
+		l.makeRoom()
 	case http.StateClosed, http.StateHijacked:
 		l.open.Add(-1)
-	}
-	if full {
-		l.makeRoom()
 	}
 }
 
