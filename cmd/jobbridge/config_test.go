@@ -21,16 +21,16 @@ func file(t *testing.T, name, text string) string {
 
 // TestConfigPrint gives a value in each way there is.
 func TestConfigPrint(t *testing.T) {
-	config := file(t, "jobbridge.yaml", "max-body: 2MiB\ndurability: os\npath: /from-file\n")
+	config := file(t, "jobbridge.yaml", "max-body: 2MiB\nmax-bytes: 21474836480\nquarantine-bytes: '1048576'\ndurability: os\npath: /from-file\n")
 	t.Setenv("JOBBRIDGE_PATH", "/from-env")
 	t.Setenv("JOBBRIDGE_STREAM", "ENV")
 	secrets := file(t, "secrets", "whsec_one\nwhsec_two\n")
-	out, err := call(t, nil, "config", "print", "--config", config, "--stream", "FLAG", "--secret-file", secrets)
+	out, err := call(t, nil, "config", "print", "--config", config, "--stream", "FLAG", "--quarantine-max-body", "4096", "--secret-file", secrets)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`max-body +2MiB +file`, `durability +os +file`, `path +/from-env +JOBBRIDGE_PATH`, `stream +FLAG +flag`, `tolerance +5m0s +default`,
+		`max-body +2MiB +file`, `max-bytes +20GiB +file`, `quarantine-bytes +1MiB +file`, `quarantine-max-body +4KiB +flag`, `durability +os +file`, `path +/from-env +JOBBRIDGE_PATH`, `stream +FLAG +flag`, `tolerance +5m0s +default`,
 		`secrets +` + verify.Fingerprint("whsec_one") + ", " + verify.Fingerprint("whsec_two") + ", " + verify.Fingerprint("whsec_test") + ` +` + regexp.QuoteMeta(secrets) + " and " + secretEnv,
 	} {
 		if !regexp.MustCompile(`(?m)^` + want + ` *$`).MatchString(out) {
@@ -52,7 +52,7 @@ func TestConfigCheck(t *testing.T) {
 		want string
 	}{
 		"misspelt key":     {[]string{"--config", file(t, "c.yaml", "max-boddy: 1MiB\n")}, `did you mean "max-body"`},
-		"bad value":        {[]string{"--config", file(t, "c.yaml", "max-body: big\n")}, "max-body"},
+		"bad value":        {[]string{"--config", file(t, "c.yaml", "max-body: big\n")}, `max-body: "big" is no size`},
 		"no YAML":          {[]string{"--config", file(t, "c.yaml", "{")}, "configuration file"},
 		"missing secrets":  {[]string{"--secret-file", "/nowhere"}, "--secret-file"},
 		"empty secrets":    {[]string{"--secret-file", file(t, "s", "\n")}, "is empty"},

@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"strconv"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/alecthomas/units"
 )
 
 func main() {
@@ -62,6 +64,7 @@ func run(ctx context.Context, args []string, s streams) error {
 			"Start with:  jobbridge serve --dev"),
 		kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(loadYAML), kong.Writers(s.out, s.err),
 		kong.NamedMapper("path", kong.MapperFunc(decodePath)),
+		kong.TypeMapper(reflect.TypeFor[units.Base2Bytes](), kong.MapperFunc(decodeSize)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.Exit(func(int) { exited = true }), // --help
 		kong.UsageOnError())
@@ -94,6 +97,26 @@ func decodePath(ctx *kong.DecodeContext, target reflect.Value) error {
 		path = kong.ExpandPath(path)
 	}
 	target.SetString(path)
+	return nil
+}
+
+// decodeSize takes a number without a unit as bytes, from a file as a number
+// too.
+func decodeSize(ctx *kong.DecodeContext, target reflect.Value) error {
+	token, err := ctx.Scan.PopValue("size")
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprint(token.Value)
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		var size units.Base2Bytes
+		if size, err = units.ParseBase2Bytes(text); err != nil {
+			return fmt.Errorf("%q is no size: want one such as 64MiB, or a number of bytes", text)
+		}
+		n = int64(size)
+	}
+	target.SetInt(n)
 	return nil
 }
 
