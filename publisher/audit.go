@@ -65,14 +65,23 @@ func (n Needs) Audit(c jetstream.StreamConfig, maxPayload int64) []Finding {
 		"set duplicate_window to at least %s, better %s", n.Tolerance, DefaultDedupe)
 	add(c.MaxAge > 0 && c.MaxAge < time.Hour, false, fmt.Sprintf("it keeps events for %s only", c.MaxAge), "set max_age to what the slowest worker needs, such as %s", DefaultRetention)
 	add(c.MaxMsgSize > 0 && int64(c.MaxMsgSize) < largest, false, fmt.Sprintf("it takes messages of %d bytes, and a delivery can have %d", c.MaxMsgSize, largest),
-		"set max_msg_size to -1 or at least %d, or lower --max-body to %d", largest, max(int64(c.MaxMsgSize)-HeaderRoom, 0))
+		"set max_msg_size to -1 or at least %d%s", largest, orSmallerBodies(int64(c.MaxMsgSize)))
 	add(c.PersistMode == jetstream.AsyncPersistMode, false, "it acknowledges before it writes (persist_mode async)", "set persist_mode to default")
 	add(!c.AllowDirect, false, "it cannot be read directly: a second payload of the same job and status is found the slow way", "set allow_direct to true")
 	if maxPayload > 0 && maxPayload < largest {
 		found = append(found, Finding{fmt.Sprintf("the NATS server takes messages of %d bytes, and a delivery can have %d", maxPayload, largest),
-			fmt.Sprintf("set max_payload to at least %d, or lower --max-body to %d", largest, max(maxPayload-HeaderRoom, 0)), false})
+			fmt.Sprintf("set max_payload to at least %d%s", largest, orSmallerBodies(maxPayload)), false})
 	}
 	return found
+}
+
+// orSmallerBodies is the other way out of a limit in bytes, if it leaves room
+// for a body.
+func orSmallerBodies(limit int64) string {
+	if limit <= HeaderRoom {
+		return ""
+	}
+	return fmt.Sprintf(", or lower --max-body to %d", limit-HeaderRoom)
 }
 
 func mirrored(c jetstream.StreamConfig) string {
