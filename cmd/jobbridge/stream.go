@@ -28,7 +28,7 @@ type streamFlags struct {
 	Subject      string           `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
 	Retention    time.Duration    `help:"How long events are kept." default:"168h"`
 	DedupeWindow time.Duration    `help:"How long a job and status are remembered." default:"24h"`
-	MaxBytes     units.Base2Bytes `help:"Bound of the stream; 0 is none." default:"0"`
+	MaxBytes     units.Base2Bytes `help:"Bound of the stream; 0 is none." default:"10GiB"`
 	Replicas     int              `help:"How many servers hold it: 1, 3 or 5." default:"1"`
 }
 
@@ -86,13 +86,12 @@ func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	// Never an update: what an operator has changed stays.
-	switch _, err := js.CreateStream(ctx, config); {
-	case err == nil:
-		fmt.Fprintf(s.err, "created stream %s on %s\n", config.Name, nc.ConnectedUrlRedacted())
-	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
-		fmt.Fprintf(s.err, "stream %s exists in another form; it is left alone\n", config.Name)
-	default:
+	if _, err := js.Stream(ctx, config.Name); err == nil {
+		fmt.Fprintf(s.err, "stream %s exists: unchanged\n", config.Name)
+	} else if _, err := js.CreateStream(ctx, config); err != nil {
 		return fmt.Errorf("create stream %s: %w", config.Name, err)
+	} else {
+		fmt.Fprintf(s.err, "created stream %s on %s\n", config.Name, nc.ConnectedUrlRedacted())
 	}
 	return c.audit(ctx, s, nc, js, c.Stream, c.Subject)
 }

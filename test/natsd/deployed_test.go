@@ -296,6 +296,11 @@ func TestStreamFile(t *testing.T) {
 	if !reflect.DeepEqual(file, want) {
 		t.Errorf("stream.json is\n%+v, want\n%+v", file, want)
 	}
+	out, stderr, code := process.Run(t, nil, "stream", "print", "--replicas", "3")
+	var printed jetstream.StreamConfig
+	if err := json.Unmarshal([]byte(out), &printed); code != 0 || err != nil || printed.MaxBytes != file.MaxBytes || printed.Replicas != file.Replicas {
+		t.Errorf("jobbridge stream print: %d %v\n%s%s", code, err, out, stderr)
+	}
 	if found := (publisher.Needs{Tolerance: 5 * time.Minute, MaxBody: 1 << 20}).Audit(file, 1<<20+publisher.HeaderRoom); len(found) > 0 {
 		t.Errorf("the audit finds %v", found)
 	}
