@@ -48,13 +48,24 @@ func run(args []string) error {
 }
 
 func compose(path string) error {
-	o, err := cli.NewProjectOptions([]string{path}, cli.WithOsEnv, cli.WithDotEnv)
+	o, err := cli.NewProjectOptions([]string{path}, cli.WithOsEnv, cli.WithEnvFiles(), cli.WithDotEnv)
 	if err != nil {
 		return err
 	}
 	project, err := o.LoadProject(context.Background())
 	if err != nil {
 		return err
+	}
+	for _, service := range project.Services {
+		for _, secret := range service.Secrets {
+			file := project.Secrets[secret.Source].File
+			if service.ReadOnly && file == "" {
+				return fmt.Errorf("%s: service %s is read-only, which docker compose starts with secrets from files alone: %s", path, service.Name, secret.Source)
+			}
+			if _, err := os.Stat(file); file != "" && err != nil {
+				return fmt.Errorf("%s: service %s: %w", path, service.Name, err)
+			}
+		}
 	}
 	fmt.Printf("%s: %d services, %d secrets, %d volumes\n", path, len(project.Services), len(project.Secrets), len(project.Volumes))
 	return nil
