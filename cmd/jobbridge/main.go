@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/alecthomas/units"
@@ -22,7 +23,8 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
-	os.Exit(exitCode(run(ctx, os.Args[1:], streams{os.Getenv, os.Stdin, os.Stdout, os.Stderr, hangup}), os.Stderr))
+	outlive := func() { signal.Ignore(syscall.SIGPIPE) }
+	os.Exit(exitCode(run(ctx, os.Args[1:], streams{os.Getenv, os.Stdin, os.Stdout, os.Stderr, hangup, outlive}), os.Stderr))
 }
 
 // cli is every knob there is; flags win over the environment, and that over
@@ -48,6 +50,9 @@ type streams struct {
 	out    io.Writer
 	err    io.Writer
 	hangup <-chan os.Signal // SIGHUP: read files again
+	// outlive makes a write to out or err fail when its reader is gone, where it
+	// would end the process.
+	outlive func()
 }
 
 // usageError is a mistake in what was asked for, not in doing it.
@@ -126,11 +131,16 @@ func exitCode(err error, w io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(w, "jobbridge: %v\n", err)
+	text, code := fmt.Sprintf("jobbridge: %v\n", err), 1
 	var u usageError
 	if errors.As(err, &u) {
-		fmt.Fprintln(w, "See jobbridge --help, or --help of the command.")
-		return 2
+		text, code = text+"See jobbridge --help, or --help of the command.\n", 2
 	}
-	return 1
+	told := make(chan struct{})
+	go func() { defer close(told); _, _ = io.WriteString(w, text) }()
+	select {
+	case <-told:
+	case <-time.After(flushTimeout): // nobody reads it
+	}
+	return code
 }

@@ -79,8 +79,10 @@ func (serveCmd) Help() string {
 
 // Run serves until ctx ends or the storage fails.
 func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err error) {
-	log := c.logger(s.err)
-	defer func() { _ = log.Sync() }() // nobody is left to tell
+	s.outlive()
+	log, lines := c.logger(s.err)
+	defer lines.close()
+	defer context.AfterFunc(ctx, lines.hasten)() // a second signal ends the process as it is
 	if c.DataDir == "" && !c.direct() {
 		c.DataDir = absolute(defaultDataDir)
 	}
@@ -112,6 +114,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, closeOperator()) }()
+	o.registry.MustRegister(lines.dropped)
 	c.reloadSecrets(o, s.getenv, verifier, secrets)
 	o.admin.Operate("GET /config", func(context.Context, url.Values) (any, error) {
 		return c.settings(k, s.getenv, verifier.Fingerprints()), nil

@@ -3,7 +3,6 @@
 package process
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -81,6 +80,8 @@ type Options struct {
 	Env []string
 	// Stdout takes what the bridge prints; nil drops it.
 	Stdout io.Writer
+	// Stderr takes the log; nil means that the Bridge keeps it.
+	Stderr io.Writer
 	// Wrap is put in front of the command, for a tracer.
 	Wrap []string
 	// Files are inherited by the bridge, from descriptor 3 on.
@@ -93,10 +94,15 @@ func Start(t testing.TB, o Options) *Bridge {
 	t.Helper()
 	b := Launch(t, o)
 	ready := b.AwaitLog(t, "ready")
+	b.Reached(ready)
+	return b
+}
+
+// Reached takes the URLs from the log's line "ready".
+func (b *Bridge) Reached(ready map[string]any) {
 	b.Webhook, _ = ready["webhook"].(string)
 	b.NATS, _ = ready["nats"].(string)
 	b.Admin, _ = ready["admin"].(string)
-	return b
 }
 
 // Launch starts a bridge and does not wait.
@@ -113,6 +119,9 @@ func Launch(t testing.TB, o Options) *Bridge {
 	b := &Bridge{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	b.Cmd.Env = append(Environ(), o.Env...)
 	b.Cmd.Stdout, b.Cmd.Stderr, b.Cmd.ExtraFiles = o.Stdout, &b.log, o.Files
+	if o.Stderr != nil {
+		b.Cmd.Stderr = o.Stderr
+	}
 	b.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a tracer and its bridge end together
 	if err := b.Cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -134,11 +143,19 @@ func Environ() []string {
 // Log is what the bridge wrote to stderr so far.
 func (b *Bridge) Log() string { return b.log.String() }
 
-// find returns the first line of the log with a message.
-func (b *Bridge) find(message string) map[string]any {
-	for scan := bufio.NewScanner(strings.NewReader(b.Log())); scan.Scan(); {
+// find returns the first line of the log with a message. It fails the test for a
+// line before it that is not JSON.
+func (b *Bridge) find(t testing.TB, message string) map[string]any {
+	t.Helper()
+	for text := range strings.Lines(b.Log()) {
+		if !strings.HasSuffix(text, "\n") || strings.HasPrefix(text, "jobbridge: ") {
+			break // there is more to come of it, or it is the last word, to a person
+		}
 		var line map[string]any
-		if json.Unmarshal(scan.Bytes(), &line) == nil && line["msg"] == message {
+		if err := json.Unmarshal([]byte(text), &line); err != nil {
+			t.Fatalf("in the log: %v: %s", err, text)
+		}
+		if line["msg"] == message {
 			return line
 		}
 	}
@@ -150,7 +167,7 @@ func (b *Bridge) find(message string) map[string]any {
 func (b *Bridge) AwaitLog(t testing.TB, message string) map[string]any {
 	t.Helper()
 	for end := time.Now().Add(patience); ; {
-		if line := b.find(message); line != nil {
+		if line := b.find(t, message); line != nil {
 			return line
 		}
 		select {
@@ -184,13 +201,15 @@ func (b *Bridge) Wait(t testing.TB) *os.ProcessState {
 	}
 }
 
-// Stop asks the bridge to drain, and fails the test unless it ends well.
+// Stop asks the bridge to drain, and fails the test unless it ends well, with a
+// log that is JSON to the end.
 func (b *Bridge) Stop(t testing.TB) {
 	t.Helper()
 	b.Signal(t, syscall.SIGTERM)
 	if state := b.Wait(t); state.ExitCode() != 0 {
 		t.Fatalf("%v\n%s", state, b.Log())
 	}
+	b.find(t, "no line has this message")
 }
 
 // Run runs jobbridge to its end and returns what it printed and its exit code.
