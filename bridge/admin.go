@@ -37,7 +37,8 @@ type Admin struct {
 	token atomic.Pointer[string]
 }
 
-// NewAdmin returns an Admin for one bridge's health and metrics.
+// NewAdmin returns an Admin for one bridge's health and metrics. Whoever reaches
+// it can fill the log: give it one that is [Sampled].
 func NewAdmin(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Admin {
 	a := &Admin{mux: http.NewServeMux(), log: log}
 	a.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -53,7 +54,7 @@ func NewAdmin(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Adm
 		}
 		writeJSON(w, code, report)
 	})
-	a.mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: zap.NewStdLog(log), Timeout: 10 * time.Second}))
+	a.mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: errorLog(log), Timeout: 10 * time.Second}))
 	return a
 }
 
@@ -148,7 +149,7 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 // Serve answers on ln until ctx ends, over TLS unless that is nil. It closes ln.
 func (a *Admin) Serve(ctx context.Context, ln net.Listener, secure *tls.Config) error {
 	srv := &http.Server{
-		Handler: a.mux, ErrorLog: zap.NewStdLog(a.log), MaxHeaderBytes: maxHeader,
+		Handler: a.mux, ErrorLog: errorLog(a.log), MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: 2 * writeTimeout, IdleTimeout: idleTimeout,
 	}
 	ln = newConnections(srv, ln, maxAdminConnections, nil)

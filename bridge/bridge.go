@@ -30,7 +30,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 // Verifier proves that a delivery is authentic; [verify.Verifier] is one.
@@ -107,6 +106,10 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// Logger gets one line per delivery; nil means none.
 	Logger *zap.Logger
+	// OnSampled is called for each line that the Logger does not get because too
+	// many of its kind came at once, which the metrics count all the same. It must
+	// not block. It may be nil.
+	OnSampled func()
 	// Now is the clock of the Received-At header; nil means time.Now.
 	Now func() time.Time
 }
@@ -173,7 +176,7 @@ func New(cfg Config) (*Bridge, error) {
 		cfg.Tracer = noop.NewTracerProvider()
 	}
 	var err error
-	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: sampled(cfg.Logger), slots: make(chan struct{}, cfg.MaxInFlight),
+	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
 		bodies: bodies{cfg.MaxBody, newLane(cfg.MaxBodyMemory / cfg.MaxBody)}, requests: newLane(cfg.MaxConnections)}
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
@@ -190,14 +193,6 @@ func New(cfg Config) (*Bridge, error) {
 	b.echo.Use(b.observe)
 	b.echo.POST(cfg.Path, b.receive)
 	return b, nil
-}
-
-// sampled returns a logger for lines that anybody can cause: of each level, so
-// many a second and then one in so many. The metrics count them all.
-func sampled(log *zap.Logger) *zap.Logger {
-	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, time.Second, 100, 100)
-	}))
 }
 
 // remoteIP returns what tells the source of a request. A header about it is the
@@ -229,7 +224,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 		WriteTimeout:   b.cfg.ReadTimeout + answerTimeout + writeTimeout,
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       zap.NewStdLog(b.floods), // what a handshake fails of is anybody's choice
+		ErrorLog:       errorLog(b.floods), // what a handshake fails of is anybody's choice
 	}
 	conns := newConnections(srv, ln, b.cfg.MaxConnections, b.cfg.TrustedProxies)
 	b.conns.Store(conns)

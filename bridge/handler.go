@@ -272,11 +272,11 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 	if status >= http.StatusInternalServerError {
 		level = zap.ErrorLevel
 	}
-	log := b.log
+	log, message := b.log, LogDelivery
 	if d.reason != "" && d.event.Payload == nil {
-		log = b.floods
+		log, message = b.floods, sampleKey(LogDelivery, d.reason)
 	}
-	line := log.Check(level, LogDelivery)
+	line := log.Check(level, message)
 	if line == nil {
 		return
 	}
@@ -299,7 +299,7 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 		fields = append(fields, zap.String("subject", d.receipt.Subject), zap.Uint64("seq", d.receipt.Sequence), zap.String("durability", string(d.receipt.Durability)))
 	}
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
-		fields = append(fields, zap.String("method", c.Request().Method), zap.String("path", c.Request().URL.Path))
+		fields = append(fields, zap.String("method", printable(c.Request().Method, 32)), zap.String("path", printable(c.Request().URL.Path, 128)))
 	}
 	line.Write(fields...)
 }

@@ -22,15 +22,16 @@ type operator struct {
 	reload   *reloader
 	log      *zap.Logger
 	traces   trace.TracerProvider
+	sampled  func() // is told of each line that is left out of a flood
 }
 
 // openOperator serves the admin listener until the function that it returns is
 // called: it is there before the journal is open and after the last delivery.
-func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.Logger, traces trace.TracerProvider) (operator, func() error, error) {
-	o := operator{health: bridge.NewHealth(), registry: prometheus.NewRegistry(), log: log, traces: traces}
+func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.Logger, traces trace.TracerProvider, dropped *prometheus.CounterVec) (operator, func() error, error) {
+	o := operator{sampled: dropped.WithLabelValues(whySampled).Inc, health: bridge.NewHealth(), registry: prometheus.NewRegistry(), log: log, traces: traces}
 	o.reload = &reloader{log: log, health: o.health}
-	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
-	o.admin = bridge.NewAdmin(o.health, o.registry, log)
+	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(), dropped)
+	o.admin = bridge.NewAdmin(o.health, o.registry, bridge.Sampled(log, o.sampled))
 	var secure *tls.Config
 	where := urlOf(c.AdminTLS.given(), ln)
 	if c.AdminTLS.given() {

@@ -109,12 +109,11 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		return err
 	}
 	defer listener.Close() // the bridge has closed it, unless it never began
-	o, closeOperator, err := c.openOperator(ctx, adminListener, log, traces)
+	o, closeOperator, err := c.openOperator(ctx, adminListener, log, traces, lines.dropped)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeOperator()) }()
-	o.registry.MustRegister(lines.dropped)
 	c.reloadSecrets(o, s.getenv, verifier, secrets)
 	o.admin.Operate("GET /config", func(context.Context, url.Values) (any, error) {
 		return c.settings(k, s.getenv, verifier.Fingerprints()), nil
@@ -136,7 +135,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	}
 	b, err := bridge.New(bridge.Config{
 		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxBodyMemory: int(c.MaxBodyMemory), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
-		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log,
+		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log, OnSampled: o.sampled,
 		TLS: https, ForgeryRate: cmp.Or(c.ForgeryRate, -1), Tracer: traces,
 	})
 	if err != nil {
