@@ -2,12 +2,10 @@ package bridge
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"unicode/utf8"
 
 	"github.com/jobbridge/jobbridge/publisher"
-	"go.opentelemetry.io/otel/propagation"
 )
 
 // decode reads from a signed payload what the event is filed by. As in
@@ -121,16 +119,4 @@ func text(data []byte) string {
 		return ""
 	}
 	return s
-}
-
-// w3c is the form of the trace context, on both sides. The sender's is not
-// signed, and nothing is decided by it.
-var w3c propagation.TraceContext
-
-// traceparent returns the trace context that workers go on with: that of the
-// delivery's span or, without traces, the sender's; "" if there is none.
-func traceparent(ctx context.Context) string {
-	carrier := propagation.MapCarrier{}
-	w3c.Inject(ctx, carrier)
-	return carrier[publisher.TraceparentHeader]
 }

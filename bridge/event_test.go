@@ -3,6 +3,7 @@ package bridge_test
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/jobbridge/jobbridge/bridge"
@@ -55,17 +56,25 @@ func TestRouting(t *testing.T) {
 	}
 }
 
-// TestTraceparent passes a well-formed context on, and nothing else.
-func TestTraceparent(t *testing.T) {
+// TestTraceContext passes a well-formed context on, and nothing else.
+func TestTraceContext(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
-	for sent, want := range map[string]string{
-		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-		"nonsense": "",
+	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	long := "a=" + strings.Repeat("x", 250) + ",b=" + strings.Repeat("x", 250)
+	for _, c := range []struct{ parent, state, wantParent, wantState string }{
+		{good, "", good, ""},
+		{good, "vendor=abc,other=1", good, "vendor=abc,other=1"},
+		{good, long + ",c=1234", good, long + ",c=1234"}, // 512 bytes
+		{good, long + ",c=12345", good, ""},
+		{good, "no state", good, ""},
+		{"nonsense", "vendor=abc", "", ""},
+		{"", "vendor=abc", "", ""},
 	} {
-		srv.Deliver(bridgetest.Delivery{Header: map[string][]string{"Traceparent": {sent}}})
-		if got := srv.Next("job.>").Header.Get("traceparent"); got != want {
-			t.Errorf("%s became %q", sent, got)
+		srv.Deliver(bridgetest.Delivery{Header: map[string][]string{"Traceparent": {c.parent}, "Tracestate": {c.state}}})
+		h := srv.Next("job.>").Header
+		if parent, state := h.Get("traceparent"), h.Get("tracestate"); parent != c.wantParent || state != c.wantState {
+			t.Errorf("%s and %s became %q and %q", c.parent, c.state, parent, state)
 		}
 	}
 }

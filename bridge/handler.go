@@ -12,9 +12,6 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
@@ -34,8 +31,7 @@ type answer struct {
 // receive is one delivery, top to bottom.
 func (b *Bridge) receive(c echo.Context) error {
 	d := deliveryOf(c)
-	ctx, span := b.tracer.Start(w3c.Extract(c.Request().Context(), propagation.HeaderCarrier(c.Request().Header)), "deliver", trace.WithSpanKind(trace.SpanKindServer))
-	defer func() { d.describe(span); span.End() }()
+	d.received = true
 	remote := sourceOf(c.RealIP())
 	// Over HTTP/2, the connections do not bound the requests.
 	if c.Request().ProtoMajor > 1 {
@@ -53,11 +49,9 @@ func (b *Bridge) receive(c echo.Context) error {
 	due := time.Now().Add(answerTimeout - body.waited)
 	header := strings.Join(c.Request().Header.Values(verify.HeaderName), ",")
 	now := b.cfg.Now()
-	start := time.Now()
-	_, verifying := b.tracer.Start(ctx, "verify")
+	d.verifying = time.Now()
 	verified, err := b.cfg.Verifier.Verify(header, body.bytes)
-	verifying.End()
-	d.verified = time.Since(start)
+	d.verified = time.Since(d.verifying)
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
@@ -75,7 +69,8 @@ func (b *Bridge) receive(c echo.Context) error {
 	d.event = decode(verified.Payload)
 	d.event.Signature = header
 	d.event.ReceivedAt = now
-	d.event.Traceparent = traceparent(ctx)
+	ctx := b.beginSpan(c.Request().Context(), d, c.Request().Header)
+	d.event.Traceparent, d.event.Tracestate = traceContext(ctx)
 	// The slot is taken by what is authentic, and here: no sender that dribbles
 	// or forges ever holds one.
 	if !take(b.slots, slotWait) {
@@ -108,35 +103,26 @@ type delivery struct {
 	event   publisher.Event
 	receipt publisher.Receipt
 	reason  string // of the refusal; empty if it was stored
-	// secret is the fingerprint of the one that signed it, and verified how long
-	// it took to find that.
-	secret   string
-	verified time.Duration
-	err      error // its cause, for the log only
+	// secret is the fingerprint of the one that signed it, verifying when the
+	// search for that began, and verified how long it took.
+	secret    string
+	verifying time.Time
+	verified  time.Duration
+	err       error // its cause, for the log only
 	// quarantine is what became of a refused one there.
 	quarantine string
 	// pause makes the sender wait for its answer.
 	pause bool
+	// received says that it is for the webhook, and span is that of it, of the
+	// trace that is recorded, if it is.
+	received bool
+	span     trace.Span
+	trace    trace.TraceID
 }
 
 const deliveryKey = "delivery"
 
 func deliveryOf(c echo.Context) *delivery { return c.Get(deliveryKey).(*delivery) }
-
-// describe tells a span what became of the delivery.
-func (d *delivery) describe(span trace.Span) {
-	if !span.IsRecording() {
-		return
-	}
-	span.SetAttributes(attribute.Int("http.request.body.size", d.bytes))
-	if d.event.Payload != nil {
-		span.SetAttributes(attribute.String("job.id", d.event.UsableID()), attribute.String("messaging.destination.name", d.receipt.Subject),
-			attribute.Int64("jobbridge.sequence", int64(d.receipt.Sequence)), attribute.Bool("jobbridge.duplicate", d.receipt.Duplicate)) //nolint:gosec // below 2^63
-	}
-	if d.reason != "" {
-		span.SetStatus(codes.Error, d.reason)
-	}
-}
 
 func (d *delivery) answer() answer {
 	a := answer{
@@ -236,6 +222,7 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
 		err := survive(next, c, d)
+		b.endSpan(c.Request().Context(), d)
 		if d.pause {
 			b.forgers.pause(c.Request().Context())
 		}
@@ -280,11 +267,14 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 	if line == nil {
 		return
 	}
-	fields := make([]zap.Field, 0, 12)
+	fields := make([]zap.Field, 0, 13)
 	fields = append(fields, zap.String("outcome", d.outcome(status)), zap.Int("code", status), zap.Int("bytes", d.bytes),
 		zap.Duration("took", took), zap.String("remote", c.RealIP()))
 	if d.reason != "" {
 		fields = append(fields, zap.String("reason", d.reason))
+	}
+	if d.trace.IsValid() {
+		fields = append(fields, zap.Stringer("trace_id", d.trace))
 	}
 	if d.quarantine != "" {
 		fields = append(fields, zap.String("quarantine", d.quarantine))

@@ -182,7 +182,7 @@ const (
 )
 
 // keptHeaders are those of the request that are of use later.
-var keptHeaders = []string{verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent"}
+var keptHeaders = []string{verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent", "Tracestate"}
 
 func (q *Quarantine) write(r refused) {
 	h := nats.Header{quarantineReason: {r.reason}, quarantineRemote: {r.remote}, quarantineReceived: {r.at.UTC().Format(time.RFC3339Nano)}}

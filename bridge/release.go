@@ -107,7 +107,9 @@ func (q *Quarantine) release(ctx context.Context, e Quarantined, stale bool) Qua
 	}
 	event := decode(verified.Payload)
 	event.Signature, event.ReceivedAt = header, e.ReceivedAt
-	event.Traceparent = traceparent(w3c.Extract(ctx, propagation.MapCarrier{publisher.TraceparentHeader: e.Header["Traceparent"]}))
+	event.Traceparent, event.Tracestate = traceContext(w3c.Extract(ctx, propagation.MapCarrier{
+		publisher.TraceparentHeader: e.Header["Traceparent"], publisher.TracestateHeader: e.Header["Tracestate"],
+	}))
 	publish, cancel := context.WithTimeoutCause(ctx, answerTimeout, errLate)
 	defer cancel()
 	receipt, err := q.opts.Publisher.Publish(publish, event)

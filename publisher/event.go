@@ -30,7 +30,11 @@ const (
 	SignatureHeader   = "Sync-Signature"
 	ReceivedAtHeader  = "Received-At"
 	TraceparentHeader = "traceparent"
+	TracestateHeader  = "tracestate"
 )
+
+// maxTracestate is what the W3C wants to be passed on at least.
+const maxTracestate = 512
 
 // The kinds of event.
 const (
@@ -57,6 +61,8 @@ type Event struct {
 	ReceivedAt time.Time
 	// Traceparent is the sender's W3C trace context, or empty.
 	Traceparent string
+	// Tracestate goes with it, or is empty; one above 512 bytes is not stored.
+	Tracestate string
 }
 
 // Durability is what an acknowledged event survives.
@@ -148,6 +154,9 @@ func (e Event) message(subject, msgID string) *nats.Msg {
 	if e.Traceparent != "" {
 		h[TraceparentHeader] = []string{e.Traceparent}
 	}
+	if e.Tracestate != "" && len(e.Tracestate) <= maxTracestate {
+		h[TracestateHeader] = []string{e.Tracestate}
+	}
 	return &nats.Msg{Subject: subject, Header: h, Data: e.Payload}
 }
 
@@ -157,6 +166,6 @@ func eventOf(m *nats.Msg) Event {
 	received, _ := time.Parse(time.RFC3339Nano, h.Get(ReceivedAtHeader)) // as we wrote it
 	return Event{
 		Kind: h.Get(JobKindHeader), Status: h.Get(JobStatusHeader), ID: h.Get(JobIDHeader), Payload: m.Data,
-		Signature: h.Get(SignatureHeader), ReceivedAt: received, Traceparent: h.Get(TraceparentHeader),
+		Signature: h.Get(SignatureHeader), ReceivedAt: received, Traceparent: h.Get(TraceparentHeader), Tracestate: h.Get(TracestateHeader),
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -123,14 +124,32 @@ func (p *Publisher) put(ctx context.Context, msg *nats.Msg, conflict func() *nat
 	r.Published = time.Since(start)
 	// A duplicate waits too: the first may have been written a moment ago and
 	// not be durable yet.
-	_, span := tracer(ctx).Start(ctx, "commit")
-	defer span.End()
-	if err := p.commit.Commit(ctx); err != nil {
+	if err := p.makeDurable(ctx); err != nil {
 		return Receipt{}, fmt.Errorf("%w: commit %s: %w", ErrUnavailable, r.Subject, err)
 	}
 	r.Committed = time.Since(start) - r.Published
 	r.Durability = p.commit.Durability()
 	return r, nil
+}
+
+// makeDurable waits for the commit.
+func (p *Publisher) makeDurable(ctx context.Context) error {
+	if p.commit.Durability() == Remote { // the PubAck was all there is: no span of nothing
+		return p.commit.Commit(ctx)
+	}
+	_, span := tracer(ctx).Start(ctx, "commit")
+	defer span.End()
+	err := p.commit.Commit(ctx)
+	failed(span, err)
+	return err
+}
+
+// failed tells a span of an error, if it is one.
+func failed(span trace.Span, err error) {
+	if err != nil {
+		span.RecordError(err)
+		span.SetStatus(codes.Error, Class(err).Error())
+	}
 }
 
 // tracer makes the spans of whoever traces ctx.
@@ -139,10 +158,11 @@ func tracer(ctx context.Context) trace.Tracer {
 }
 
 // storeOrFind stores msg, finds it stored, or stores the conflict.
-func (p *Publisher) storeOrFind(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (Receipt, error) {
+func (p *Publisher) storeOrFind(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (r Receipt, err error) {
 	ctx, span := tracer(ctx).Start(ctx, "publish", trace.WithSpanKind(trace.SpanKindProducer))
-	defer span.End()
-	r, err := p.store(ctx, msg)
+	defer span.End() // by itself: it records a panic
+	defer func() { failed(span, err) }()
+	r, err = p.store(ctx, msg)
 	if err != nil || !r.Duplicate {
 		return r, err
 	}

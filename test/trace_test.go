@@ -3,9 +3,11 @@ package test
 import (
 	"compress/gzip"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,8 +24,11 @@ import (
 
 // spans is a collector that speaks OTLP over HTTP.
 type spans struct {
-	mu  sync.Mutex
-	all []*trace.Span
+	mu       sync.Mutex
+	all      []*trace.Span
+	services map[string]bool // their names
+	refuses  bool
+	refused  int // batches
 }
 
 func (s *spans) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -43,7 +48,20 @@ func (s *spans) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refuses {
+		s.refused++
+		http.Error(w, "no", http.StatusNotFound)
+		return
+	}
 	for _, resource := range request.ResourceSpans {
+		for _, a := range resource.Resource.Attributes {
+			if a.Key == "service.name" {
+				if s.services == nil {
+					s.services = make(map[string]bool)
+				}
+				s.services[a.Value.GetStringValue()] = true
+			}
+		}
 		for _, scope := range resource.ScopeSpans {
 			s.all = append(s.all, scope.Spans...)
 		}
@@ -63,28 +81,73 @@ func (s *spans) named(traceID string) map[string]*trace.Span {
 	return found
 }
 
-// TestTraces follows a delivery from the sender's span to the remote stream.
-func TestTraces(t *testing.T) {
-	t.Parallel()
-	received := &spans{}
-	otlp := httptest.NewServer(received)
+// list returns the spans of a name in a trace, or in all if that is empty, in
+// the order in which they came.
+func (s *spans) list(traceID, name string) (found []*trace.Span) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, span := range s.all {
+		if (traceID == "" || hex.EncodeToString(span.TraceId) == traceID) && span.Name == name {
+			found = append(found, span)
+		}
+	}
+	return found
+}
+
+// refuse has the collector take nothing, or take it again.
+func (s *spans) refuse(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuses = yes
+}
+
+func (s *spans) batchesRefused() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
+
+// collect starts a collector, and returns what a bridge needs to reach it and to
+// send to it without delay.
+func collect(t *testing.T) (*spans, process.Options) {
+	t.Helper()
+	s := &spans{}
+	otlp := httptest.NewServer(s)
 	t.Cleanup(otlp.Close)
-	remote := natsd.Start(t, natsd.Options{})
-	stream := natsd.CreateStream(t, remote.AdminJS(t), 1)
-	b := process.Start(t, process.Options{Args: []string{"--nats-url", remote.As(""), "--otlp-endpoint", otlp.URL}})
-	const traceID, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-	body := `{"id":"traced","status":"COMPLETED"}`
-	req, err := http.NewRequest(http.MethodPost, b.Webhook, strings.NewReader(body))
+	return s, process.Options{Args: []string{"--otlp-endpoint", otlp.URL}, Env: []string{"OTEL_BSP_SCHEDULE_DELAY=20"}}
+}
+
+// postTraced delivers an event within the sender's trace.
+func postTraced(t *testing.T, url, secret, id, traceparent string) int {
+	t.Helper()
+	body := fmt.Sprintf(`{"id":%q,"status":"COMPLETED"}`, id)
+	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set(verify.HeaderName, verify.Sign(process.Secret, time.Now(), []byte(body)))
-	req.Header.Set("traceparent", "00-"+traceID+"-"+parent+"-01")
+	req.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(body)))
+	req.Header.Set("traceparent", traceparent)
+	req.Header.Set("tracestate", "vendor=abc")
 	resp, err := http.DefaultClient.Do(req)
-	if err != nil || resp.StatusCode != 200 {
-		t.Fatal(resp, err)
+	if err != nil {
+		t.Fatal(err)
 	}
 	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// TestTraces follows a delivery from the sender's span to the remote stream.
+func TestTraces(t *testing.T) {
+	t.Parallel()
+	received, o := collect(t)
+	remote := natsd.Start(t, natsd.Options{})
+	stream := natsd.CreateStream(t, remote.AdminJS(t), 1)
+	o.Args = append(o.Args, "--nats-url", remote.As(""))
+	b := process.Start(t, o)
+	const traceID, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	if code := postTraced(t, b.Webhook, process.Secret, "traced", "00-"+traceID+"-"+parent+"-01"); code != 200 {
+		t.Fatal(code)
+	}
 	want := []string{"deliver", "verify", "publish", "commit", "relay"}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -112,7 +175,147 @@ func TestTraces(t *testing.T) {
 	if got, want := msg.Header.Get("traceparent"), "00-"+traceID+"-"+hex.EncodeToString(found["deliver"].SpanId)+"-01"; got != want {
 		t.Errorf("the message has %s, want %s", got, want)
 	}
+	for where, got := range map[string]string{"the message": msg.Header.Get("tracestate"), "deliver": found["deliver"].TraceState, "relay": found["relay"].TraceState} {
+		if got != "vendor=abc" {
+			t.Errorf("the sender's state is %q in %s", got, where)
+		}
+	}
+	if line := b.AwaitLog(t, "delivery"); line["trace_id"] != traceID {
+		t.Errorf("the log has trace_id %v", line["trace_id"])
+	}
 	b.Stop(t)
+	// The remote stream's PubAck is all there is to wait for.
+	if n, m := len(received.list(traceID, "publish")), len(received.list(traceID, "commit")); n != 2 || m != 1 {
+		t.Errorf("%d spans of publish and %d of commit, want 2 and 1", n, m)
+	}
+}
+
+// TestTracesOfForgeries: who cannot sign decides neither what is traced, nor where.
+func TestTracesOfForgeries(t *testing.T) {
+	t.Parallel()
+	received, o := collect(t)
+	o.Args = append(o.Args, "--trace-ratio", "0")
+	b := process.Start(t, o)
+	const forged, good = "0af7651916cd43dd8448eb211c80319c", "1af7651916cd43dd8448eb211c80319c"
+	if code := postTraced(t, b.Webhook, "whsec_forged", "f", "00-"+forged+"-b7ad6b7169203331-01"); code != 400 {
+		t.Fatal(code)
+	}
+	if code := postTraced(t, b.Webhook, process.Secret, "g", "00-"+good+"-b7ad6b7169203331-01"); code != 200 {
+		t.Fatal(code)
+	}
+	b.Stop(t) // it sends what there is
+	if n := len(received.list(good, "deliver")); n != 1 {
+		t.Errorf("%d spans of the good delivery", n)
+	}
+	if all := received.list("", "deliver"); len(all) != 1 {
+		t.Errorf("%v", all)
+	}
+}
+
+// TestTracesOfRetries: an event that is tried again and again has a span of its
+// first attempt, which says why it failed, and one of the last.
+func TestTracesOfRetries(t *testing.T) {
+	t.Parallel()
+	received, o := collect(t)
+	remote := natsd.Start(t, natsd.Options{})
+	js := remote.AdminJS(t)
+	config := natsd.CreateStream(t, js, 1).CachedInfo().Config
+	config.MaxMsgs = 1
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "job.completed", []byte("the stream is full now")); err != nil {
+		t.Fatal(err)
+	}
+	o.Args = append(o.Args, "--nats-url", remote.As(""))
+	b := process.Start(t, o)
+	const traceID = "0af7651916cd43dd8448eb211c80319c"
+	if code := postTraced(t, b.Webhook, process.Secret, "retried", "00-"+traceID+"-b7ad6b7169203331-01"); code != 200 {
+		t.Fatal(code)
+	}
+	retries := regexp.MustCompile(`(?m)^jobbridge_relay_retries_total ([4-9]|\d\d)`)
+	await(t, "it is not tried again", func() bool { return retries.MatchString(get(t, b.Admin+"/metrics")) })
+	config.MaxMsgs = -1
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "it is not relayed", func() bool { return strings.Contains(get(t, b.Admin+"/metrics"), "jobbridge_relay_relayed_total 1\n") })
+	b.Stop(t)
+	relays := received.list(traceID, "relay")
+	if len(relays) != 2 {
+		t.Fatalf("%v", relays)
+	}
+	if s := relays[0].Status; s.Code != trace.Status_STATUS_CODE_ERROR || s.Message != "publisher: stream full" || len(relays[0].Events) != 1 {
+		t.Errorf("the first: %v", relays[0])
+	}
+	attempts := int64(0)
+	for _, a := range relays[1].Attributes {
+		if a.Key == "jobbridge.attempts" {
+			attempts = a.Value.GetIntValue()
+		}
+	}
+	if relays[1].Status.GetCode() != trace.Status_STATUS_CODE_UNSET || attempts < 5 || relays[1].EndTimeUnixNano <= relays[1].StartTimeUnixNano {
+		t.Errorf("the last: %v", relays[1])
+	}
+	publishes := received.list(traceID, "publish") // into the journal, and the first attempt's
+	if len(publishes) != 2 || !slices.ContainsFunc(publishes, func(s *trace.Span) bool {
+		return string(s.ParentSpanId) == string(relays[0].SpanId) && s.Status.Code == trace.Status_STATUS_CODE_ERROR
+	}) {
+		t.Errorf("%v", publishes)
+	}
+}
+
+// TestTracesNames: what the environment calls the service counts.
+func TestTracesNames(t *testing.T) {
+	t.Parallel()
+	const nothing = "no service"
+	for want, env := range map[string][]string{
+		"jobbridge": nil,
+		"one":       {"OTEL_SERVICE_NAME=one", "OTEL_RESOURCE_ATTRIBUTES=service.name=two"},
+		"two":       {"OTEL_RESOURCE_ATTRIBUTES=service.name=two,a=b"},
+		nothing:     {"OTEL_SDK_DISABLED=True"},
+	} {
+		received, o := collect(t)
+		o.Env = append(o.Env, env...)
+		o.Env = append(o.Env, "OTEL_EXPORTER_OTLP_HEADERS=whsec_x") // is wrong, and said without what it is
+		b := process.Start(t, o)
+		if code, err := post(b.Webhook, "a", 0); code != 200 {
+			t.Fatal(code, err)
+		}
+		b.Stop(t)
+		if got := len(received.services) == 0; got != (want == nothing) || !got && !received.services[want] {
+			t.Errorf("%v: %v", env, received.services)
+		}
+		if warned := strings.Contains(b.Log(), `"traces"`); warned == (want == nothing) || strings.Contains(b.Log(), "whsec_x") {
+			t.Errorf("%s", b.Log())
+		}
+	}
+}
+
+// TestTracesRefused: a collector that takes nothing is a line when that begins,
+// and one when it is over.
+func TestTracesRefused(t *testing.T) {
+	t.Parallel()
+	received, o := collect(t)
+	received.refuse(true)
+	b := process.Start(t, o)
+	for i := 0; received.batchesRefused() < 3; i++ {
+		if code, err := post(b.Webhook, fmt.Sprint(i), 0); code != 200 {
+			t.Fatal(code, err)
+		}
+	}
+	if line := b.AwaitLog(t, "traces are lost: the collector does not take them"); !strings.Contains(fmt.Sprint(line["hint"]), "4318") {
+		t.Errorf("%v", line)
+	}
+	received.refuse(false)
+	if code, err := post(b.Webhook, "again", 0); code != 200 {
+		t.Fatal(code, err)
+	}
+	b.AwaitLog(t, "traces: the collector takes them again")
+	b.Stop(t)
+	if n := strings.Count(b.Log(), `"msg":"traces`); n != 2 {
+		t.Errorf("%d lines\n%s", n, b.Log())
+	}
 }
 
 // TestTracesWithoutCollector: a collector that is away costs traces alone.

@@ -51,21 +51,39 @@ func TestConfigCheck(t *testing.T) {
 		args []string
 		want string
 	}{
-		"misspelt key":     {[]string{"--config", file(t, "c.yaml", "max-boddy: 1MiB\n")}, `did you mean "max-body"`},
-		"bad value":        {[]string{"--config", file(t, "c.yaml", "max-body: big\n")}, `max-body: "big" is no size`},
-		"no YAML":          {[]string{"--config", file(t, "c.yaml", "{")}, "configuration file"},
-		"missing secrets":  {[]string{"--secret-file", "/nowhere"}, "--secret-file"},
-		"empty secrets":    {[]string{"--secret-file", file(t, "s", "\n")}, "is empty"},
-		"half a pair":      {[]string{"--tls-cert", "x"}, "--tls-key"},
-		"no certificate":   {[]string{"--tls-cert", file(t, "c", "x"), "--tls-key", file(t, "k", "x")}, "PEM"},
-		"two certificates": {[]string{"--tls-cert", "x", "--tls-key", "x", "--acme-domain", "a.example"}, "exclude"},
-		"short token":      {[]string{"--admin-token-file", file(t, "t", "secret")}, "16 characters"},
-		"short window":     {[]string{"--dedupe-window", "1m"}, "--dedupe-window"},
-		"off loopback":     {[]string{"--trusted-proxies", "10.0.0.1"}, "--trusted-proxies"},
+		"misspelt key":          {[]string{"--config", file(t, "c.yaml", "max-boddy: 1MiB\n")}, `did you mean "max-body"`},
+		"bad value":             {[]string{"--config", file(t, "c.yaml", "max-body: big\n")}, `max-body: "big" is no size`},
+		"no YAML":               {[]string{"--config", file(t, "c.yaml", "{")}, "configuration file"},
+		"missing secrets":       {[]string{"--secret-file", "/nowhere"}, "--secret-file"},
+		"empty secrets":         {[]string{"--secret-file", file(t, "s", "\n")}, "is empty"},
+		"half a pair":           {[]string{"--tls-cert", "x"}, "--tls-key"},
+		"no certificate":        {[]string{"--tls-cert", file(t, "c", "x"), "--tls-key", file(t, "k", "x")}, "PEM"},
+		"two certificates":      {[]string{"--tls-cert", "x", "--tls-key", "x", "--acme-domain", "a.example"}, "exclude"},
+		"short token":           {[]string{"--admin-token-file", file(t, "t", "secret")}, "16 characters"},
+		"short window":          {[]string{"--dedupe-window", "1m"}, "--dedupe-window"},
+		"ratio":                 {[]string{"--otlp-endpoint", "http://c:4318", "--trace-ratio", "1.1"}, "--trace-ratio"},
+		"no ratio":              {[]string{"--trace-ratio", "NaN"}, "--trace-ratio"},
+		"collector by gRPC":     {[]string{"--otlp-endpoint", "grpc://c:4317"}, "--otlp-endpoint"},
+		"collector, port alone": {[]string{"--otlp-endpoint", "http://:4318"}, "--otlp-endpoint"},
+		"collector, no scheme":  {[]string{"--otlp-endpoint", "collector:4318"}, "--otlp-endpoint"},
+		"collector's password":  {[]string{"--otlp-endpoint", "http://me:pw@c:4318"}, "OTEL_EXPORTER_OTLP_HEADERS"},
+		"collector's query":     {[]string{"--otlp-endpoint", "http://c:4318/?a=b"}, "no query"},
+		"off loopback":          {[]string{"--trusted-proxies", "10.0.0.1"}, "--trusted-proxies"},
 	} {
 		out, err := call(t, nil, append([]string{"config", "check"}, c.args...)...)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %q %v, want %q", name, out, err, c.want)
+		}
+	}
+}
+
+func TestEndpoint(t *testing.T) {
+	for given, want := range map[string]string{
+		"http://c:4318": "http://c:4318/v1/traces", "https://c/": "https://c/v1/traces", "http://c/otlp": "http://c/otlp/v1/traces",
+		"http://c/v1/traces": "http://c/v1/traces", "http://c/otlp/v1/traces/": "http://c/otlp/v1/traces/", "http://c/xv1/traces": "http://c/xv1/traces/v1/traces",
+	} {
+		if u, err := (traceFlags{OtlpEndpoint: given, TraceRatio: 1}).endpoint(); err != nil || u.String() != want {
+			t.Errorf("%s: %s %v, want %s", given, u, err, want)
 		}
 	}
 }

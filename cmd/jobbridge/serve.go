@@ -97,7 +97,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	if err := c.fit(log); err != nil {
 		return err
 	}
-	traces, stopTraces, err := c.tracer(ctx, log)
+	traces, stopTraces, err := c.tracer(ctx, s.getenv, log)
 	if err != nil {
 		return err
 	}
@@ -211,6 +211,9 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 		return nil, usageError{err}
 	}
 	if err := c.checkTLS(); err != nil {
+		return nil, err
+	}
+	if _, err := c.endpoint(); err != nil {
 		return nil, err
 	}
 	if c.given() {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
@@ -18,36 +21,59 @@ import (
 
 // traceFlags turn traces on.
 type traceFlags struct {
-	OtlpEndpoint string  `help:"OpenTelemetry collector to send traces to over OTLP/HTTP, such as http://127.0.0.1:4318; its headers and certificates come from the OTEL_EXPORTER_OTLP_ variables. Empty: no traces." placeholder:"URL"`
+	OtlpEndpoint string  `help:"OpenTelemetry collector to send traces to over OTLP/HTTP, such as http://127.0.0.1:4318; its headers and certificates come from the OTEL_EXPORTER_OTLP_ variables, names from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. Empty, or with OTEL_SDK_DISABLED=true: no traces." placeholder:"URL"`
 	TraceRatio   float64 `help:"Part of the deliveries that are traced, where the sender has not decided." default:"1"`
 }
 
 // traceTimeout bounds the last export.
 const traceTimeout = 5 * time.Second
 
-// tracer returns what makes spans, and what sends the last ones.
-func (f traceFlags) tracer(ctx context.Context, log *zap.Logger) (trace.TracerProvider, func(), error) {
-	if f.TraceRatio < 0 || f.TraceRatio > 1 {
-		return nil, nil, usage("--trace-ratio must be between 0 and 1")
+// endpoint is where traces go, or nil.
+func (f traceFlags) endpoint() (*url.URL, error) {
+	if !(f.TraceRatio >= 0 && f.TraceRatio <= 1) { // NaN is neither
+		return nil, usage("--trace-ratio must be between 0 and 1")
 	}
 	if f.OtlpEndpoint == "" {
-		return noop.NewTracerProvider(), func() {}, nil
+		return nil, nil
 	}
 	u, err := url.Parse(f.OtlpEndpoint)
-	if err != nil || u.Host == "" {
-		return nil, nil, usage("--otlp-endpoint: want a URL such as http://127.0.0.1:4318")
+	switch {
+	case err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
+		return nil, usage("--otlp-endpoint: want a URL such as http://127.0.0.1:4318")
+	case u.User != nil: // it would be in the process list, and in config print
+		return nil, usage("--otlp-endpoint: leave the password out: OTEL_EXPORTER_OTLP_HEADERS takes Authorization=Basic%%20…")
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, usage("--otlp-endpoint: want no query and no fragment")
 	}
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.JoinPath("v1/traces").String()))
+	if !strings.HasSuffix(strings.TrimSuffix(u.Path, "/"), "/v1/traces") {
+		u = u.JoinPath("v1/traces")
+	}
+	return u, nil
+}
+
+// tracer returns what makes spans, and what sends the last ones.
+func (f traceFlags) tracer(ctx context.Context, getenv func(string) string, log *zap.Logger) (trace.TracerProvider, func(), error) {
+	u, err := f.endpoint()
+	if err != nil {
+		return nil, nil, err
+	}
+	if u == nil || strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true") {
+		return noop.NewTracerProvider(), func() {}, nil
+	}
+	quietly(log)
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()))
 	if err != nil {
 		return nil, nil, usage("--otlp-endpoint: %w", err)
 	}
-	self, err := resource.Merge(resource.Default(), resource.NewSchemaless(attribute.String("service.name", "jobbridge"), attribute.String("service.version", version())))
-	if err != nil {
+	// The last one wins: the environment knows better what we are called here.
+	self, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(attribute.String("service.name", "jobbridge"), attribute.String("service.version", version())), resource.WithFromEnv())
+	if self == nil {
 		return nil, nil, fmt.Errorf("traces: %w", err)
 	}
-	// A collector that is away costs traces, nothing else.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces", zap.Error(err)) }))
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(self),
+	if err != nil { // a part of OTEL_RESOURCE_ATTRIBUTES
+		log.Warn("traces", zap.Error(err))
+	}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(&watched{SpanExporter: exporter, log: log}), sdktrace.WithResource(self),
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(f.TraceRatio))))
 	return provider, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceTimeout)
@@ -56,4 +82,40 @@ func (f traceFlags) tracer(ctx context.Context, log *zap.Logger) (trace.TracerPr
 			log.Warn("traces", zap.Error(err))
 		}
 	}, nil
+}
+
+// watched is an exporter whose failures are said once, and that they are over.
+// A collector that is away costs traces, nothing else.
+type watched struct {
+	sdktrace.SpanExporter
+	log  *zap.Logger
+	away bool // the processor exports one batch after the other
+}
+
+// ExportSpans implements [sdktrace.SpanExporter].
+func (w *watched) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := w.SpanExporter.ExportSpans(ctx, spans)
+	switch {
+	case err != nil && !w.away:
+		w.log.Warn("traces are lost: the collector does not take them", zap.Error(err), zap.String("hint", "--otlp-endpoint wants the port for OTLP/HTTP, usually 4318; 4317 is for gRPC"))
+	case err == nil && w.away:
+		w.log.Info("traces: the collector takes them again")
+	}
+	w.away = err != nil
+	return nil // it has been said
+}
+
+// quietly has OpenTelemetry say to the log what it has to say, and the same
+// thing once, not with each batch.
+func quietly(log *zap.Logger) {
+	var last atomic.Value
+	warn := func(text string) {
+		if last.Swap(text) != text {
+			log.Warn("traces", zap.String("error", text))
+		}
+	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { warn(err.Error()) }))
+	// Its own log would go to stderr. The arguments can be a variable's value,
+	// such as the header with a password.
+	otel.SetLogger(funcr.New(func(_, text string) { warn(text) }, funcr.Options{RenderArgsHook: func([]any) []any { return nil }}))
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -69,7 +70,7 @@ type Options struct {
 	// OnTrouble is called with the error when events have to be tried again,
 	// and with nil when none has to any more. It must not block. It may be nil.
 	OnTrouble func(error)
-	// Tracer makes a span of each attempt, in the trace that the event names; nil
+	// Tracer makes a span of the first attempt, and of the one that succeeds, in the trace that the event names; nil
 	// means none.
 	Tracer trace.TracerProvider
 	// Logger of the relay; nil means none.
@@ -102,9 +103,10 @@ type item struct {
 	size    int64
 	backoff backoff.BackOff
 	// unknown is when it was first sent without an answer; zero if it never was.
-	unknown time.Time
-	failed  bool // last time
-	late    bool // a warning was given
+	unknown  time.Time
+	attempts int
+	failed   bool // last time
+	late     bool // a warning was given
 }
 
 const (
@@ -292,10 +294,14 @@ func (r *Relay) send(ctx context.Context, i *item) {
 	// What is on its way is not cut off: its outcome would be unknown.
 	try, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryTimeout)
 	defer cancel()
-	sender := propagation.MapCarrier{publisher.TraceparentHeader: i.msg.Headers().Get(publisher.TraceparentHeader)}
-	try, span := r.tracer.Start(propagation.TraceContext{}.Extract(try, sender), "relay", trace.WithSpanKind(trace.SpanKindConsumer))
-	defer span.End()
 	began := time.Now()
+	// An event can be tried a thousand times: there is a span of the first
+	// attempt and of the last.
+	i.attempts++
+	span := trace.SpanFromContext(try)
+	if i.attempts == 1 {
+		try, span = r.span(try, i, began)
+	}
 	msg := &nats.Msg{Subject: i.msg.Subject(), Header: i.msg.Headers(), Data: i.msg.Data()}
 	_, err := r.opts.Remote.Forward(try, msg)
 	if errors.Is(err, publisher.ErrTooLarge) {
@@ -306,17 +312,31 @@ func (r *Relay) send(ctx context.Context, i *item) {
 		}
 	}
 	if err != nil {
+		span.RecordError(err)
 		span.SetStatus(codes.Error, publisher.Class(err).Error())
+		span.End()
 		if i.unknown.IsZero() && errors.Is(err, publisher.ErrUnknown) {
 			i.unknown = began
 		}
 		r.retry(ctx, i, err)
 		return
 	}
+	if i.attempts > 1 {
+		_, span = r.span(try, i, began)
+	}
+	span.SetAttributes(attribute.Int("jobbridge.attempts", i.attempts))
+	span.End()
 	r.relayed.Add(1)
 	r.ledger.add(i.seq)
 	r.ack(i.msg)
 	r.done(i)
+}
+
+// span starts the span of an attempt, in the trace that the event names.
+func (r *Relay) span(ctx context.Context, i *item, began time.Time) (context.Context, trace.Span) {
+	h := i.msg.Headers()
+	sender := propagation.MapCarrier{publisher.TraceparentHeader: h.Get(publisher.TraceparentHeader), publisher.TracestateHeader: h.Get(publisher.TracestateHeader)}
+	return r.tracer.Start(propagation.TraceContext{}.Extract(ctx, sender), "relay", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(began))
 }
 
 // ack is worth no wait: the ledger knows, and an event that is delivered again

@@ -1,0 +1,75 @@
+package bridge
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// w3c is the form of the trace context, on both sides. The sender's is not
+// signed, and nothing is decided by it but which trace an authentic delivery
+// belongs to.
+var w3c propagation.TraceContext
+
+// beginSpan starts the span of a delivery that is authentic, in the sender's
+// trace. Whoever is not may neither write in that trace nor say what is sampled,
+// so the span begins only now, with the time when it should have; one that was
+// refused gets a trace of its own in [Bridge.endSpan].
+func (b *Bridge) beginSpan(ctx context.Context, d *delivery, sender http.Header) context.Context {
+	return b.startSpan(w3c.Extract(ctx, propagation.HeaderCarrier(sender)), d)
+}
+
+// startSpan starts the span of a delivery, and makes that of its verification,
+// if there was one.
+func (b *Bridge) startSpan(ctx context.Context, d *delivery) context.Context {
+	ctx, d.span = b.tracer.Start(ctx, "deliver", trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(d.start))
+	if !d.verifying.IsZero() {
+		_, verify := b.tracer.Start(ctx, "verify", trace.WithTimestamp(d.verifying))
+		if d.reason != "" {
+			verify.SetStatus(codes.Error, d.reason)
+		}
+		verify.End(trace.WithTimestamp(d.verifying.Add(d.verified)))
+	}
+	return ctx
+}
+
+// endSpan ends the span of a delivery, after a panic too.
+func (b *Bridge) endSpan(ctx context.Context, d *delivery) {
+	if !d.received {
+		return // it is for nobody here
+	}
+	if d.span == nil {
+		b.startSpan(ctx, d)
+	}
+	d.describe(d.span)
+	d.span.End()
+}
+
+// describe tells a span what became of the delivery, and the delivery its trace.
+func (d *delivery) describe(span trace.Span) {
+	if !span.IsRecording() {
+		return
+	}
+	d.trace = span.SpanContext().TraceID()
+	span.SetAttributes(attribute.Int("http.request.body.size", d.bytes))
+	if d.event.Payload != nil {
+		span.SetAttributes(attribute.String("job.id", d.event.UsableID()), attribute.String("messaging.destination.name", d.receipt.Subject),
+			attribute.Int64("jobbridge.sequence", int64(d.receipt.Sequence)), attribute.Bool("jobbridge.duplicate", d.receipt.Duplicate)) //nolint:gosec // below 2^63
+	}
+	if d.reason != "" {
+		span.SetStatus(codes.Error, d.reason)
+	}
+}
+
+// traceContext returns what workers go on with: the delivery's span or, without
+// traces, the sender's, and the sender's state; "" if there is none.
+func traceContext(ctx context.Context) (parent, state string) {
+	carrier := propagation.MapCarrier{}
+	w3c.Inject(ctx, carrier)
+	return carrier[publisher.TraceparentHeader], carrier[publisher.TracestateHeader]
+}

@@ -1,0 +1,105 @@
+package bridge_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// traced starts a bridge that samples everything, and returns its spans by name
+// after f and a drain.
+func traced(t *testing.T, srv *bridgetest.Server, f func()) (map[string]tracetest.SpanStub, *observer.ObservedLogs) {
+	t.Helper()
+	exporter := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))
+	core, logs := observer.New(zapcore.InfoLevel)
+	srv.Config.Bridge.Tracer, srv.Config.Bridge.Logger = provider, zap.New(core)
+	srv.Start()
+	f()
+	if err := srv.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	spans := make(map[string]tracetest.SpanStub)
+	for _, s := range exporter.GetSpans() {
+		if _, twice := spans[s.Name]; twice {
+			t.Errorf("two spans %s", s.Name)
+		}
+		spans[s.Name] = s
+	}
+	return spans, logs
+}
+
+const (
+	senderTrace  = "0af7651916cd43dd8448eb211c80319c"
+	senderParent = "00-" + senderTrace + "-b7ad6b7169203331-01"
+)
+
+// TestSpansOfTheRefused: whoever cannot sign does not write into the trace of
+// his choice, and his spans say what was wrong with him.
+func TestSpansOfTheRefused(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	before := time.Now()
+	spans, logs := traced(t, srv, func() {
+		if r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_forged", Header: map[string][]string{"Traceparent": {senderParent}, "Tracestate": {"vendor=forged"}}}); r.Code != 400 {
+			t.Fatal(r.Code)
+		}
+	})
+	deliver, verify := spans["deliver"], spans["verify"]
+	if len(spans) != 2 || deliver.Parent.IsValid() || deliver.SpanContext.TraceID().String() == senderTrace || deliver.SpanContext.TraceState().Len() > 0 {
+		t.Errorf("%+v", spans)
+	}
+	if verify.Parent.SpanID() != deliver.SpanContext.SpanID() || verify.StartTime.Before(deliver.StartTime) || verify.EndTime.After(deliver.EndTime) || !verify.EndTime.After(verify.StartTime) || deliver.StartTime.Before(before) {
+		t.Errorf("verify from %s to %s, deliver from %s to %s", verify.StartTime, verify.EndTime, deliver.StartTime, deliver.EndTime)
+	}
+	for name, s := range spans {
+		if s.Status.Code != codes.Error || s.Status.Description != "mismatch" {
+			t.Errorf("%s: %+v", name, s.Status)
+		}
+	}
+	if logs.FilterField(zap.String("reason", "mismatch")).FilterField(zap.Stringer("trace_id", deliver.SpanContext.TraceID())).Len() != 1 {
+		t.Error("the line does not name the trace")
+	}
+}
+
+// TestSpansOfAPanic: the delivery's span is ended, and says so.
+func TestSpansOfAPanic(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.Publisher = panicking{}
+	spans, _ := traced(t, srv, func() {
+		if r := srv.Deliver(bridgetest.Delivery{Header: map[string][]string{"Traceparent": {senderParent}}}); r.Code != 500 {
+			t.Fatal(r.Code)
+		}
+	})
+	if s := spans["deliver"]; s.Status.Code != codes.Error || s.Status.Description != "panic" || s.SpanContext.TraceID().String() != senderTrace {
+		t.Errorf("%+v", s)
+	}
+	if s := spans["verify"]; s.Status.Code != codes.Unset {
+		t.Errorf("verify: %+v", s.Status)
+	}
+}
+
+// TestSpansOfNoDelivery: who knocks at another door is not traced.
+func TestSpansOfNoDelivery(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	spans, _ := traced(t, srv, func() {
+		resp, err := http.Get(srv.URL)
+		if err != nil || resp.StatusCode != 405 {
+			t.Fatal(resp, err)
+		}
+		resp.Body.Close()
+	})
+	if len(spans) != 0 {
+		t.Errorf("%v", spans)
+	}
+}
