@@ -206,3 +206,23 @@ func TestLogHasten(t *testing.T) {
 	}
 	queue.close()
 }
+
+// TestLogConsole: what is not read as it comes needs the day.
+func TestLogConsole(t *testing.T) {
+	var out strings.Builder
+	log, queue := logFlags{LogFormat: "console"}.logger(&out)
+	log.Info("line")
+	queue.close()
+	if stamp, _, _ := strings.Cut(out.String(), "\t"); time.Since(parseTime(t, stamp)).Abs() > time.Minute {
+		t.Errorf("%q", out.String())
+	}
+}
+
+func parseTime(t *testing.T, s string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		t.Error(err)
+	}
+	return at
+}
