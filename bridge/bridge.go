@@ -145,6 +145,17 @@ type Bridge struct {
 	conns    atomic.Pointer[connections] // while it serves
 }
 
+// Check refuses limits and a path that can never work. [New] does so too.
+func (c Config) Check() error {
+	switch {
+	case c.Path != "" && (!strings.HasPrefix(c.Path, "/") || strings.ContainsAny(c.Path, ":*?# ")):
+		return fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", c.Path, DefaultPath)
+	case c.MaxBody < 0, c.MaxBodyMemory < 0, c.MaxInFlight < 0, c.MaxConnections < 0, c.DrainDelay < 0, c.ReadTimeout < 0:
+		return errors.New("bridge: Config: a limit is negative")
+	}
+	return nil
+}
+
 // New returns a Bridge. It does no I/O.
 func New(cfg Config) (*Bridge, error) {
 	switch {
@@ -152,10 +163,9 @@ func New(cfg Config) (*Bridge, error) {
 		return nil, errors.New("bridge: Config.Verifier is nil")
 	case cfg.Publisher == nil:
 		return nil, errors.New("bridge: Config.Publisher is nil")
-	case cfg.Path != "" && (!strings.HasPrefix(cfg.Path, "/") || strings.ContainsAny(cfg.Path, ":*?# ")):
-		return nil, fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", cfg.Path, DefaultPath)
-	case cfg.MaxBody < 0, cfg.MaxBodyMemory < 0, cfg.MaxInFlight < 0, cfg.MaxConnections < 0, cfg.DrainDelay < 0, cfg.ReadTimeout < 0:
-		return nil, errors.New("bridge: Config: a limit is negative")
+	}
+	if err := cfg.Check(); err != nil {
+		return nil, err
 	}
 	cfg.Path = cmp.Or(cfg.Path, DefaultPath)
 	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)

@@ -147,7 +147,7 @@ func TestDeployedFlags(t *testing.T) {
 			t.Errorf("%s: a direct bridge has a folder:\n%s", file, out)
 		}
 	}
-	out, stderr, code := process.RunIn(t, dir, []string{"SYNC_WEBHOOK_SECRET=x", "PATH=" + os.Getenv("PATH")}, nil, "config", "check", "--config", absolute(t, "../deployments/systemd/jobbridge.yaml"), "--secret-file", secret)
+	out, stderr, code := process.RunIn(t, dir, []string{"SYNC_WEBHOOK_SECRET=whsec_test", "PATH=" + os.Getenv("PATH")}, nil, "config", "check", "--config", absolute(t, "../deployments/systemd/jobbridge.yaml"), "--secret-file", secret)
 	if code != 0 {
 		t.Errorf("systemd: %s%s", out, stderr)
 	}

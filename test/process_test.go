@@ -168,7 +168,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown key", []string{"serve", "--config", unknown}, nil, 2, "liste"},
 		{"durability", []string{"serve", "--durability", "maybe"}, nil, 2, "fsync"},
 		{"subject", []string{"serve", "--subject", "job"}, nil, 2, "{status}"},
-		{"off loopback", []string{"serve", "--nats-listen", "0.0.0.0:0"}, nil, 1, "--nats-auth-file"},
+		{"off loopback", []string{"serve", "--nats-listen", "0.0.0.0:0"}, nil, 2, "--nats-auth-file"},
 		{"window", []string{"serve", "--dedupe-window", "1s"}, nil, 2, "--tolerance"},
 		{"tolerance", []string{"serve", "--tolerance", "0s"}, nil, 2, "--tolerance"},
 		{"path", []string{"serve", "--path", "webhook"}, nil, 2, "path"},

@@ -174,12 +174,12 @@ func TestBadReload(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put("whsec_a")
+	put("whsec_one")
 	b := process.Start(t, process.Options{Args: []string{"--secret-file", file}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
 	ready := func() string { return get(t, b.Admin+"/readyz") }
 	put("\n")
 	await(t, "an empty file is not reported", func() bool { return strings.Contains(ready(), "secrets: not reloaded") })
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_a", "1"); code != 200 {
+	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_one", "1"); code != 200 {
 		t.Fatal(code, err)
 	}
 	if err := os.Remove(file); err != nil {
@@ -187,12 +187,12 @@ func TestBadReload(t *testing.T) {
 	}
 	b.Signal(t, syscall.SIGHUP)
 	await(t, "a missing file is not reported", func() bool { return strings.Contains(ready(), "no such file") })
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_a", "2"); code != 200 {
+	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_one", "2"); code != 200 {
 		t.Fatal(code, err)
 	}
-	put("whsec_b")
+	put("whsec_two")
 	await(t, "the mended file is not in force", func() bool { return !strings.Contains(ready(), "not reloaded") })
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_b", "3"); code != 200 {
+	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_two", "3"); code != 200 {
 		t.Fatal(code, err)
 	}
 	b.Stop(t)

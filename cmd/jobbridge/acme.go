@@ -6,7 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
+	"net/url"
 	"path/filepath"
 
 	"github.com/caddyserver/certmagic"
@@ -23,27 +23,53 @@ type acmeFlags struct {
 	AcmeDir    string   `help:"Folder for the account and the certificates; default: acme in the data folder." placeholder:"DIR" type:"path"`
 }
 
+// checkACME refuses what can never work, and returns the folder for certificates
+// and the CA's own authorities, nil for the system's.
+func (c *serveCmd) checkACME() (dir string, roots *x509.CertPool, err error) {
+	if len(c.AcmeDomain) == 0 {
+		return "", nil, nil
+	}
+	switch dir = c.AcmeDir; {
+	case dir != "":
+	case c.DataDir != "":
+		dir = filepath.Join(c.DataDir, "acme")
+	default:
+		return "", nil, usage("--acme-domain needs a folder for the certificates: --acme-dir or --data-dir")
+	}
+	if u, err := url.Parse(c.AcmeCA); err != nil || u.Host == "" || u.User != nil {
+		return "", nil, usage("--acme-ca: want a URL such as https://ca.example/directory")
+	}
+	if c.AcmeRoot == "" {
+		return dir, nil, nil
+	}
+	roots, err = readRoots(c.AcmeRoot)
+	if err != nil {
+		return "", nil, usage("--acme-root: %w", err)
+	}
+	return dir, roots, nil
+}
+
+// readRoots reads certificates of authorities.
+func readRoots(path string) (*x509.CertPool, error) {
+	text, err := readText(path)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(text)) {
+		return nil, fmt.Errorf("%s: no certificate in it", path)
+	}
+	return roots, nil
+}
+
 // acme gets certificates and renews them until ctx ends. Until the first is
 // there, handshakes fail.
-func (f acmeFlags) acme(ctx context.Context, ln net.Listener, dataDir string, log *zap.Logger) (*tls.Config, error) {
-	dir := f.AcmeDir
-	if dir == "" {
-		if dataDir == "" {
-			return nil, usage("--acme-domain needs a folder for the certificates: --acme-dir or --data-dir")
-		}
-		dir = filepath.Join(dataDir, "acme")
+func (c *serveCmd) acme(ctx context.Context, ln net.Listener, log *zap.Logger) (*tls.Config, error) {
+	dir, roots, err := c.checkACME()
+	if err != nil {
+		return nil, err
 	}
-	template := certmagic.ACMEIssuer{CA: f.AcmeCA, Email: f.AcmeEmail, Agreed: true, DisableHTTPChallenge: true, Logger: log.Named("acme")}
-	if f.AcmeRoot != "" {
-		data, err := os.ReadFile(f.AcmeRoot)
-		if err != nil {
-			return nil, usage("--acme-root: %w", err)
-		}
-		template.TrustedRoots = x509.NewCertPool()
-		if !template.TrustedRoots.AppendCertsFromPEM(data) {
-			return nil, usage("--acme-root %s: no certificate in it", f.AcmeRoot)
-		}
-	}
+	template := certmagic.ACMEIssuer{CA: c.AcmeCA, Email: c.AcmeEmail, TrustedRoots: roots, Agreed: true, DisableHTTPChallenge: true, Logger: log.Named("acme")}
 	// Our own listener answers the challenge; this is where it is.
 	if addr, ok := ln.Addr().(*net.TCPAddr); ok {
 		template.AltTLSALPNPort = addr.Port
@@ -55,7 +81,7 @@ func (f acmeFlags) acme(ctx context.Context, ln net.Listener, dataDir string, lo
 	context.AfterFunc(ctx, cache.Stop)
 	magic = certmagic.New(cache, certmagic.Config{Storage: &certmagic.FileStorage{Path: dir}, Logger: log.Named("acme")})
 	magic.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(magic, template)}
-	if err := magic.ManageAsync(ctx, f.AcmeDomain); err != nil {
+	if err := magic.ManageAsync(ctx, c.AcmeDomain); err != nil {
 		return nil, fmt.Errorf("--acme-domain: %w", err)
 	}
 	config := magic.TLSConfig()

@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 )
 
 // adminFlags say where the running bridge's operator listens, and who asks.
@@ -30,14 +28,11 @@ func (f adminFlags) client() (*http.Client, error) {
 		return nil, usage("--admin-cert and --admin-key belong together")
 	}
 	if f.AdminCA != "" {
-		data, err := os.ReadFile(f.AdminCA)
+		roots, err := readRoots(f.AdminCA)
 		if err != nil {
 			return nil, usage("--admin-ca: %w", err)
 		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(data) {
-			return nil, usage("--admin-ca %s: no certificate in it", f.AdminCA)
-		}
+		config.RootCAs = roots
 	}
 	if f.AdminCert != "" {
 		cert, err := tls.LoadX509KeyPair(f.AdminCert, f.AdminKey)

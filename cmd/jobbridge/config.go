@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -21,12 +22,22 @@ import (
 //
 //	listen: 0.0.0.0:8080
 //	durability: fsync
-type yamlFile map[string]any
+//
+// The values are read as they are written, as those of variables are.
+type yamlFile map[string]yaml.Node
 
 func loadYAML(r io.Reader) (kong.Resolver, error) {
 	f := yamlFile{}
-	if err := yaml.NewDecoder(r).Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+	d := yaml.NewDecoder(r)
+	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+		var wrong *yaml.TypeError
+		if errors.As(err, &wrong) {
+			return nil, errors.New("configuration file: want the names of flags with their values, such as  listen: 0.0.0.0:8080")
+		}
 		return nil, fmt.Errorf("configuration file: %w", err)
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("configuration file: want one document, not several")
 	}
 	return f, nil
 }
@@ -34,21 +45,64 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 // Validate refuses keys that name no flag: a misspelt limit must not be lost
 // silently.
 func (f yamlFile) Validate(app *kong.Application) error {
-	var known []string
-	for _, command := range app.Children {
-		if command.Name == "serve" {
-			for _, flag := range command.Flags {
-				known = append(known, flag.Name)
-			}
-		}
-	}
+	known := serveFlags(app)
 	for key := range f {
-		if !slices.Contains(known, key) {
-			return fmt.Errorf("configuration file: unknown key %q: did you mean %q? Want the name of a flag of serve, without the dashes", key, nearest(key, known))
+		if slices.Contains(known, key) && key != "config" {
+			continue
 		}
+		hint := ""
+		if like := nearest(key, known); levenshtein.ComputeDistance(key, like) <= len(like)/2 {
+			hint = fmt.Sprintf("did you mean %q? ", like)
+		}
+		return fmt.Errorf("configuration file: unknown key %q: %sWant the name of a flag of serve, without the dashes", redact(key), hint)
 	}
 	return nil
 }
+
+// serveFlags are the names of serve's flags.
+func serveFlags(app *kong.Application) (names []string) {
+	for _, command := range app.Children {
+		if command.Name == "serve" {
+			for _, flag := range command.Flags {
+				names = append(names, flag.Name)
+			}
+		}
+	}
+	return names
+}
+
+// misspelt returns, in words, the variables that are nearly those of flags. One
+// of another kind may be somebody else's: Kubernetes makes some of the names of
+// services.
+func misspelt(app *kong.Application, environ []string) (hints []string) {
+	var known []string
+	for _, name := range serveFlags(app) {
+		known = append(known, "JOBBRIDGE_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
+	}
+	for _, variable := range environ {
+		name, _, _ := strings.Cut(variable, "=")
+		if !strings.HasPrefix(name, "JOBBRIDGE_") || slices.Contains(known, name) {
+			continue
+		}
+		if positive := strings.Replace(name, "JOBBRIDGE_NO_", "JOBBRIDGE_", 1); slices.Contains(known, positive) {
+			hints = append(hints, fmt.Sprintf("variable %s has no effect: set %s=false", name, positive))
+		} else if like := nearest(name, known); levenshtein.ComputeDistance(name, like) <= 2 {
+			hints = append(hints, fmt.Sprintf("variable %s has no effect: did you mean %s?", name, like))
+		}
+	}
+	return hints
+}
+
+// redact hides what a value must not show: who connects, in a URL, and a secret
+// where none belongs.
+func redact(text string) string {
+	return userInfo.ReplaceAllString(secretWord.ReplaceAllString(text, "…"), "${1}…@")
+}
+
+var (
+	secretWord = regexp.MustCompile(`whsec_\S*`)
+	userInfo   = regexp.MustCompile(`(//|^|[ ,\[])[^/@ ,\[\]]*:[^@ ,\]]*@`)
+)
 
 // nearest returns the name that is most like s.
 func nearest(s string, names []string) string {
@@ -64,7 +118,20 @@ func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 			return nil, nil // the environment wins
 		}
 	}
-	return f[flag.Name], nil
+	node, ok := f[flag.Name]
+	switch {
+	case !ok || node.Tag == "!!null":
+		return nil, nil
+	case node.Kind == yaml.ScalarNode:
+		return node.Value, nil
+	case node.Kind == yaml.SequenceNode && flag.IsSlice():
+		texts := make([]any, len(node.Content))
+		for i, n := range node.Content {
+			texts[i] = n.Value
+		}
+		return texts, nil
+	}
+	return nil, fmt.Errorf("configuration file: %s: want one value", flag.Name)
 }
 
 // configCmd is about the configuration that serve would run with.
@@ -83,10 +150,14 @@ func (configCheckCmd) Help() string {
 }
 
 // Run checks what serve checks before it begins.
-func (c *configCheckCmd) Run(_ context.Context, s streams) error {
+func (c *configCheckCmd) Run(k *kong.Context, s streams) error {
+	c.fillIn()
 	secrets, err := c.validate(s.getenv)
 	if err != nil {
 		return err
+	}
+	for _, hint := range misspelt(k.Model, os.Environ()) {
+		fmt.Fprintln(s.err, hint)
 	}
 	from := strings.Join(fingerprints(secrets), ", ")
 	if c.Dev {
@@ -105,6 +176,7 @@ func (configPrintCmd) Help() string {
 
 // Run prints the flags, and checks them.
 func (c *configPrintCmd) Run(k *kong.Context, s streams) error {
+	c.fillIn()
 	secrets, err := c.validate(s.getenv)
 	return errors.Join(printSettings(s.out, c.settings(k, s.getenv, fingerprints(secrets))), err)
 }
@@ -120,7 +192,7 @@ type setting struct {
 func (c *serveCmd) settings(k *kong.Context, getenv func(string) string, secrets []string) (list []setting) {
 	for _, flag := range k.Selected().Flags {
 		if flag.Name != "config" {
-			list = append(list, setting{flag.Name, fmt.Sprint(k.FlagValue(flag)), origin(k, flag)})
+			list = append(list, setting{flag.Name, redact(fmt.Sprint(k.FlagValue(flag))), origin(k, flag)})
 		}
 	}
 	from := c.origins(getenv)

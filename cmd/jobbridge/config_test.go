@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alecthomas/kong"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -69,6 +70,30 @@ func TestConfigCheck(t *testing.T) {
 		"collector's password":  {[]string{"--otlp-endpoint", "http://me:pw@c:4318"}, "OTEL_EXPORTER_OTLP_HEADERS"},
 		"collector's query":     {[]string{"--otlp-endpoint", "http://c:4318/?a=b"}, "no query"},
 		"off loopback":          {[]string{"--trusted-proxies", "10.0.0.1"}, "--trusted-proxies"},
+		"number as duration":    {[]string{"--config", file(t, "c.yaml", "tolerance: 300\n")}, `"300" is no duration: want one with its unit`},
+		"list for one value":    {[]string{"--config", file(t, "c.yaml", "listen: [a, b]\n")}, "listen: want one value"},
+		"keys for a value":      {[]string{"--config", file(t, "c.yaml", "listen: {a: b}\n")}, "listen: want one value"},
+		"a list of keys":        {[]string{"--config", file(t, "c.yaml", "- listen\n")}, "want the names of flags"},
+		"two documents":         {[]string{"--config", file(t, "c.yaml", "path: /a\n---\npath: /b\n")}, "one document"},
+		"a file in the file":    {[]string{"--config", file(t, "c.yaml", "config: other.yaml\n")}, `unknown key "config"`},
+		"a secret as key":       {[]string{"--config", file(t, "c.yaml", "whsec_abc: y\n")}, `unknown key "…"`},
+		"no host":               {[]string{"--listen", "8080"}, "--listen: \"8080\": want a host and a port"},
+		"empty address":         {[]string{"--admin-listen", ""}, "--admin-listen"},
+		"no port":               {[]string{"--nats-listen", "127.0.0.1:nats!"}, "--nats-listen"},
+		"workers anywhere":      {[]string{"--nats-listen", "0.0.0.0:4222"}, "--nats-listen: journal: 0.0.0.0:4222 is off loopback: workers need passwords"},
+		"no path":               {[]string{"--path", "webhook"}, "--path"},
+		"negative delay":        {[]string{"--drain-delay=-10s"}, "--drain-delay"},
+		"stream's name":         {[]string{"--stream", "a.b"}, "--stream"},
+		"no context":            {[]string{"--nats-context", "nosuch"}, "--nats-context nosuch"},
+		"no authority":          {[]string{"--nats-url", "nats://h:4222", "--nats-ca", file(t, "ca", "x")}, "--nats-ca"},
+		"bad inbox":             {[]string{"--nats-url", "nats://h:4222", "--nats-inbox", "a..b >"}, "inbox"},
+		"credentials alone":     {[]string{"--nats-creds", file(t, "creds", "x")}, "--nats-url"},
+		"no ACME root":          {[]string{"--acme-domain", "a.example", "--acme-root", "/nowhere"}, "--acme-root"},
+		"ACME's password":       {[]string{"--acme-domain", "a.example", "--acme-ca", "https://u:hunter2@ca/dir"}, "--acme-ca"},
+		"quarantine's age":      {[]string{"--quarantine-age", "10ns"}, "--quarantine-age"},
+		"our own name":          {[]string{"--nats-auth-file", file(t, "w", "bridge:x\n")}, "bridge"},
+		"twice":                 {[]string{"--nats-auth-file", file(t, "w", "ann:x\nann:y\n")}, "ann is there twice"},
+		"no folder":             {[]string{"--data-dir", file(t, "d", "x")}, "--data-dir"},
 	} {
 		out, err := call(t, nil, append([]string{"config", "check"}, c.args...)...)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -84,6 +109,52 @@ func TestEndpoint(t *testing.T) {
 	} {
 		if u, err := (traceFlags{OtlpEndpoint: given, TraceRatio: 1}).endpoint(); err != nil || u.String() != want {
 			t.Errorf("%s: %s %v, want %s", given, u, err, want)
+		}
+	}
+}
+
+// TestConfigHidesPasswords prints what is refused all the same, but not who
+// connects.
+func TestConfigHidesPasswords(t *testing.T) {
+	for _, args := range [][]string{
+		{"--config", file(t, "c.yaml", "nats-url: nats://u:hunter2@h:4222\n")},
+		{"--config", file(t, "c.yaml", "nats-url: ['nats://a:4222', 'u:hunter2@h:4222']\n")},
+		{"--otlp-endpoint", "http://u:hunter2@h:4318"},
+		{"--acme-ca", "https://u:hunter2@ca/dir"},
+		{"--stream", "whsec_hunter2"},
+	} {
+		out, err := call(t, nil, append([]string{"config", "print"}, args...)...)
+		if !strings.Contains(out, "FLAG") || strings.Contains(out, "hunter2") || err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	out, err := call(t, nil, "config", "print", "--acme-email", "ops@example.com", "--nats-url", "nats://a:4222,tls://[::1]:4222")
+	if err != nil || !strings.Contains(out, "ops@example.com") || !strings.Contains(out, "[nats://a:4222 tls://[::1]:4222]") || !strings.Contains(out, "jobbridge-data") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestVariables sets some to nothing, and misspells others.
+func TestVariables(t *testing.T) {
+	for _, name := range []string{"JOBBRIDGE_TOLERANCE", "JOBBRIDGE_MAX_BYTES", "JOBBRIDGE_MAX_IN_FLIGHT", "JOBBRIDGE_PPROF", "JOBBRIDGE_DURABILITY", "JOBBRIDGE_CONFIG", "JOBBRIDGE_TLS_CERT"} {
+		t.Setenv(name, "")
+	}
+	if out, err := call(t, nil, "config", "check"); err != nil {
+		t.Error(out, err)
+	}
+	hints := func(environ ...string) string {
+		parser, err := kong.New(new(cli), kong.NamedMapper("path", kong.MapperFunc(decodePath)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(misspelt(parser.Model, environ), "\n")
+	}
+	for variable, want := range map[string]string{
+		"JOBBRIDGE_MAX_BDOY=1": "did you mean JOBBRIDGE_MAX_BODY?", "JOBBRIDGE_NO_QUARANTINE=true": "set JOBBRIDGE_QUARANTINE=false",
+		"JOBBRIDGE_MAX_BODY=1": "", "JOBBRIDGE_PORT=tcp://10.0.0.1:8080": "", "JOBBRIDGE_SERVICE_HOST=10.0.0.1": "", "MAX_BDOY=1": "",
+	} {
+		if got := hints(variable); got == "" != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", variable, got, want)
 		}
 	}
 }

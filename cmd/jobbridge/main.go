@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -22,9 +21,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
+	heed := func() <-chan os.Signal { signal.Notify(hangup, syscall.SIGHUP); return hangup }
 	outlive := func() { signal.Ignore(syscall.SIGPIPE) }
-	os.Exit(exitCode(run(ctx, os.Args[1:], streams{os.Getenv, os.Stdin, os.Stdout, os.Stderr, hangup, outlive}), os.Stderr))
+	os.Exit(exitCode(run(ctx, os.Args[1:], streams{os.Getenv, os.Stdin, os.Stdout, os.Stderr, heed, outlive}), os.Stderr))
 }
 
 // cli is every knob there is; flags win over the environment, and that over
@@ -49,7 +48,9 @@ type streams struct {
 	in     io.Reader
 	out    io.Writer
 	err    io.Writer
-	hangup <-chan os.Signal // SIGHUP: read files again
+	// hangup makes SIGHUP mean that files are to be read again, where it would
+	// end the process, and returns where it comes.
+	hangup func() <-chan os.Signal
 	// outlive makes a write to out or err fail when its reader is gone, where it
 	// would end the process.
 	outlive func()
@@ -70,6 +71,7 @@ func run(ctx context.Context, args []string, s streams) error {
 		kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(loadYAML), kong.Writers(s.out, s.err),
 		kong.NamedMapper("path", kong.MapperFunc(decodePath)),
 		kong.TypeMapper(reflect.TypeFor[units.Base2Bytes](), kong.MapperFunc(decodeSize)),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.Exit(func(int) { exited = true }), // --help
 		kong.UsageOnError())
@@ -79,6 +81,7 @@ func run(ctx context.Context, args []string, s streams) error {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	ignoreEmpty(parser.Model)
 	k, err := parser.Parse(args)
 	if exited {
 		return nil
@@ -88,41 +91,6 @@ func run(ctx context.Context, args []string, s streams) error {
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	return k.Run(s)
-}
-
-// decodePath makes a path absolute, but leaves an empty one empty: a variable
-// that is set to nothing takes away what an image or a file says, and does not
-// mean the present folder.
-func decodePath(ctx *kong.DecodeContext, target reflect.Value) error {
-	var path string
-	if err := ctx.Scan.PopValueInto("path", &path); err != nil {
-		return err
-	}
-	if path != "" {
-		path = kong.ExpandPath(path)
-	}
-	target.SetString(path)
-	return nil
-}
-
-// decodeSize takes a number without a unit as bytes, from a file as a number
-// too.
-func decodeSize(ctx *kong.DecodeContext, target reflect.Value) error {
-	token, err := ctx.Scan.PopValue("size")
-	if err != nil {
-		return err
-	}
-	text := fmt.Sprint(token.Value)
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		var size units.Base2Bytes
-		if size, err = units.ParseBase2Bytes(text); err != nil {
-			return fmt.Errorf("%q is no size: want one such as 64MiB, or a number of bytes", text)
-		}
-		n = int64(size)
-	}
-	target.SetInt(n)
-	return nil
 }
 
 // exitCode tells the user what went wrong: 1 if it failed, 2 if it was asked

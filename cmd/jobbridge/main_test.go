@@ -100,10 +100,39 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-func TestSplitSecrets(t *testing.T) {
-	for in, want := range map[string]string{"": "", " a ": "a", "a,b": "a|b", "a\nb\n": "a|b", "a, b\r\n,,c": "a|b|c"} {
-		if got := strings.Join(splitSecrets(in, ",\n"), "|"); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
+// TestSecrets reads what people write. What would refuse every delivery, or let
+// others in, is an error, and does not show the secret.
+func TestSecrets(t *testing.T) {
+	for _, c := range []struct{ name, variable, file, want, err string }{
+		{"none", "", "-", "", ""},
+		{"variable", "whsec_one, whsec_two\n", "-", "whsec_one|whsec_two", ""},
+		{"file", "", "whsec_one\r\n\n  whsec_two==  \n", "whsec_one|whsec_two==", ""},
+		{"both", "whsec_two", "whsec_one", "whsec_one|whsec_two", ""},
+		{"byte order mark", "", "\ufeffwhsec_one\n", "whsec_one", ""},
+		{"comments", "", "# rotated in 2026\nwhsec_one\n #whsec_two\n", "whsec_one", ""},
+		{"comment alone", "", "# whsec_one\n", "", "is empty"},
+		{"empty", "", "\n", "", "is empty"},
+		{"short", "", "whsec_one\nsecret\n", "", "secret 2 is shorter than 8"},
+		{"short variable", "secret", "-", "", secretEnv + ": secret 1 is shorter"},
+		{"space", "", "whsec one two\n", "", "has a space"},
+		{"comma", "", "whsec_one,whsec_two\n", "", "one secret a line"},
+		{"quotes", "", `"whsec_one"`, "", "in quotes"},
+		{"assignment", "", "SYNC_WEBHOOK_SECRET=whsec_one\n", "", "assignment"},
+		{"UTF-16", "", "\xff\xfew\x00h\x00s\x00e\x00c\x00_\x00o\x00n\x00e\x00", "", "no text in UTF-8"},
+		{"NUL", "", "whsec_one\x00", "", "no text in UTF-8"},
+		{"CR", "", "whsec_one\rwhsec_two\r", "", "no text in UTF-8"},
+		{"large", "", strings.Repeat("whsec_one\n", 200_000), "", "is it the right file?"},
+	} {
+		f := secretFlags{}
+		if c.file != "-" {
+			f.SecretFile = file(t, "secret", c.file)
+		}
+		secrets, err := f.read(func(string) string { return c.variable })
+		if got := strings.Join(secrets, "|"); got != c.want || (err == nil) != (c.err == "") {
+			t.Errorf("%s: %q %v, want %q %q", c.name, got, err, c.want, c.err)
+		}
+		if err != nil && (!strings.Contains(err.Error(), c.err) || strings.Contains(err.Error(), "whsec")) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.err)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,18 +39,42 @@ func (f natsFlags) given() bool { return len(f.NatsURL) > 0 || f.NatsContext != 
 // files that a connection is made from; of a context, also those that it names.
 func (f natsFlags) files() []string {
 	files := []string{f.NatsCreds, f.NatsNkey, f.NatsPasswordFile, f.NatsCA, f.NatsCert, f.NatsKey}
-	if f.NatsContext != "" {
-		path := f.NatsContext
-		if dir, err := os.UserHomeDir(); !filepath.IsAbs(path) && err == nil {
-			path = filepath.Join(cmp.Or(os.Getenv("XDG_CONFIG_HOME"), filepath.Join(dir, ".config")), "nats", "context", path+".json")
+	if path, settings, err := f.context(); err == nil && path != "" {
+		files = append(files, path)
+		for _, named := range []string{settings.Creds, settings.NKey, settings.CA, settings.Cert, settings.Key} {
+			if rest, ok := strings.CutPrefix(named, "~"); ok {
+				named = homeDir() + rest
+			}
+			files = append(files, named)
 		}
-		var settings natscontext.Settings
-		if data, err := os.ReadFile(path); err == nil { // connecting says what is wrong with it
-			_ = json.Unmarshal(data, &settings)
-		}
-		files = append(files, path, settings.Creds, settings.NKey, settings.CA, settings.Cert, settings.Key)
 	}
 	return slices.DeleteFunc(files, func(s string) bool { return s == "" })
+}
+
+// context returns the file of the context, if one is given, and what is in it.
+// natscontext, which connects with it, does not say where it looks.
+func (f natsFlags) context() (path string, settings natscontext.Settings, err error) {
+	if f.NatsContext == "" {
+		return "", settings, nil
+	}
+	path = f.NatsContext
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(cmp.Or(os.Getenv("XDG_CONFIG_HOME"), filepath.Join(homeDir(), ".config")), "nats", "context", path+".json")
+	}
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, &settings)
+	}
+	return path, settings, err
+}
+
+// homeDir is the user's, as natscontext sees it: $HOME may be another.
+func homeDir() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return u.HomeDir
 }
 
 // reloadedNATS connects anew when what it connected with has changed.
@@ -72,8 +97,29 @@ func (f natsFlags) reloadedNATS(r *remote.Remote) reloaded {
 // connector returns what connects, and the JetStream domain of a connection. It
 // reads the files anew each time.
 func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error), error) {
-	if _, err := f.options(); err != nil {
+	options, err := f.options()
+	if err != nil {
 		return nil, err
+	}
+	if _, _, err := f.context(); err != nil {
+		return nil, usage("--nats-context %s: %w", f.NatsContext, err)
+	}
+	// What the options hold is looked at when they are applied, or later still.
+	var applied nats.Options
+	for _, apply := range options {
+		if err := apply(&applied); err != nil {
+			return nil, usage("--nats-ca, --nats-cert, --nats-inbox: %w", err)
+		}
+	}
+	if applied.RootCAsCB != nil {
+		if _, err := applied.RootCAsCB(); err != nil {
+			return nil, usage("--nats-ca: %w", err)
+		}
+	}
+	if applied.TLSCertCB != nil {
+		if _, err := applied.TLSCertCB(); err != nil {
+			return nil, usage("--nats-cert: %w", err)
+		}
 	}
 	return func(more ...nats.Option) (*nats.Conn, string, error) {
 		options, err := f.options()
@@ -82,7 +128,7 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 		}
 		options = append(options, more...)
 		if f.NatsContext == "" {
-			conn, err := nats.Connect(strings.Join(f.NatsURL, ","), options...)
+			conn, err := nats.Connect(strings.Join(f.NatsURL, ","), options...) // which trims each
 			return conn, f.NatsDomain, err
 		}
 		conn, settings, err := natscontext.Connect(f.NatsContext, options...)
@@ -105,7 +151,7 @@ func (f natsFlags) options() ([]nats.Option, error) {
 		return nil, usage("--nats-cert and --nats-key belong together")
 	}
 	for _, s := range f.NatsURL {
-		u, err := url.Parse(s)
+		u, err := url.Parse(strings.TrimSpace(s))
 		if err != nil || u.Host == "" {
 			return nil, usage("--nats-url: want nats://host:port or tls://host:port")
 		}
@@ -154,13 +200,16 @@ func (f natsFlags) options() ([]nats.Option, error) {
 }
 
 func readPassword(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	text, err := readText(path)
 	if err != nil {
 		return "", err
 	}
-	password := strings.TrimRight(string(data), "\r\n")
-	if password == "" {
+	password := strings.TrimRight(text, "\n")
+	switch {
+	case password == "":
 		return "", errors.New("empty password file")
+	case strings.Contains(password, "\n"):
+		return "", errors.New("more than one line: want the password alone")
 	}
 	return password, nil
 }

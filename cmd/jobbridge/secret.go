@@ -4,10 +4,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // secretEnv holds secrets besides the files.
@@ -21,15 +25,21 @@ type secretFlags struct {
 
 // read returns the secrets of the file and the variable; none is no error.
 func (f secretFlags) read(getenv func(string) string) ([]string, error) {
-	secrets := splitSecrets(getenv(secretEnv), ",\n")
+	secrets, err := parseSecrets(getenv(secretEnv), ",\n")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", secretEnv, err)
+	}
 	if f.SecretFile == "" {
 		return secrets, nil
 	}
-	data, err := os.ReadFile(f.SecretFile)
+	text, err := readText(f.SecretFile)
 	if err != nil {
 		return nil, fmt.Errorf("--secret-file: %w", err)
 	}
-	fromFile := splitSecrets(string(data), "\n")
+	fromFile, err := parseSecrets(text, "\n")
+	if err != nil {
+		return nil, fmt.Errorf("--secret-file: %s: %w", f.SecretFile, err)
+	}
 	if len(fromFile) == 0 {
 		return nil, fmt.Errorf("--secret-file: %s is empty", f.SecretFile)
 	}
@@ -47,14 +57,63 @@ func (f secretFlags) origins(getenv func(string) string) (from []string) {
 	return from
 }
 
-func splitSecrets(s, separators string) []string {
-	var secrets []string
-	for _, secret := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
-		if secret = strings.TrimSpace(secret); secret != "" {
-			secrets = append(secrets, secret)
+// leastSecret is how many characters a secret must have: what is shorter can be
+// guessed.
+const leastSecret = 8
+
+// parseSecrets reads secrets between separators; in a file, "#" begins a comment.
+// What only looks like a secret would have every delivery refused, or be one that
+// anybody can guess: it is an error, which does not show it.
+func parseSecrets(text, separators string) (secrets []string, err error) {
+	for i, secret := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
+		secret = strings.TrimSpace(secret)
+		wrong := ""
+		switch {
+		case secret == "" || separators == "\n" && secret[0] == '#':
+			continue
+		case strings.ContainsAny(secret, " \t"):
+			wrong = "has a space in it"
+		case strings.ContainsRune(secret, ','):
+			wrong = "has a comma in it: want one secret a line"
+		case strings.Trim(secret, `"'`) != secret:
+			wrong = "is in quotes: want it without"
+		case assignment.MatchString(secret):
+			wrong = "is an assignment: want the secret alone"
+		case len(secret) < leastSecret:
+			wrong = fmt.Sprintf("is shorter than %d characters: it could be guessed", leastSecret)
 		}
+		if wrong != "" {
+			return nil, fmt.Errorf("secret %d %s", i+1, wrong)
+		}
+		secrets = append(secrets, secret)
 	}
-	return secrets
+	return secrets, nil
+}
+
+var assignment = regexp.MustCompile(`^(export )?[A-Z][A-Z0-9_]*=`)
+
+// largestText is more than any file of secrets, passwords or certificates has.
+const largestText = 1 << 20
+
+// readText reads a small file of text, without its byte order mark.
+func readText(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, largestText+1))
+	if err != nil {
+		return "", err
+	}
+	text := strings.ReplaceAll(strings.TrimPrefix(string(data), "\ufeff"), "\r\n", "\n")
+	switch {
+	case len(data) > largestText:
+		return "", fmt.Errorf("%s has more than %d bytes: is it the right file?", path, largestText)
+	case !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }):
+		return "", fmt.Errorf("%s is no text in UTF-8", path)
+	}
+	return text, nil
 }
 
 // orDev returns the secrets, or if there are none, that of serve --dev in
@@ -71,7 +130,7 @@ func (f secretFlags) orDev(getenv func(string) string, dataDir string) ([]string
 	if err != nil {
 		return nil, err
 	}
-	return splitSecrets(string(data), "\n"), nil
+	return parseSecrets(string(data), "\n")
 }
 
 func devSecretFile(dataDir string) string { return filepath.Join(dataDir, "dev-secret") }

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,12 +82,14 @@ func (serveCmd) Help() string {
 // Run serves until ctx ends or the storage fails.
 func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err error) {
 	s.outlive()
+	hangup := s.hangup()
 	log, lines := c.logger(s.err)
 	defer lines.close()
 	defer context.AfterFunc(ctx, lines.hasten)() // a second signal ends the process as it is
-	if c.DataDir == "" && !c.direct() {
-		c.DataDir = absolute(defaultDataDir)
+	for _, hint := range misspelt(k.Model, os.Environ()) {
+		log.Warn(hint)
 	}
+	c.fillIn()
 	verifier, secrets, err := c.verifier(s.getenv)
 	if err != nil {
 		return err
@@ -155,7 +159,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		}
 		notify(log, daemon.SdNotifyStopping)
 	})
-	beside.Go(func() { o.reload.run(serving, s.hangup) })
+	beside.Go(func() { o.reload.run(serving, hangup) })
 	if c.Dev {
 		beside.Go(func() { c.welcome(serving, s, secrets[0], webhook+c.Path, admin, store.natsURL()) })
 	}
@@ -173,8 +177,15 @@ func urlOf(secure bool, ln net.Listener) string {
 	return "http://" + ln.Addr().String()
 }
 
-// check refuses flags that contradict each other, and returns the networks of
-// the proxies.
+// fillIn gives flags their defaults that depend on others.
+func (c *serveCmd) fillIn() {
+	if c.DataDir == "" && !c.direct() {
+		c.DataDir = absolute(defaultDataDir)
+	}
+}
+
+// check refuses flags that are wrong or contradict each other, without an effect,
+// and returns the networks of the proxies.
 func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	switch {
 	case c.direct() && !c.given():
@@ -187,15 +198,30 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 		return nil, usage("--nats-tls-cert is for the embedded NATS server, which does not listen with --nats-url; a certificate for that is --nats-cert")
 	case c.Dev && (c.secure() || c.AdminTLS.given() || c.NatsTLS.given()):
 		return nil, usage("--dev speaks plainly: leave out the certificates")
-	case c.ForgeryRate < 0:
-		return nil, usage("--forgery-rate must not be below 0")
+	case c.ForgeryRate < 0, c.DrainDelay < 0:
+		return nil, usage("--forgery-rate and --drain-delay must not be below 0")
+	case !c.given() && c.NatsCreds+c.NatsNkey+c.NatsUser != "":
+		return nil, usage("there are credentials for NATS, and no server: give --nats-url too")
+	case c.Stream == "" || strings.ContainsAny(c.Stream, " \t.*>/\\"):
+		return nil, usage("--stream: want a name without spaces and any of . * > / \\")
 	case c.Dev && c.given():
 		return nil, usage("--dev is for a try without other servers: leave out --nats-url and --nats-context")
-	case c.QuarantineBytes < 1<<20, c.QuarantineAge <= 0, c.QuarantineMaxBody < 1:
-		return nil, usage("--quarantine-bytes must be at least 1MiB, --quarantine-age and --quarantine-max-body above 0; to have none: --no-quarantine")
+	case c.QuarantineBytes < 1<<20, c.QuarantineAge < time.Minute, c.QuarantineMaxBody < 1:
+		return nil, usage("--quarantine-bytes must be at least 1MiB, --quarantine-age 1m, and --quarantine-max-body above 0; to have none: --no-quarantine")
+	}
+	if err := (bridge.Config{Path: c.Path}).Check(); err != nil {
+		return nil, usage("--path: %w", err)
+	}
+	for flag, addr := range map[string]string{"listen": c.Listen, "admin-listen": c.AdminListen, "nats-listen": c.NatsListen} {
+		if err := checkAddress(addr); err != nil && (addr != "" || flag != "nats-listen") {
+			return nil, usage("--%s: %w", flag, err)
+		}
+	}
+	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
+		return nil, usage("--data-dir: %s is no folder", c.DataDir)
 	}
 	for _, s := range c.TrustedProxies {
-		_, network, err := net.ParseCIDR(s)
+		_, network, err := net.ParseCIDR(strings.TrimSpace(s))
 		if err != nil {
 			return nil, usage("--trusted-proxies: %w", err)
 		}
@@ -204,8 +230,12 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	if _, err := c.streamOptions(); err != nil {
 		return nil, err
 	}
-	if _, err := readWorkers(c.NatsAuthFile); err != nil {
+	workers, err := readWorkers(c.NatsAuthFile)
+	if err != nil {
 		return nil, err
+	}
+	if err := journal.CheckListen(c.NatsListen, workers); err != nil && !c.given() {
+		return nil, usage("--nats-listen: %w", err)
 	}
 	if _, err := readToken(c.AdminTokenFile); err != nil {
 		return nil, usageError{err}
@@ -235,6 +265,18 @@ func (c *serveCmd) validate(getenv func(string) string) ([]string, error) {
 	}
 	_, err = c.check()
 	return secrets, err
+}
+
+// checkAddress wants a host, which may be empty, and a port.
+func checkAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("%q: want a host and a port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for every address", addr)
+	}
+	return nil
 }
 
 // notify tells systemd, if it asked to be told. One that does not listen must
@@ -283,8 +325,8 @@ func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
 		return publisher.StreamOptions{}, usage("--subject: %w", err)
 	}
 	switch {
-	case c.Tolerance <= 0:
-		return publisher.StreamOptions{}, usage("--tolerance must be above 0: without it, a delivery could be replayed for ever")
+	case c.Tolerance < time.Second:
+		return publisher.StreamOptions{}, usage("--tolerance must be at least 1s: a sender signs whole seconds")
 	case c.DedupeWindow < c.Tolerance:
 		return publisher.StreamOptions{}, usage("--dedupe-window must be at least --tolerance (%s): what can be replayed must be remembered", c.Tolerance)
 	case c.Retention < c.Tolerance:
@@ -304,18 +346,21 @@ func readWorkers(path string) ([]journal.Worker, error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(path)
+	text, err := readText(path)
 	if err != nil {
 		return nil, usage("--nats-auth-file: %w", err)
 	}
 	var workers []journal.Worker
-	for n, line := range strings.Split(string(data), "\n") {
+	for n, line := range strings.Split(text, "\n") {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
 		}
 		user, password, _ := strings.Cut(line, ":")
 		if user == "" || password == "" {
 			return nil, usage("--nats-auth-file: %s:%d: want name:password", path, n+1)
+		}
+		if slices.ContainsFunc(workers, func(w journal.Worker) bool { return w.User == user }) {
+			return nil, usage("--nats-auth-file: %s:%d: %s is there twice", path, n+1, user)
 		}
 		workers = append(workers, journal.Worker{User: user, Password: password})
 	}

@@ -45,6 +45,9 @@ func (c *serveCmd) checkTLS() error {
 	if len(c.AcmeDomain) > 0 && c.WebhookTLS.given() {
 		return usage("--acme-domain and --tls-cert exclude each other")
 	}
+	if _, _, err := c.checkACME(); err != nil {
+		return err
+	}
 	for prefix, f := range map[string]tlsFlags{"": c.WebhookTLS, "admin-": c.AdminTLS, "nats-": c.NatsTLS} {
 		if err := f.check(prefix); err != nil {
 			return err
@@ -71,7 +74,7 @@ func (c *serveCmd) https(ctx context.Context, o operator, ln net.Listener) (*tls
 		o.reload.add(certs.reloaded("certificate"))
 		return certs.config(), nil
 	case len(c.AcmeDomain) > 0:
-		return c.acme(ctx, ln, c.DataDir, o.log)
+		return c.acme(ctx, ln, o.log)
 	}
 	return nil, nil
 }

@@ -247,7 +247,7 @@ func (o *Options) check() error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	o.Dir = dir
-	return checkListen(o.Listen, o.Workers)
+	return CheckListen(o.Listen, o.Workers)
 }
 
 // JetStream returns the owner's handle, over a connection in process.

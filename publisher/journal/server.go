@@ -31,8 +31,9 @@ const (
 // language can say so before it starts to listen.
 const accounts = `accounts { ` + eventsAccount + ` { jetstream: enabled }, ` + privateAccount + ` { jetstream: enabled } }`
 
-// checkListen refuses to serve the network without passwords.
-func checkListen(addr string, workers []Worker) error {
+// CheckListen refuses what [Open] does of [Options.Listen] and [Options.Workers]:
+// above all, to serve the network without passwords.
+func CheckListen(addr string, workers []Worker) error {
 	for i, w := range workers {
 		if w.User == "" || w.Password == "" || w.User == bridgeUser {
 			return fmt.Errorf("journal: Options.Workers[%d]: a worker needs a name, other than %q, and a password", i, bridgeUser)
@@ -46,7 +47,7 @@ func checkListen(addr string, workers []Worker) error {
 		return fmt.Errorf("journal: Options.Listen: %w", err)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && len(workers) == 0 {
-		return fmt.Errorf("journal: Options.Listen is %s, off loopback: workers need passwords (--nats-auth-file)", addr)
+		return fmt.Errorf("journal: %s is off loopback: workers need passwords (--nats-auth-file)", addr)
 	}
 	return nil
 }
@@ -205,7 +206,7 @@ func (j *Journal) serverOptions(workers []Worker) (*server.Options, error) {
 // SetWorkers replaces those who may connect. Whoever is not among them any more,
 // or under another password, is disconnected; nobody else is disturbed.
 func (j *Journal) SetWorkers(workers []Worker) error {
-	if err := checkListen(j.opts.Listen, workers); err != nil {
+	if err := CheckListen(j.opts.Listen, workers); err != nil {
 		return err
 	}
 	if len(workers) == 0 {

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/alecthomas/units"
+)
+
+// decodePath makes a path absolute, but leaves an empty one empty: a variable
+// that is set to nothing takes away what an image or a file says, and does not
+// mean the present folder.
+func decodePath(ctx *kong.DecodeContext, target reflect.Value) error {
+	var path string
+	if err := ctx.Scan.PopValueInto("path", &path); err != nil {
+		return err
+	}
+	if path != "" {
+		path = kong.ExpandPath(path)
+	}
+	target.SetString(path)
+	return nil
+}
+
+// decodeSize takes a number without a unit as bytes, from a file as a number
+// too.
+func decodeSize(ctx *kong.DecodeContext, target reflect.Value) error {
+	token, err := ctx.Scan.PopValue("size")
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprint(token.Value)
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		var size units.Base2Bytes
+		if size, err = units.ParseBase2Bytes(text); err != nil {
+			return fmt.Errorf("%q is no size: want one such as 64MiB, or a number of bytes", text)
+		}
+		n = int64(size)
+	}
+	target.SetInt(n)
+	return nil
+}
+
+// decodeDuration wants a unit, from a file too, where a bare number would mean
+// nanoseconds. It also takes days.
+func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
+	token, err := ctx.Scan.PopValue("duration")
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprint(token.Value)
+	d, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); err != nil && ok {
+		var n int
+		n, err = strconv.Atoi(days)
+		d = time.Duration(n) * 24 * time.Hour
+	}
+	if err != nil {
+		return fmt.Errorf("%q is no duration: want one with its unit, such as 30s, 5m or 7d", text)
+	}
+	target.SetInt(int64(d))
+	return nil
+}
+
+// ignoreEmpty has a variable that is set to nothing mean the same as one that is
+// not set, where nothing is no value: container tools write such.
+func ignoreEmpty(app *kong.Application) {
+	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error { // its errors are those of this function
+		if flag, ok := node.(*kong.Flag); ok {
+			kind := flag.Target.Kind()
+			isText := (kind == reflect.String && flag.Enum == "" || kind == reflect.Slice) && flag.Name != "config"
+			for _, env := range flag.Envs {
+				if text, ok := os.LookupEnv(env); ok && text == "" && !isText {
+					flag.Envs, flag.Tag.Envs = nil, nil
+				}
+			}
+		}
+		return next(nil)
+	})
+}
