@@ -191,9 +191,9 @@ func New(cfg Config) (*Bridge, error) {
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
-	b.skew = &skew{tolerance: cmp.Or(cfg.Tolerance, verify.DefaultTolerance), health: cfg.Health, warn: func(offset time.Duration, reason string) {
-		b.log.Warn("clock", zap.Duration("skew", offset), zap.String("reason", reason))
-	}}
+	if b.skew, err = newSkew(cmp.Or(cfg.Tolerance, verify.DefaultTolerance), cfg.Health, cfg.Logger); err != nil {
+		return nil, fmt.Errorf("bridge: %w", err)
+	}
 	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
 	}

@@ -52,6 +52,7 @@ func (b *Bridge) receive(c echo.Context) error {
 	d.verifying = time.Now()
 	verified, err := b.cfg.Verifier.Verify(header, body.bytes)
 	d.verified = time.Since(d.verifying)
+	b.skew.observe(now, verified) // before it is judged: a clock that is off refuses them all
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
@@ -65,7 +66,6 @@ func (b *Bridge) receive(c echo.Context) error {
 		return answer
 	}
 	d.secret = verified.Fingerprint
-	b.skew.observe(now, verified.SignedAt)
 	d.event = decode(verified.Payload)
 	d.event.Signature = header
 	d.event.ReceivedAt = now

@@ -61,11 +61,8 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		}
 		return 0
 	})
-	skew := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "jobbridge_clock_skew_seconds", Help: "By how much this clock is ahead of the time that deliveries are signed with; the median of the last ones.",
-	}, func() float64 { return b.skew.offset().Seconds() })
 	var errs []error
-	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, m.secrets, inFlight, conns, skew} {
+	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, m.secrets, inFlight, conns, b.skew} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -282,6 +282,63 @@ func TestClockSkew(t *testing.T) {
 	}
 }
 
+// TestClockOff has a clock that is off by more than the tolerance: all that comes
+// is refused, and says by how much.
+func TestClockOff(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]time.Duration{"ahead of": time.Hour, "behind": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			health := bridge.NewHealth()
+			srv := bridgetest.NewUnstartedServer(t)
+			srv.Config.Bridge.Health = health
+			srv.Start()
+			signed := srv.Now().Add(-off)
+			refuse := func(d bridgetest.Delivery) {
+				t.Helper()
+				d.SignedAt = signed
+				if r := srv.Deliver(d); r.Code != 400 {
+					t.Fatal(r.Code)
+				}
+			}
+			// One that was captured, in any header, has one vote.
+			for i := range 50 {
+				d := bridgetest.Delivery{ID: "captured", SignedAt: signed}
+				signature, _ := srv.Sign(d)
+				d.Signature = fmt.Sprintf("%s,v1=%064x", signature, i)
+				refuse(d)
+			}
+			if got := health.Report().Reasons; len(got) != 0 || len(series(t, srv.Metrics, "jobbridge_clock_skew_seconds")) != 0 {
+				t.Fatal(got)
+			}
+			for range 2 {
+				refuse(bridgetest.Delivery{Secret: "whsec_other"}) // nobody's word
+			}
+			if got := health.Report().Reasons; len(got) != 0 {
+				t.Fatal(got)
+			}
+			for range 2 {
+				refuse(bridgetest.Delivery{})
+			}
+			got := strings.Join(health.Report().Reasons, " ")
+			if !strings.Contains(got, name) || !strings.Contains(got, "so they are refused") {
+				t.Fatal(got)
+			}
+			if v := gauge(t, srv, "jobbridge_clock_skew_seconds"); v < off.Seconds()-2 || v > off.Seconds()+60 {
+				t.Error(v)
+			}
+			for range 6 {
+				if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 200 {
+					t.Fatal(r.Code)
+				}
+			}
+			if got := health.Report().Reasons; len(got) != 0 {
+				t.Error("the clock was set:", got)
+			}
+		})
+	}
+}
+
 func gauge(t *testing.T, srv *bridgetest.Server, name string) float64 {
 	t.Helper()
 	families, err := srv.Metrics.Gather()

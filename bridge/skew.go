@@ -2,20 +2,29 @@ package bridge
 
 import (
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 )
 
 // skew measures by how much this clock and the senders' differ, by deliveries
-// whose signature is right: the median of the last ones, so that neither a slow
-// delivery nor a replayed one decides.
+// whose signature is right, be they too old or too new: the median of the last
+// ones, so that a slow delivery does not decide. One that was captured and is
+// replayed counts once, however its header is written.
 type skew struct {
 	tolerance time.Duration
 	health    *Health
-	warn      func(offset time.Duration, reason string)
+	log       *zap.Logger
 
 	mu      sync.Mutex
+	seen    *simplelru.LRU[signed, struct{}]
+	seed    maphash.Seed
 	samples []time.Duration
 	next    int
 	median  time.Duration
@@ -29,20 +38,38 @@ const (
 	// skewShare of the tolerance is when to warn.
 	skewShare = 4
 	skewEvery = time.Minute
+	// skewSeen is how many deliveries are known again.
+	skewSeen  = 1024
 	clockPart = "clock"
 )
 
-// observe adds a delivery that was signed at signed and came at now.
-func (s *skew) observe(now, signed time.Time) {
-	if s.tolerance <= 0 {
+// signed is what a signature was made over: the header around it is anybody's.
+type signed struct {
+	at      int64
+	payload uint64 // its hash
+}
+
+func newSkew(tolerance time.Duration, health *Health, log *zap.Logger) (*skew, error) {
+	seen, err := simplelru.NewLRU[signed, struct{}](skewSeen, nil)
+	return &skew{tolerance: tolerance, health: health, log: log, seen: seen, seed: maphash.MakeSeed()}, err
+}
+
+// observe adds a delivery that came at now, if somebody signed it.
+func (s *skew) observe(now time.Time, v verify.Verified) {
+	if s.tolerance <= 0 || v.Fingerprint == "" {
 		return
 	}
+	vote := signed{v.SignedAt.UnixMilli(), maphash.Bytes(s.seed, v.Payload)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, again := s.seen.Get(vote); again {
+		return
+	}
+	s.seen.Add(vote, struct{}{})
 	if len(s.samples) < skewSamples {
-		s.samples = append(s.samples, now.Sub(signed))
+		s.samples = append(s.samples, now.Sub(v.SignedAt))
 	} else {
-		s.samples[s.next%skewSamples] = now.Sub(signed)
+		s.samples[s.next%skewSamples] = now.Sub(v.SignedAt)
 	}
 	s.next++
 	if len(s.samples) < skewLeast {
@@ -68,15 +95,26 @@ func (s *skew) observe(now, signed time.Time) {
 	if s.median < 0 {
 		way = "behind"
 	}
-	reason := fmt.Sprintf("clock: it is %s %s the time that deliveries are signed with, or they come that late; beyond %s they are refused: check timedatectl or chronyc tracking",
-		s.median.Abs().Round(time.Second), way, s.tolerance)
+	consequence := fmt.Sprintf("beyond %s they are refused", s.tolerance)
+	if s.median.Abs() > s.tolerance {
+		consequence = fmt.Sprintf("that is beyond %s, so they are refused; when the clock is set, jobbridge quarantine release --stale publishes them", s.tolerance)
+	}
+	reason := fmt.Sprintf("clock: it is %s %s the time that deliveries are signed with, or they come that late; %s: check timedatectl or chronyc tracking",
+		s.median.Abs().Round(time.Second), way, consequence)
 	s.health.Set(clockPart, Ready, reason)
-	s.warn(s.median, reason)
+	s.log.Warn("clock", zap.Duration("skew", s.median), zap.String("reason", reason))
 }
 
-// offset returns the last measurement; positive if this clock is ahead.
-func (s *skew) offset() time.Duration {
+var skewDesc = prometheus.NewDesc("jobbridge_clock_skew_seconds", "By how much this clock is ahead of the time that deliveries are signed with; the median of the last ones, and absent before there are enough.", nil, nil)
+
+// Describe implements [prometheus.Collector].
+func (*skew) Describe(ch chan<- *prometheus.Desc) { ch <- skewDesc }
+
+// Collect implements [prometheus.Collector].
+func (s *skew) Collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.median
+	if len(s.samples) >= skewLeast {
+		ch <- prometheus.MustNewConstMetric(skewDesc, prometheus.GaugeValue, s.median.Seconds())
+	}
 }
