@@ -62,6 +62,7 @@ func TestOutcomes(t *testing.T) {
 		}
 		return h
 	}
+	known := len(series(t, srv.Metrics, "jobbridge_deliveries_total"))
 	const invalid = `{"message":"Invalid signature"}` + "\n"
 	rows := []struct {
 		name     string
@@ -125,6 +126,9 @@ func TestOutcomes(t *testing.T) {
 		if r.code == 405 && resp.Header.Get("Allow") != "POST" {
 			t.Errorf("%s %s: Allow %q", r.method, r.url, resp.Header.Get("Allow"))
 		}
+	}
+	if all := series(t, srv.Metrics, "jobbridge_deliveries_total"); len(all) != known {
+		t.Errorf("of %v, %d were there from the start", all, known)
 	}
 }
 

@@ -23,6 +23,7 @@ type connections struct {
 	most         int
 	free         []*net.IPNet // sources that stand for many
 	open         atomic.Int64
+	refused      func() // is told of each that its source may not have
 
 	mu      sync.Mutex
 	sources map[netip.Prefix]map[*counted]struct{}
@@ -35,7 +36,7 @@ const leastIdle = time.Second
 
 // newConnections bounds those of ln, which server will serve.
 func newConnections(server *http.Server, ln net.Listener, most int, free []*net.IPNet) *connections {
-	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, free: free, sources: make(map[netip.Prefix]map[*counted]struct{})}
+	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, free: free, sources: make(map[netip.Prefix]map[*counted]struct{}), refused: func() {}}
 	c.later = time.AfterFunc(math.MaxInt64, c.makeRoom)
 	server.ConnState = c.observe
 	return c
@@ -75,6 +76,7 @@ func (l *connections) Accept() (net.Conn, error) {
 		if l.admit(c, l.isFree(net.ParseIP(host))) {
 			return c, nil
 		}
+		l.refused()
 		conn.Close()
 	}
 }

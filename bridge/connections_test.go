@@ -97,6 +97,9 @@ func TestConnections(t *testing.T) {
 	if got := ask(dial(t, srv, "127.0.0.1"), good()); strings.HasPrefix(got, "HTTP") {
 		t.Errorf("one source has more than its half: %s", got)
 	}
+	if got := series(t, srv.Metrics, "jobbridge_connections_rejected_total"); got["limit"] < 1 {
+		t.Errorf("that was not counted: %v", got)
+	}
 	// Another source has room, and makes room for a third one when all is full.
 	for _, from := range []string{"127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.2"} {
 		if got := ask(dial(t, srv, from), good()); got != ok {

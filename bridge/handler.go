@@ -231,13 +231,18 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		status := c.Response().Status
 		if d.reason == "" && status != http.StatusOK {
-			d.reason = strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_")
+			d.reason = reasonOf(status)
 		}
 		took := time.Since(d.start)
 		b.metrics.observe(d, d.outcome(status), took)
 		b.logDelivery(c, d, status, took)
 		return nil
 	}
+}
+
+// reasonOf is the reason of an answer that is not this package's own.
+func reasonOf(status int) string {
+	return strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_")
 }
 
 // survive runs the handler and turns a panic into an error.

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +26,7 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobbridge_deliveries_total",
-			Help: "Requests to the webhook listener by outcome (stored, duplicate, conflict, refused, failed) and, if it was not stored, reason.",
+			Help: "Requests to the webhook listener, but those that no handler could read (jobbridge_connections_rejected_total), by outcome (stored, duplicate, conflict, refused, failed) and, if it was not stored, reason.",
 		}, []string{"outcome", "reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "jobbridge_delivery_duration_seconds",
@@ -49,6 +50,12 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(256, 4, 8),
 		}),
 	}
+	// A counter that begins with its first failure has not increased yet, for
+	// Prometheus: what can happen is there from the start.
+	for _, k := range outcomes() {
+		m.deliveries.WithLabelValues(k.outcome, k.reason)
+		m.duration.WithLabelValues(k.outcome)
+	}
 	m.verify, m.publish, m.commit = m.stages.WithLabelValues("verify"), m.stages.WithLabelValues("publish"), m.stages.WithLabelValues("commit")
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_deliveries_in_flight", Help: "Deliveries being worked on.",
@@ -61,11 +68,55 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		}
 		return 0
 	})
+	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "jobbridge_limit", Help: "Bounds of what is taken: deliveries in flight, connections, bytes of a body and of all bodies together.",
+	}, []string{"what"})
+	for what, n := range map[string]int{"in_flight": b.cfg.MaxInFlight, "connections": b.cfg.MaxConnections, "body_bytes": b.cfg.MaxBody, "body_memory_bytes": b.cfg.MaxBodyMemory} {
+		limits.WithLabelValues(what).Set(float64(n))
+	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, m.secrets, inFlight, conns, b.skew} {
+	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, secretCounter{m.secrets, b.cfg.Verifier}, inFlight, conns, limits, b.rejected.total, b.skew} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)
+}
+
+// outcomes returns every pair that a delivery is counted under: what the table of
+// refusals has, and what comes from elsewhere.
+func outcomes() (all []struct{ outcome, reason string }) {
+	add := func(status int, reason string) {
+		all = append(all, struct{ outcome, reason string }{(&delivery{}).outcome(status), reason})
+	}
+	for _, stored := range []string{"stored", "duplicate", "conflict"} {
+		all = append(all, struct{ outcome, reason string }{stored, ""})
+	}
+	for _, r := range refusals {
+		add(r.status, r.reason)
+	}
+	for _, reason := range []string{"internal", "panic"} {
+		add(http.StatusInternalServerError, reason)
+	}
+	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} { // the router's
+		add(status, reasonOf(status))
+	}
+	return all
+}
+
+// secretCounter has a counter for each secret that is in force, from before its
+// first delivery on. One that was taken away keeps its own.
+type secretCounter struct {
+	*prometheus.CounterVec
+	verifier Verifier
+}
+
+// Collect implements [prometheus.Collector].
+func (c secretCounter) Collect(ch chan<- prometheus.Metric) {
+	if v, ok := c.verifier.(interface{ Fingerprints() []string }); ok {
+		for _, f := range v.Fingerprints() {
+			c.WithLabelValues(f)
+		}
+	}
+	c.CounterVec.Collect(ch)
 }
 
 func (m *metrics) observe(d *delivery, outcome string, took time.Duration) {

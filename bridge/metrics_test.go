@@ -1,9 +1,22 @@
 package bridge_test
 
 import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -29,4 +42,149 @@ func series(t *testing.T, metrics prometheus.Gatherer, name string) map[string]f
 		}
 	}
 	return values
+}
+
+// awaitSeries polls until a series has a value.
+func awaitSeries(t *testing.T, metrics prometheus.Gatherer, name, labels string, want float64) {
+	t.Helper()
+	for end := time.Now().Add(bridgetest.Patience); ; time.Sleep(time.Millisecond) {
+		got := series(t, metrics, name)
+		if got[labels] == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: %v, want %v of %q", name, got, want, labels)
+		}
+	}
+}
+
+// TestMetricsFromTheStart finds every counter at zero before anything happens: one
+// that begins with its first failure is not seen to increase.
+func TestMetricsFromTheStart(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewServer(t)
+	deliveries := series(t, srv.Metrics, "jobbridge_deliveries_total")
+	for _, pair := range []string{
+		"stored ", "duplicate ", "conflict ", "refused mismatch", "refused too_old", "refused too_new", "refused unsigned", "refused too_large", "refused not_found",
+		"refused method_not_allowed", "failed busy", "failed no_room", "failed full", "failed unavailable", "failed misconfigured", "failed internal", "failed panic",
+	} {
+		if n, ok := deliveries[pair]; !ok || n != 0 {
+			t.Errorf("%q: %v, there: %v", pair, n, ok)
+		}
+	}
+	if got := series(t, srv.Metrics, "jobbridge_delivery_duration_seconds"); len(got) != 5 {
+		t.Errorf("outcomes with a duration: %v", got)
+	}
+	if got := series(t, srv.Metrics, "jobbridge_clock_skew_seconds"); len(got) != 0 {
+		t.Errorf("a skew that nobody measured: %v", got)
+	}
+	want := map[string]float64{"in_flight": bridge.DefaultMaxInFlight, "connections": bridge.DefaultMaxConnections, "body_bytes": bridge.DefaultMaxBody, "body_memory_bytes": bridge.DefaultMaxBodyMemory}
+	if got := series(t, srv.Metrics, "jobbridge_limit"); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	srv.Deliver(bridgetest.Delivery{})
+	old := verify.Fingerprint(bridgetest.Secret)
+	awaitSeries(t, srv.Metrics, "jobbridge_secret_deliveries_total", old, 1)
+	if err := srv.Verifier.SetSecrets([]string{"whsec_new"}); err != nil {
+		t.Fatal(err)
+	}
+	want = map[string]float64{old: 1, verify.Fingerprint("whsec_new"): 0}
+	if got := series(t, srv.Metrics, "jobbridge_secret_deliveries_total"); !maps.Equal(got, want) {
+		t.Errorf("after a rotation: %v, want %v", got, want)
+	}
+}
+
+// TestRejectedConnections counts what net/http answers by itself, and nothing
+// else.
+func TestRejectedConnections(t *testing.T) {
+	t.Parallel()
+	const metric = "jobbridge_connections_rejected_total"
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.ReadTimeout = 200 * time.Millisecond
+	srv.Start()
+	raw := func(request string) string {
+		t.Helper()
+		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(srv.URL, "http://"), bridge.DefaultPath))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if request == "" {
+			return ""
+		}
+		// The bridge may have said enough before it has read it all.
+		_, _ = io.WriteString(conn, request)
+		_ = conn.SetReadDeadline(time.Now().Add(bridgetest.Patience))
+		answer, _ := io.ReadAll(conn)
+		return string(answer)
+	}
+	for i, r := range []struct{ request, answer string }{
+		{"POST /webhook HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("a", 64<<10) + "\r\n\r\n", " 431 "},
+		{"POST /webhook HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", " 400 "},
+		{"POST /webhook HTTP/1.1\r\nHost: a\r\n", ""}, // and no more, until the time is over
+	} {
+		if got := raw(r.request); !strings.Contains(got, r.answer) {
+			t.Errorf("%.60q: %.60q", r.request, got)
+		}
+		awaitSeries(t, srv.Metrics, metric, "request", float64(i+1))
+	}
+	raw("") // a port scan, a load balancer's look
+	if got := raw("GET /other HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.Contains(got, " 404 ") {
+		t.Errorf("%.60q", got)
+	}
+	srv.Deliver(bridgetest.Delivery{})
+	http.DefaultClient.CloseIdleConnections()
+	awaitSeries(t, srv.Metrics, "jobbridge_connections", "", 0)
+	if got := series(t, srv.Metrics, metric); got["request"] != 3 || got["handshake"] != 0 {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestRejectedHandshakes has senders that do not trust the certificate.
+func TestRejectedHandshakes(t *testing.T) {
+	t.Parallel()
+	https := httptest.NewUnstartedServer(nil) // for its certificate
+	https.EnableHTTP2 = true
+	https.StartTLS()
+	defer https.Close()
+	registry := prometheus.NewRegistry()
+	v, err := verify.New([]string{"whsec_x"}, verify.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := bridge.New(bridge.Config{Verifier: v, Publisher: &held{}, Registerer: registry, TLS: https.TLS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Serve(ctx, ln) }()
+	if _, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{ServerName: "example.com"}); err == nil {
+		t.Fatal("a stranger's certificate is trusted")
+	}
+	client := https.Client()
+	for i := range 3 {
+		resp, err := client.Post(fmt.Sprintf("https://%s/webhook", ln.Addr()), "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 400 || resp.ProtoMajor != 2 {
+			t.Fatal(i, resp)
+		}
+	}
+	client.CloseIdleConnections()
+	awaitSeries(t, registry, "jobbridge_connections", "", 0)
+	awaitSeries(t, registry, "jobbridge_connections_rejected_total", "handshake", 1)
+	if got := series(t, registry, "jobbridge_connections_rejected_total"); got["request"] != 0 {
+		t.Errorf("%v", got)
+	}
+	stop()
+	if err := <-done; err != nil && !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
 }
