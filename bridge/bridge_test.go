@@ -24,6 +24,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -707,14 +708,27 @@ func TestAdmin(t *testing.T) {
 	check("/readyz", 200, `{"state":"journaling","durability":"fsync","reasons":["no connection"]}`)
 	health.Set("full", bridge.Full, "no room")
 	check("/readyz", 503, `{"state":"full","durability":"fsync","reasons":["no connection","no room"]}`)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(health)
+	if got := series(t, registry, "jobbridge_state"); len(got) != 8 || got["full"] != 1 || got["ready"] != 0 || got["journaling"] != 0 {
+		t.Error(got)
+	}
 	health.Set("full", bridge.Ready)
 	health.Set("remote", bridge.Ready)
+	if got := series(t, registry, "jobbridge_state"); got["full"] != 0 || got["ready"] != 1 {
+		t.Error(got)
+	}
 	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
 	health.Set("bridge", bridge.Draining)
 	check("/readyz", 503, `"state":"draining"`)
 	health.Set("journal", bridge.Failed, "fsync: no")
 	health.Set("journal", bridge.Ready)
 	check("/readyz", 503, `{"state":"failed","durability":"fsync","reasons":["fsync: no"]}`)
+	var asked []string
+	health.Ask(func() []string { return asked })
+	check("/readyz", 503, `"reasons":["fsync: no"]}`)
+	asked = []string{"later"}
+	check("/readyz", 503, `"reasons":["fsync: no","later"]}`)
 	srv.Deliver(bridgetest.Delivery{})
 	check("/metrics", 200, "jobbridge_deliveries_total")
 	cancel()

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // State is what the bridge can do for a sender now.
@@ -38,12 +39,13 @@ var byBadness = []State{Ready, Journaling, Misconfigured, Unavailable, Full, Sta
 func (s State) Serving() bool { return s == Ready || s == Journaling }
 
 // Health is what the operator's listener reports: the worst that any part of
-// the bridge says of itself, and the reasons of all. It may be used
-// concurrently.
+// the bridge says of itself, and the reasons of all. It is a
+// [prometheus.Collector] of its state, and may be used concurrently.
 type Health struct {
 	mu         sync.Mutex
 	durability publisher.Durability
 	parts      []part
+	asked      []func() []string
 }
 
 type part struct {
@@ -79,6 +81,14 @@ func (h *Health) Set(name string, s State, reasons ...string) {
 	}
 }
 
+// Ask adds a part that has only reasons, and is asked for them at each report:
+// they may come with time alone. It must not call back.
+func (h *Health) Ask(reasons func() []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked = append(h.asked, reasons)
+}
+
 // Report is a Health at one moment.
 type Report struct {
 	State      State                `json:"state"`
@@ -97,5 +107,25 @@ func (h *Health) Report() Report {
 		}
 		r.Reasons = append(r.Reasons, p.reasons...)
 	}
+	for _, ask := range h.asked {
+		r.Reasons = append(r.Reasons, ask()...)
+	}
 	return r
+}
+
+var stateDesc = prometheus.NewDesc("jobbridge_state", "1 for the state that the bridge is in, as on /readyz, and 0 for the others.", []string{"state"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (*Health) Describe(ch chan<- *prometheus.Desc) { ch <- stateDesc }
+
+// Collect implements [prometheus.Collector].
+func (h *Health) Collect(ch chan<- prometheus.Metric) {
+	now := h.Report().State
+	for _, s := range byBadness {
+		is := 0.0
+		if s == now {
+			is = 1
+		}
+		ch <- prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, is, string(s))
+	}
 }

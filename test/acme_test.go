@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
@@ -100,6 +102,12 @@ func TestACME(t *testing.T) {
 	})
 	if code != 200 {
 		t.Fatal(code)
+	}
+	if end := int64(metric(t, b, `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="webhook"}`)); !time.Unix(end, 0).After(time.Now()) {
+		t.Error(end)
+	}
+	if ready := get(t, b.Admin+"/readyz"); strings.Contains(ready, "certificate") {
+		t.Error(ready)
 	}
 	b.Stop(t)
 }

@@ -179,6 +179,10 @@ func TestBadReload(t *testing.T) {
 	ready := func() string { return get(t, b.Admin+"/readyz") }
 	put("\n")
 	await(t, "an empty file is not reported", func() bool { return strings.Contains(ready(), "secrets: not reloaded") })
+	const good = `jobbridge_reload_successful{what="secrets"}`
+	if metric(t, b, good) != 0 {
+		t.Error("the metric says that it is in force")
+	}
 	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_one", "1"); code != 200 {
 		t.Fatal(code, err)
 	}
@@ -192,6 +196,9 @@ func TestBadReload(t *testing.T) {
 	}
 	put("whsec_two")
 	await(t, "the mended file is not in force", func() bool { return !strings.Contains(ready(), "not reloaded") })
+	if metric(t, b, good) != 1 {
+		t.Error("the metric says that it is not in force")
+	}
 	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_two", "3"); code != 200 {
 		t.Fatal(code, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,11 +38,14 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 	pem  string
 	n    int64
+	// What it issues is good from now, negative, to now; an hour each, unless a
+	// test says otherwise.
+	since, left time.Duration
 }
 
 func newAuthority(t *testing.T, name string) *authority {
 	t.Helper()
-	a := &authority{t: t, n: 1}
+	a := &authority{t: t, n: 1, since: -time.Hour, left: time.Hour}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
@@ -73,7 +77,7 @@ func (a *authority) issue(names ...string) (cert, key string) {
 	a.t.Helper()
 	a.n++
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(a.since), NotAfter: time.Now().Add(a.left),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, name := range names {
@@ -356,4 +360,81 @@ func TestNATSTLS(t *testing.T) {
 		t.Error(code, err)
 	}
 	b.Stop(t)
+}
+
+// TestCertificateEnds has certificates that are no good for long: the bridge says
+// so, and serves.
+func TestCertificateEnds(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	ca := newAuthority(t, "ca")
+	k := &kubernetes{t: t, dir: t.TempDir()}
+	put := func(since, left time.Duration) {
+		ca.since, ca.left = since, left
+		cert, key := ca.issue("127.0.0.1")
+		k.put(map[string]string{"tls.crt": cert, "tls.key": key})
+	}
+	put(-90*day, -day)
+	cert, key := filepath.Join(k.dir, "tls.crt"), filepath.Join(k.dir, "tls.key")
+	b := process.Start(t, process.Options{Args: []string{"--tls-cert", cert, "--tls-key", key, "--nats-tls-cert", cert, "--nats-tls-key", key}})
+	var left time.Duration
+	said := func() string {
+		left = time.Until(time.Unix(int64(metric(t, b, `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="nats"}`)), 0)).Round(time.Hour)
+		resp, err := http.Get(b.Admin + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("/readyz: %d", resp.StatusCode)
+		}
+		data, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	if got := said(); left != -day || strings.Count(got, "it expired at") != 2 || !strings.Contains(got, "certificate of the webhook listener") || !strings.Contains(got, `"state":"ready"`) {
+		t.Errorf("%s left: %s", left, got)
+	}
+	if !strings.Contains(b.Log(), "certificate of the nats listener: it expired") {
+		t.Error("the log does not say so")
+	}
+	put(-84*day, 6*day)
+	await(t, "the end that is near is not reported", func() bool { return strings.Count(said(), "it expires at") == 2 && left == 6*day })
+	if !strings.Contains(b.Log(), "certificate of the webhook listener: it expires at") {
+		t.Error("the log does not say so")
+	}
+	put(-time.Hour, day) // made for little more than a day
+	await(t, "what is made for a day is reported", func() bool { return !strings.Contains(said(), "certificate") && left == day })
+	b.Stop(t)
+}
+
+// TestNoCertificateYet cannot reach its CA.
+func TestNoCertificateYet(t *testing.T) {
+	t.Parallel()
+	b := process.Start(t, process.Options{Args: []string{"--acme-domain", "bridge.test,other.test", "--acme-ca", "https://127.0.0.1:1/dir"}})
+	const gauge = `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="webhook"}`
+	if got := get(t, b.Admin+"/readyz"); metric(t, b, gauge) != 0 || !strings.Contains(got, "no certificate for bridge.test, other.test yet") || !strings.Contains(got, `"state":"ready"`) {
+		t.Error(metric(t, b, gauge), got)
+	}
+	b.Stop(t)
+}
+
+// metric returns the value of one line of /metrics, and fails the test if it is
+// not there.
+func metric(t *testing.T, b *process.Bridge, series string) float64 {
+	t.Helper()
+	all := get(t, b.Admin+"/metrics")
+	for line := range strings.Lines(all) {
+		if rest, ok := strings.CutPrefix(line, series+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+	}
+	t.Fatalf("no %s in\n%s", series, all)
+	return 0
 }

@@ -63,11 +63,12 @@ func readRoots(path string) (*x509.CertPool, error) {
 }
 
 // acme gets certificates and renews them until ctx ends. Until the first is
-// there, handshakes fail.
-func (c *serveCmd) acme(ctx context.Context, ln net.Listener, log *zap.Logger) (*tls.Config, error) {
+// there, handshakes fail. current returns the one of them that ends first, or nil
+// while one is missing.
+func (c *serveCmd) acme(ctx context.Context, ln net.Listener, log *zap.Logger) (config *tls.Config, current func() *x509.Certificate, err error) {
 	dir, roots, err := c.checkACME()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	template := certmagic.ACMEIssuer{CA: c.AcmeCA, Email: c.AcmeEmail, TrustedRoots: roots, Agreed: true, DisableHTTPChallenge: true, Logger: log.Named("acme")}
 	// Our own listener answers the challenge; this is where it is.
@@ -82,10 +83,26 @@ func (c *serveCmd) acme(ctx context.Context, ln net.Listener, log *zap.Logger) (
 	magic = certmagic.New(cache, certmagic.Config{Storage: &certmagic.FileStorage{Path: dir}, Logger: log.Named("acme")})
 	magic.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(magic, template)}
 	if err := magic.ManageAsync(ctx, c.AcmeDomain); err != nil {
-		return nil, fmt.Errorf("--acme-domain: %w", err)
+		return nil, nil, fmt.Errorf("--acme-domain: %w", err)
 	}
-	config := magic.TLSConfig()
+	config = magic.TLSConfig()
 	config.MinVersion = tls.VersionTLS12
 	config.NextProtos = append(overHTTP[:len(overHTTP):len(overHTTP)], config.NextProtos...)
-	return config, nil
+	return config, func() (first *x509.Certificate) {
+		for _, domain := range c.AcmeDomain {
+			var last *x509.Certificate // of the domain, while a new one replaces an old one
+			for _, cert := range cache.AllMatchingCertificates(domain) {
+				if last == nil || cert.Leaf.NotAfter.After(last.NotAfter) {
+					last = cert.Leaf
+				}
+			}
+			if last == nil {
+				return nil
+			}
+			if first == nil || last.NotAfter.Before(first.NotAfter) {
+				first = last
+			}
+		}
+		return first
+	}, nil
 }

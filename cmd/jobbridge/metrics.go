@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
@@ -10,6 +11,16 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/prometheus/client_golang/prometheus"
 )
+
+// buildInfo says what this was built from.
+func buildInfo() prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "jobbridge_build_info", Help: "1, with what the bridge was built from.",
+		ConstLabels: prometheus.Labels{"version": version(), "goversion": runtime.Version()},
+	})
+	g.Set(1)
+	return g
+}
 
 // commitMetrics count the journal's commits.
 type commitMetrics struct {

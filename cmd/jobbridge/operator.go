@@ -29,8 +29,8 @@ type operator struct {
 // called: it is there before the journal is open and after the last delivery.
 func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.Logger, traces trace.TracerProvider, dropped *prometheus.CounterVec) (operator, func() error, error) {
 	o := operator{sampled: dropped.WithLabelValues(whySampled).Inc, health: bridge.NewHealth(), registry: prometheus.NewRegistry(), log: log, traces: traces}
-	o.reload = &reloader{log: log, health: o.health}
-	o.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(), dropped)
+	o.reload = newReloader(log, o.health, o.registry)
+	o.registry.MustRegister(o.health, buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(), dropped)
 	o.admin = bridge.NewAdmin(o.health, o.registry, bridge.Sampled(log, o.sampled))
 	var secure *tls.Config
 	where := urlOf(c.AdminTLS.given(), ln)
@@ -40,7 +40,7 @@ func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.L
 		if err != nil {
 			return o, nil, errors.Join(err, ln.Close())
 		}
-		o.reload.add(certs.reloaded("certificate of the admin listener"))
+		o.use(certs, "admin", "certificate of the admin listener")
 		secure = certs.config()
 	}
 	if c.AdminTokenFile != "" {

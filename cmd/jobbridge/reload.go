@@ -13,6 +13,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/verify"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -39,11 +40,23 @@ type reloaded struct {
 type reloader struct {
 	log    *zap.Logger
 	health *bridge.Health
+	good   *prometheus.GaugeVec
 	things []reloaded
 }
 
+func newReloader(log *zap.Logger, health *bridge.Health, reg prometheus.Registerer) *reloader {
+	good := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "jobbridge_reload_successful", Help: "1 if what the files say is in force, 0 if they could not be read again and the old one stays.",
+	}, []string{"what"})
+	reg.MustRegister(good)
+	return &reloader{log: log, health: health, good: good}
+}
+
 // add takes something to read again; not after run.
-func (r *reloader) add(thing reloaded) { r.things = append(r.things, thing) }
+func (r *reloader) add(thing reloaded) {
+	r.good.WithLabelValues(thing.name).Set(1)
+	r.things = append(r.things, thing)
+}
 
 // run watches until ctx ends. A watch that cannot be had leaves SIGHUP.
 func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
@@ -113,6 +126,7 @@ func (r *reloader) load() (good bool) {
 				r.log.Error("not reloaded: the old one stays in force", zap.String("what", thing.name), zap.Error(err))
 			}
 			thing.wrong = why
+			r.good.WithLabelValues(thing.name).Set(0)
 			r.health.Set(thing.name, bridge.Ready, why)
 			continue
 		}
@@ -120,6 +134,7 @@ func (r *reloader) load() (good bool) {
 			r.log.Info("reloaded", zap.String("what", thing.name))
 		}
 		thing.wrong = ""
+		r.good.WithLabelValues(thing.name).Set(1)
 		r.health.Set(thing.name, bridge.Ready)
 	}
 	return good

@@ -138,7 +138,7 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 			return err
 		}
 		options.TLS = certs.config()
-		o.reload.add(certs.reloaded("certificate of NATS"))
+		o.use(certs, "nats", "certificate of NATS")
 	}
 	if c.relays() {
 		options.Private = append(options.Private, journal.PrivateStream{Config: relay.ParkedStream(), Commit: true})

@@ -7,7 +7,11 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // tlsFlags make a listener speak TLS with certificates from files. They are
@@ -71,10 +75,14 @@ func (c *serveCmd) https(ctx context.Context, o operator, ln net.Listener) (*tls
 		if err != nil {
 			return nil, err
 		}
-		o.reload.add(certs.reloaded("certificate"))
+		o.use(certs, "webhook", "certificate")
 		return certs.config(), nil
 	case len(c.AcmeDomain) > 0:
-		return c.acme(ctx, ln, o.log)
+		config, current, err := c.acme(ctx, ln, o.log)
+		if err == nil {
+			o.watchCertificate("webhook", fmt.Sprintf("there is no certificate for %s yet, and handshakes fail: port 443 of each domain must lead here; the log has what the CA says", strings.Join(c.AcmeDomain, ", ")), current)
+		}
+		return config, err
 	}
 	return nil, nil
 }
@@ -98,9 +106,71 @@ func newCertificates(prefix string, f tlsFlags, clients tls.ClientAuthType, prot
 	return c, nil
 }
 
-// reloaded is for the reloader.
-func (c *certificates) reloaded(name string) reloaded {
-	return reloaded{name: name, files: c.flags.files(), load: c.load}
+// leaf is the certificate that is in force.
+func (c *certificates) leaf() *x509.Certificate { return c.tls.Load().Certificates[0].Leaf }
+
+// use has a listener's certificates read again when they change, and their end
+// watched.
+func (o operator) use(c *certificates, listener, name string) {
+	warn := o.watchCertificate(listener, "", c.leaf)
+	o.reload.add(reloaded{name: name, files: c.flags.files(), load: func() (bool, error) {
+		changed, err := c.load()
+		if changed {
+			warn()
+		}
+		return changed, err
+	}})
+}
+
+// watchCertificate exports when a listener's certificate ends, and says on /readyz
+// when that is near; or none, while current returns nil. The state does not
+// change: a challenge must still reach us, and whoever does not look at dates is
+// served. The function that it returns logs the same, as it does by itself now.
+func (o operator) watchCertificate(listener, none string, current func() *x509.Certificate) (warn func()) {
+	o.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "jobbridge_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate of a listener ends; 0 while there is none yet.",
+		ConstLabels: prometheus.Labels{"listener": listener},
+	}, func() float64 {
+		if cert := current(); cert != nil {
+			return float64(cert.NotAfter.Unix())
+		}
+		return 0
+	}))
+	reasons := func() []string {
+		cert, why := current(), none
+		if cert != nil {
+			why = expires(cert, time.Now())
+		}
+		if why == "" {
+			return nil
+		}
+		return []string{"certificate of the " + listener + " listener: " + why}
+	}
+	o.health.Ask(reasons)
+	warn = func() {
+		for _, why := range reasons() {
+			o.log.Warn(why)
+		}
+	}
+	warn()
+	return warn
+}
+
+// expirySoon is when to warn of the end of a certificate; of one that is made for
+// less than three times that, when a third is left.
+const expirySoon = 7 * 24 * time.Hour
+
+// expires says that a certificate is not good any more, or not for long.
+func expires(cert *x509.Certificate, now time.Time) string {
+	left := cert.NotAfter.Sub(now)
+	at := cert.NotAfter.UTC().Format(time.RFC3339)
+	switch {
+	case left <= 0:
+		return "it expired at " + at + ": senders break off the handshake"
+	case left < min(expirySoon, cert.NotAfter.Sub(cert.NotBefore)/3):
+		return "it expires at " + at + ", in " + left.Round(time.Minute).String()
+	}
+	return ""
 }
 
 // load reads the files and puts them in force, if they fit together.
@@ -115,6 +185,11 @@ func (c *certificates) load() (bool, error) {
 	cert, err := tls.X509KeyPair([]byte(files[0]), []byte(files[1]))
 	if err != nil {
 		return false, fmt.Errorf("--%stls-cert %s and --%stls-key %s: %w", c.prefix, c.flags.TLSCert, c.prefix, c.flags.TLSKey, err)
+	}
+	if cert.Leaf == nil { // a debug setting of Go leaves it out
+		if cert.Leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
+			return false, fmt.Errorf("--%stls-cert %s: %w", c.prefix, c.flags.TLSCert, err)
+		}
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: c.protocols, Certificates: []tls.Certificate{cert}}
 	if c.flags.TLSClientCA != "" {
