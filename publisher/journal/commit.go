@@ -18,8 +18,12 @@ type CommitStats struct {
 	Group int
 	// Files and folders that were synced.
 	Files int
-	// Duration from the first stat to the last fsync.
+	// Duration of the whole: the sync and, beside it, the question to the server
+	// whether it is well.
 	Duration time.Duration
+	// Sync is the time from the first stat to the last fsync; 0 if the commit has
+	// none, because the server syncs by itself or nobody does.
+	Sync time.Duration
 }
 
 // committer is the group commit: who arrives while a sync runs waits for the
@@ -29,6 +33,7 @@ type CommitStats struct {
 type committer struct {
 	journal *Journal
 	method  Method
+	syncs   bool // the commit does it: not the server, not nobody
 	files   *files
 
 	mu    sync.Mutex
@@ -50,6 +55,7 @@ func newCommitter(j *Journal, m Method) (*committer, error) {
 	if j.opts.Durability == publisher.OS {
 		m = Always // nothing to do: the page cache has it
 	}
+	c.syncs = m != Always
 	switch m {
 	case Blocks:
 		c.files, err = openAllBlocks(j.committed(), j.opts.Sync)
@@ -163,15 +169,19 @@ func (c *committer) serve(r *round) {
 	unwell := make(chan error, 1)
 	go func() { unwell <- c.journal.health() }()
 	n, err := c.files.sync()
+	synced := time.Since(start)
 	err = errors.Join(err, <-unwell)
 	if err != nil {
 		c.journal.setFailed(err)
 		r.err = c.journal.Err()
 		return
 	}
-	stats := CommitStats{Group: r.group, Files: n, Duration: time.Since(start)}
-	c.journal.log.Debug("commit", zap.Int("group", stats.Group), zap.Int("files", stats.Files), zap.Duration("took", stats.Duration))
-	if f := c.journal.opts.OnCommit; f != nil && r.group > 0 {
+	stats := CommitStats{Group: r.group, Files: n, Duration: time.Since(start), Sync: synced}
+	if !c.syncs {
+		stats.Sync = 0
+	}
+	c.journal.log.Debug("commit", zap.Int("group", stats.Group), zap.Int("files", stats.Files), zap.Duration("sync", stats.Sync), zap.Duration("took", stats.Duration))
+	if f := c.journal.opts.OnCommit; f != nil {
 		f(stats)
 	}
 }

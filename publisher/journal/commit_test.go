@@ -13,6 +13,8 @@ import (
 
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/journal"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // disk counts and fails the syncs of a journal. It notes of each block how
@@ -77,7 +79,18 @@ func TestReceiptFollowsSync(t *testing.T) {
 	t.Parallel()
 	d := &disk{}
 	var commits, served atomic.Int64
-	j := open(t, journal.Options{Sync: d.sync, OnCommit: func(s journal.CommitStats) { commits.Add(1); served.Add(int64(s.Group)) }})
+	var own atomic.Int64
+	j := open(t, journal.Options{Sync: d.sync, OnCommit: func(s journal.CommitStats) {
+		if s.Sync <= 0 || s.Sync > s.Duration {
+			t.Errorf("%+v", s)
+		}
+		if s.Group == 0 {
+			own.Add(1)
+			return
+		}
+		commits.Add(1)
+		served.Add(int64(s.Group))
+	}})
 	if j.Method() != journal.Blocks {
 		t.Fatalf("method %q", j.Method())
 	}
@@ -110,6 +123,10 @@ func TestReceiptFollowsSync(t *testing.T) {
 		t.Errorf("%d commits served %d", commits.Load(), served.Load())
 	}
 	t.Logf("%d events in %d commits", served.Load(), commits.Load())
+	before := own.Load()
+	if err := j.Close(); err != nil || own.Load() != before+1 {
+		t.Errorf("%d commits of its own at the end: %v", own.Load()-before, err)
+	}
 }
 
 func folder(j *journal.Journal) string {
@@ -180,10 +197,21 @@ func TestSyncFailureIsFinal(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again := open(t, journal.Options{Dir: dir})
+	failed := j.LastFailure()
+	if age := time.Since(failed); age < 0 || age > time.Minute {
+		t.Errorf("it failed %s ago", age)
+	}
+	core, logs := observer.New(zap.WarnLevel)
+	again := open(t, journal.Options{Dir: dir, Logger: zap.New(core)})
 	r, err := newPublisher(t, again).Publish(within(t, 5*time.Second), event("before", "COMPLETED"))
 	if err != nil || !r.Duplicate {
 		t.Fatalf("after a restart: %+v %v", r, err)
+	}
+	if off := again.LastFailure().Sub(failed).Abs(); off > 10*time.Second || logs.FilterField(zap.String("cause", "fsync: "+broken.Error())).Len() != 1 {
+		t.Errorf("after a restart, the failure was %s off; %v", off, logs.All())
+	}
+	if fresh := open(t, journal.Options{}); !fresh.LastFailure().IsZero() {
+		t.Error("a journal that never failed says that it did")
 	}
 }
 
@@ -195,7 +223,11 @@ func TestMethods(t *testing.T) {
 		t.Run(string(m), func(t *testing.T) {
 			dir := t.TempDir()
 			for round := range 2 {
-				j := open(t, journal.Options{Dir: dir, Method: m})
+				j := open(t, journal.Options{Dir: dir, Method: m, OnCommit: func(s journal.CommitStats) {
+					if (s.Sync > 0) != (m != journal.Always) { // then it is not the commit that syncs
+						t.Errorf("%+v", s)
+					}
+				}})
 				if j.Method() != m || j.SyncAlways() != (m == journal.Always) {
 					t.Fatalf("method %q, sync always %v", j.Method(), j.SyncAlways())
 				}
@@ -290,7 +322,11 @@ func TestLayout(t *testing.T) {
 func TestOS(t *testing.T) {
 	t.Parallel()
 	d := &disk{}
-	j := open(t, journal.Options{Durability: publisher.OS, Sync: d.sync})
+	j := open(t, journal.Options{Durability: publisher.OS, Sync: d.sync, OnCommit: func(s journal.CommitStats) {
+		if s.Sync != 0 {
+			t.Errorf("%+v", s)
+		}
+	}})
 	d.mu.Lock()
 	d.fail = errors.New("nobody should sync")
 	d.mu.Unlock()

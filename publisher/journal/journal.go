@@ -134,6 +134,7 @@ type Journal struct {
 
 	trimming chan struct{} // holds a token while the journal is trimmed
 	fullness string        // why it is full, or ""; guarded by trimming
+	full     atomic.Bool   // fullness is not ""
 	trimmed  atomic.Uint64 // bytes
 
 	salvaged []salvage
@@ -142,6 +143,9 @@ type Journal struct {
 	fail   sync.Once
 	failed chan struct{}
 	err    error // why it failed; set before failed is closed
+	// failedAt is when; failedBefore, when an earlier run did.
+	failedAt, failedBefore time.Time
+
 	stop   chan struct{}
 	watch  sync.WaitGroup
 	close  sync.Once
@@ -171,6 +175,7 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	if err := j.lock.checkClock(o); err != nil {
 		return nil, err
 	}
+	j.recallFailure()
 	if err := j.lookForDamage(); err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
@@ -307,11 +312,12 @@ func (j *Journal) Err() error {
 // setFailed makes the failure final.
 func (j *Journal) setFailed(err error) {
 	j.fail.Do(func() {
-		j.err = fmt.Errorf("%w: %w", ErrFailed, err)
+		j.err, j.failedAt = fmt.Errorf("%w: %w", ErrFailed, err), time.Now()
 		j.log.Error("journal failed: nothing is acknowledged until a restart", zap.Error(err))
 		close(j.failed)
 		// The server answers nobody any more; whoever waits hears it now.
 		j.conn.Close()
+		j.noteFailure(err)
 	})
 }
 
@@ -320,6 +326,10 @@ type Stats struct {
 	Messages, Bytes uint64
 	MaxBytes        int64
 	Consumers       int
+	// Full says that events are refused because nothing more can be trimmed.
+	Full bool
+	// Free is how many bytes the disk has left.
+	Free int64
 	// Trimmed is how many bytes of events that everyone has had were removed
 	// before their retention ended, since the journal was opened.
 	Trimmed uint64
@@ -331,7 +341,14 @@ func (j *Journal) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, fmt.Errorf("stream info: %w", err)
 	}
-	return Stats{Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes, Consumers: info.State.Consumers, Trimmed: j.trimmed.Load()}, nil
+	free, err := freeBytes(j.opts.Dir)
+	if err != nil {
+		return Stats{}, fmt.Errorf("free space of %s: %w", j.opts.Dir, err)
+	}
+	return Stats{
+		Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes, Consumers: info.State.Consumers,
+		Full: j.full.Load(), Free: free, Trimmed: j.trimmed.Load(),
+	}, nil
 }
 
 // Close drains the connection, commits once more, stops the server and gives

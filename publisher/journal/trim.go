@@ -143,6 +143,7 @@ func (j *Journal) trim(ctx context.Context) (room bool, err error) {
 // setFull tells, once each, that the journal has become full, and that it has
 // room again.
 func (j *Journal) setFull(why string) {
+	j.full.Store(why != "")
 	if (j.fullness == "") != (why == "") {
 		if why != "" {
 			j.log.Error("journal full: deliveries are refused", zap.String("why", why))
@@ -154,6 +155,63 @@ func (j *Journal) setFull(why string) {
 		j.opts.OnFull(why)
 	}
 	j.fullness = why
+}
+
+// Owed returns how many bytes of the stream trimming may not take, because a
+// durable consumer still owes one of their events: whole message blocks, of which
+// there are at least four in a full stream.
+func (j *Journal) Owed(ctx context.Context) (bytes int64, err error) {
+	floor, _, err := j.owed(ctx)
+	if err != nil || floor == math.MaxUint64 {
+		return 0, err
+	}
+	blocks, err := j.blockNumbers()
+	if err != nil {
+		return 0, err
+	}
+	// From the end: usually, little is owed.
+	for _, i := range slices.Backward(blocks) {
+		path := j.blockPath(i)
+		info, err := os.Stat(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // expired just now
+		}
+		if err != nil {
+			return 0, err
+		}
+		bytes += info.Size()
+		seq, err := firstSequence(path)
+		switch {
+		case errors.Is(err, os.ErrNotExist), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF): // or begun just now
+		case err != nil:
+			return 0, fmt.Errorf("first sequence of %s: %w", path, err)
+		case seq <= floor:
+			return bytes, nil
+		}
+	}
+	return bytes, nil
+}
+
+// blockNumbers returns those of the stream's message blocks, ascending.
+func (j *Journal) blockNumbers() ([]int, error) {
+	names, err := readNames(j.messages())
+	if err != nil {
+		return nil, err
+	}
+	var blocks []int
+	for _, name := range names {
+		if m := blockName.FindStringSubmatch(name); m != nil {
+			if i, err := strconv.Atoi(m[1]); err == nil {
+				blocks = append(blocks, i)
+			}
+		}
+	}
+	slices.Sort(blocks)
+	return blocks, nil
+}
+
+func (j *Journal) blockPath(i int) string {
+	return filepath.Join(j.messages(), strconv.Itoa(i)+".blk")
 }
 
 // owed returns the sequence of the oldest event that a durable consumer still
@@ -227,22 +285,13 @@ func (j *Journal) nextOwed(ctx context.Context, c *jetstream.ConsumerInfo) (uint
 // A point within a block would make the store rewrite that block and rename it
 // over the old one without a sync.
 func (j *Journal) trimPoint(first, floor uint64, excess int64) (uint64, error) {
-	names, err := readNames(j.messages())
+	blocks, err := j.blockNumbers()
 	if err != nil {
 		return 0, err
 	}
-	var blocks []int
-	for _, name := range names {
-		if m := blockName.FindStringSubmatch(name); m != nil {
-			if i, err := strconv.Atoi(m[1]); err == nil {
-				blocks = append(blocks, i)
-			}
-		}
-	}
-	slices.Sort(blocks)
 	var upTo uint64
 	for n, i := range blocks {
-		path := filepath.Join(j.messages(), strconv.Itoa(i)+".blk")
+		path := j.blockPath(i)
 		seq, err := firstSequence(path)
 		switch {
 		case errors.Is(err, os.ErrNotExist), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -103,8 +103,24 @@ func TestTrimWhatNobodyOwes(t *testing.T) {
 			if s := info.State; s.LastSeq != 800 || s.Bytes > journal.MinMaxBytes || s.Bytes < journal.MinMaxBytes/4 || s.Msgs != s.LastSeq-s.FirstSeq+1 {
 				t.Errorf("%+v", s)
 			}
+			if owed, stats := room(t, j); owed != 0 || stats.Full || stats.Free <= 0 {
+				t.Errorf("%d bytes are owed; %+v", owed, stats)
+			}
 		})
 	}
+}
+
+// room returns what is owed of a journal, and its state.
+func room(t *testing.T, j *journal.Journal) (owed int64, stats journal.Stats) {
+	t.Helper()
+	owed, err := j.Owed(within(t, 5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stats, err = j.Stats(within(t, 5*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return owed, stats
 }
 
 // sameFiles fails if a message block was replaced: that is a rename without a
@@ -165,12 +181,19 @@ func TestTrimKeepsWhatIsOwed(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			// The last block, and the one before if what is owed is in that.
+			if bytes, stats := room(t, j); bytes < pad || bytes > int64(stats.Bytes) || stats.Full {
+				t.Errorf("%d bytes are owed; %+v", bytes, stats)
+			}
 			last, err := fill(t, j, 60, 1000)
 			if !errors.Is(err, publisher.ErrFull) || !strings.Contains(err.Error(), cfg.Durable) {
 				t.Fatalf("%v after %d", err, last.Sequence)
 			}
 			if why := <-said; !strings.Contains(why, cfg.Durable) || !strings.Contains(why, fmt.Sprintf("sequence %d on", owed)) {
 				t.Errorf("said %q", why)
+			}
+			if bytes, stats := room(t, j); bytes < stats.MaxBytes*8/10 || !stats.Full {
+				t.Errorf("%d bytes are owed; %+v", bytes, stats)
 			}
 			if f := first(t, j); f > owed || f < owed-50 { // at most a block before it is held too
 				t.Errorf("the first is %d, %d is owed", f, owed)
@@ -194,8 +217,11 @@ func TestTrimKeepsWhatIsOwed(t *testing.T) {
 			}
 			for why := range said {
 				if why == "" {
-					return
+					break
 				}
+			}
+			if _, stats := room(t, j); stats.Full {
+				t.Errorf("%+v", stats)
 			}
 		})
 	}
