@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func TestDrainCommand(t *testing.T) {
 			t.Fatal(code, err)
 		}
 	}
-	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "300ms"); code != 1 || !strings.Contains(stderr, "50 events are not relayed yet") {
+	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "3s"); code != 1 || !strings.Contains(stderr, "50 events are not relayed yet") {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"draining"`) {
@@ -38,12 +39,61 @@ func TestDrainCommand(t *testing.T) {
 		t.Error("a bridge that drains takes deliveries:", code, err)
 	}
 	remote.Restart(t)
+	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "2s"); code != 2 || !strings.Contains(stderr, "at least 3s") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
 	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "51 relayed") {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
 	info, err := stream.Info(t.Context())
 	if err != nil || info.State.Msgs != 51 {
 		t.Fatal(info, err)
+	}
+	b.Stop(t)
+}
+
+// TestDrainParked leaves an event in the volume, also after a restart: the drain
+// fails until the remote has taken it.
+func TestDrainParked(t *testing.T) {
+	t.Parallel()
+	remote := natsd.Start(t, natsd.Options{})
+	stream := natsd.CreateStream(t, remote.AdminJS(t), 1)
+	resize := func(largest int32) {
+		t.Helper()
+		config := stream.CachedInfo().Config
+		config.MaxMsgSize = largest
+		if _, err := remote.AdminJS(t).UpdateStream(t.Context(), config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resize(2 << 10)
+	dir := filepath.Join(t.TempDir(), "data")
+	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--nats-url", remote.As("")}})
+	for _, pad := range []int{0, 4 << 10} {
+		if code, err := post(b.Webhook, fmt.Sprint("a", pad), pad); code != 200 {
+			t.Fatal(code, err)
+		}
+	}
+	for range 2 {
+		_, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin)
+		if code != 1 || !strings.Contains(stderr, "1 events are parked in this journal: jobbridge parked list|retry") {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+		if n := metric(t, b, "jobbridge_relay_parked_events"); n != 1 {
+			t.Errorf("%v events are parked", n)
+		}
+		b.Stop(t)
+		b = process.Start(t, process.Options{Dir: dir, Args: []string{"--nats-url", remote.As("")}})
+	}
+	if n := metric(t, b, "jobbridge_relay_parked_total"); n != 0 {
+		t.Errorf("%v events were parked since the restart", n)
+	}
+	resize(-1)
+	if out, stderr, code := process.Run(t, nil, "parked", "retry", "--admin", b.Admin); code != 0 {
+		t.Fatal(out, stderr)
+	}
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || metric(t, b, "jobbridge_relay_parked_events") != 0 {
+		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
 	b.Stop(t)
 }

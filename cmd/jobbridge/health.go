@@ -55,6 +55,7 @@ type drainCmd struct {
 func (drainCmd) Help() string {
 	return `The bridge says "draining" on /readyz from now on, so that load balancers look elsewhere, and takes what comes all the same. ` +
 		`This command ends when the remote stream has all that the journal has; then stop the bridge, and its volume holds nothing that is missed. ` +
+		`It fails if events are left at the end of the timeout, or are parked: those are in the volume alone. ` +
 		`A bridge without a remote keeps its events for its workers: there, it only takes it out of service.`
 }
 
@@ -64,11 +65,18 @@ type drained struct {
 	Relays bool `json:"relays"`
 }
 
-// quietFor is how long nothing may be left before it counts as all.
-const quietFor = 2 * time.Second
+const (
+	// quietFor is how long nothing may be left before it counts as all.
+	quietFor = 2 * time.Second
+	// leastDrain is the shortest timeout that leaves room for that.
+	leastDrain = 3 * time.Second
+)
 
 // Run drains, and fails if events are left at the end of the timeout.
 func (c *drainCmd) Run(ctx context.Context, s streams) error {
+	if c.Timeout < leastDrain {
+		return usage("--timeout must be at least %s: all is relayed when nothing was left for %s", leastDrain, quietFor)
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	var answer drained
@@ -93,8 +101,14 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			if stats.Lag == 0 {
+				return fmt.Errorf("events came until the end: none was left for less than %s", quietFor)
+			}
 			return fmt.Errorf("%d events are not relayed yet", stats.Lag)
 		}
+	}
+	if stats.ParkedEvents > 0 {
+		return fmt.Errorf("%d events are parked in this journal: jobbridge parked list|retry", stats.ParkedEvents)
 	}
 	fmt.Fprintf(s.out, "drained: the remote stream has all events (%d relayed, %d parked)\n", stats.Relayed, stats.Parked)
 	return nil

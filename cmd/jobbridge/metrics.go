@@ -23,31 +23,42 @@ func buildInfo() prometheus.Collector {
 }
 
 // commitMetrics count the journal's commits.
-type commitMetrics struct {
-	group    prometheus.Histogram
-	duration prometheus.Histogram
-}
+type commitMetrics struct{ group, duration, sync prometheus.Histogram }
+
+// commitBuckets are for a disk that is idle up to one that hangs.
+var commitBuckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 
 func newCommitMetrics(reg prometheus.Registerer) *commitMetrics {
 	m := &commitMetrics{
 		group: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "jobbridge_commit_group_size",
-			Help:    "Deliveries made durable by one commit.",
+			Help:    "Deliveries made durable by one commit, without those that the journal makes for itself.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "jobbridge_commit_duration_seconds",
-			Help:                        "Time of one commit, from its first stat to its last fsync; the count is the number of commits.",
-			Buckets:                     prometheus.ExponentialBuckets(.0001, 2.5, 10),
+			Help:                        "Time of one commit: its fsyncs and, beside them, the question to the NATS server whether it is well; the count is that of all commits.",
+			Buckets:                     commitBuckets,
+			NativeHistogramBucketFactor: 1.1,
+		}),
+		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:                        "jobbridge_fsync_duration_seconds",
+			Help:                        "Time to sync the files of one commit: the disk alone. Nothing is counted where the server syncs by itself (--commit-method=always) or nobody does (--durability=os).",
+			Buckets:                     commitBuckets,
 			NativeHistogramBucketFactor: 1.1,
 		}),
 	}
-	reg.MustRegister(m.group, m.duration)
+	reg.MustRegister(m.group, m.duration, m.sync)
 	return m
 }
 
 func (m *commitMetrics) observe(s journal.CommitStats) {
-	m.group.Observe(float64(s.Group))
+	if s.Group > 0 {
+		m.group.Observe(float64(s.Group))
+	}
+	if s.Sync > 0 {
+		m.sync.Observe(s.Sync.Seconds())
+	}
 	m.duration.Observe(s.Duration.Seconds())
 }
 
@@ -60,12 +71,17 @@ var (
 	journalMessages  = prometheus.NewDesc("jobbridge_journal_messages", "Events in the stream.", nil, nil)
 	journalConsumers = prometheus.NewDesc("jobbridge_journal_consumers", "Consumers of the stream.", nil, nil)
 	journalTrimmed   = prometheus.NewDesc("jobbridge_journal_trimmed_bytes_total", "Bytes of events that everyone has had, removed before their retention ended.", nil, nil)
+	journalFull      = prometheus.NewDesc("jobbridge_journal_full", "1 if events are refused because nothing more can be trimmed.", nil, nil)
+	journalOwed      = prometheus.NewDesc("jobbridge_journal_owed_bytes", "Bytes that trimming may not take, because a durable consumer owes one of their events, up to a message block too many.", nil, nil)
+	journalFree      = prometheus.NewDesc("jobbridge_journal_disk_free_bytes", "Bytes that the disk of the journal has left.", nil, nil)
+	journalFailure   = prometheus.NewDesc("jobbridge_journal_last_failure_timestamp_seconds", "When the storage failed last, in this run or an earlier one; 0 if never. The file \"failure\" in the data folder has the cause.", nil, nil)
+	journalInfo      = prometheus.NewDesc("jobbridge_journal_info", "1, with what a 2xx survives and how that is reached.", []string{"durability", "method"}, nil)
 	journalFailed    = prometheus.NewDesc("jobbridge_journal_failed", "1 if the storage failed and nothing is acknowledged any more.", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].
 func (journalCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, journalMaxBytes, journalMessages, journalConsumers, journalTrimmed, journalFailed} {
+	for _, d := range []*prometheus.Desc{journalBytes, journalMaxBytes, journalMessages, journalConsumers, journalTrimmed, journalFull, journalOwed, journalFree, journalFailure, journalInfo, journalFailed} {
 		ch <- d
 	}
 }
@@ -73,11 +89,13 @@ func (journalCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c journalCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
-	failed := 0.0
-	if c.journal.Err() != nil {
-		failed = 1
+	gauge(journalFailed, oneIf(c.journal.Err() != nil))
+	failure := 0.0
+	if at := c.journal.LastFailure(); !at.IsZero() {
+		failure = float64(at.Unix())
 	}
-	gauge(journalFailed, failed)
+	gauge(journalFailure, failure)
+	ch <- prometheus.MustNewConstMetric(journalInfo, prometheus.GaugeValue, 1, string(c.journal.Durability()), string(c.journal.Method()))
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
 	defer cancel()
 	stats, err := c.journal.Stats(ctx)
@@ -88,7 +106,19 @@ func (c journalCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(journalMaxBytes, float64(stats.MaxBytes))
 	gauge(journalMessages, float64(stats.Messages))
 	gauge(journalConsumers, float64(stats.Consumers))
+	gauge(journalFull, oneIf(stats.Full))
+	gauge(journalFree, float64(stats.Free))
+	if owed, err := c.journal.Owed(ctx); err == nil {
+		gauge(journalOwed, float64(owed))
+	}
 	ch <- prometheus.MustNewConstMetric(journalTrimmed, prometheus.CounterValue, float64(stats.Trimmed))
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // remoteCollector says how the connection to the remote stream is.
@@ -110,11 +140,7 @@ func (remoteCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c remoteCollector) Collect(ch chan<- prometheus.Metric) {
 	s := c.remote.Status()
-	connected := 0.0
-	if s.Connected {
-		connected = 1
-	}
-	ch <- prometheus.MustNewConstMetric(remoteConnected, prometheus.GaugeValue, connected)
+	ch <- prometheus.MustNewConstMetric(remoteConnected, prometheus.GaugeValue, oneIf(s.Connected))
 	ch <- prometheus.MustNewConstMetric(remoteFindings, prometheus.GaugeValue, float64(len(s.Misconfigured())), "true")
 	ch <- prometheus.MustNewConstMetric(remoteFindings, prometheus.GaugeValue, float64(len(s.Warnings())), "false")
 	ch <- prometheus.MustNewConstMetric(remoteReconnects, prometheus.CounterValue, float64(s.Reconnects))
@@ -127,14 +153,15 @@ var (
 	relayLag     = prometheus.NewDesc("jobbridge_relay_lag_events", "Events of the journal that the remote stream does not have.", nil, nil)
 	relayOldest  = prometheus.NewDesc("jobbridge_relay_oldest_seconds", "Age of the oldest of them; 0 if there is none.", nil, nil)
 	relayRelayed = prometheus.NewDesc("jobbridge_relay_relayed_total", "Events that the remote stream acknowledged, or that were parked.", nil, nil)
-	relayParked  = prometheus.NewDesc("jobbridge_relay_parked_total", "Events kept aside because the remote stream will never take them.", nil, nil)
+	relayParked  = prometheus.NewDesc("jobbridge_relay_parked_total", "Events kept aside because the remote stream will never take them, since the start.", nil, nil)
+	relayAside   = prometheus.NewDesc("jobbridge_relay_parked_events", "Events that are kept aside now.", nil, nil)
 	relayRetries = prometheus.NewDesc("jobbridge_relay_retries_total", "Attempts that failed and were repeated.", nil, nil)
 	relayLate    = prometheus.NewDesc("jobbridge_relay_late_total", "Events of unknown outcome older than the remote's duplicate window: they may be stored twice.", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].
 func (relayCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{relayLag, relayOldest, relayRelayed, relayParked, relayRetries, relayLate} {
+	for _, d := range []*prometheus.Desc{relayLag, relayOldest, relayRelayed, relayParked, relayAside, relayRetries, relayLate} {
 		ch <- d
 	}
 }
@@ -158,28 +185,34 @@ func (c relayCollector) Collect(ch chan<- prometheus.Metric) {
 	if !s.Oldest.IsZero() {
 		age = time.Since(s.Oldest).Seconds()
 	}
+	ch <- prometheus.MustNewConstMetric(relayAside, prometheus.GaugeValue, float64(s.ParkedEvents))
 	ch <- prometheus.MustNewConstMetric(relayLag, prometheus.GaugeValue, float64(s.Lag))
 	ch <- prometheus.MustNewConstMetric(relayOldest, prometheus.GaugeValue, age)
 }
 
 // quarantineCollector says how full the quarantine is.
-type quarantineCollector struct{ quarantine *bridge.Quarantine }
+type quarantineCollector struct {
+	quarantine *bridge.Quarantine
+	journal    *journal.Journal // that it is in
+}
 
 var (
 	quarantineRequests = prometheus.NewDesc("jobbridge_quarantine_requests_total", "Requests refused for their signature or clock, by whether they were kept, and if not why.", []string{"result"}, nil)
+	quarantineFailed   = prometheus.NewDesc("jobbridge_quarantine_failed", "1 if the storage of the quarantine failed, which is the journal's unless there is none.", nil, nil)
 	quarantineMessages = prometheus.NewDesc("jobbridge_quarantine_messages", "Requests in the quarantine.", nil, nil)
 	quarantineBytes    = prometheus.NewDesc("jobbridge_quarantine_bytes", "Bytes in the quarantine.", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].
 func (quarantineCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{quarantineRequests, quarantineMessages, quarantineBytes} {
+	for _, d := range []*prometheus.Desc{quarantineRequests, quarantineFailed, quarantineMessages, quarantineBytes} {
 		ch <- d
 	}
 }
 
 // Collect implements [prometheus.Collector].
 func (c quarantineCollector) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(quarantineFailed, prometheus.GaugeValue, oneIf(c.journal.Err() != nil))
 	for result, n := range c.quarantine.Kept() {
 		ch <- prometheus.MustNewConstMetric(quarantineRequests, prometheus.CounterValue, float64(n), result)
 	}

@@ -123,8 +123,11 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 	}
 	options := journal.Options{
 		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, MaxConnections: c.MaxWorkers, Durability: publisher.Durability(c.Durability), Stream: stream,
-		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log, OnCommit: newCommitMetrics(o.registry).observe,
-		OnFull: func(why string) { setReason(o.health, roomPart, bridge.Full, why) },
+		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log,
+	}
+	if !c.direct() { // there, it has no events, and no delivery waits for it
+		options.OnCommit = newCommitMetrics(o.registry).observe
+		options.OnFull = func(why string) { setReason(o.health, roomPart, bridge.Full, why) }
 	}
 	if c.CommitMethod != "auto" {
 		options.Method = journal.Method(c.CommitMethod)
@@ -153,6 +156,9 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 		o.reload.add(c.reloadedWorkers(s.journal, workers))
 	}
 	o.health.Set(diskPart, bridge.Ready, s.journal.Warnings()...)
+	if c.direct() {
+		return nil
+	}
 	return o.registry.Register(journalCollector{s.journal})
 }
 
@@ -236,7 +242,7 @@ func (c *serveCmd) openRelay(ctx, run context.Context, s *storage, stream publis
 	}
 	parking := relay.NewParking(s.journal.Private(), parked, s.journal.Commit, forward)
 	s.relay, err = relay.New(relay.Options{
-		Source: s.journal.Stream(), Consumer: journal.RelayConsumer, Remote: forward, Await: s.remote.Await, Park: parking.Park,
+		Source: s.journal.Stream(), Consumer: journal.RelayConsumer, Remote: forward, Await: s.remote.Await, Park: parking.Park, Parked: parking.Count,
 		Ledger: filepath.Join(s.journal.Dir(), "relay.json"), DedupeWindow: func() time.Duration { return s.remote.Status().Window },
 		OnTrouble: func(err error) { setReason(o.health, relayPart, bridge.Journaling, relayTrouble(err)) }, Logger: o.log.Named("relay"), Tracer: o.traces,
 	})
@@ -305,7 +311,7 @@ func (c *serveCmd) openQuarantine(ctx, run context.Context, s *storage, verifier
 		return map[string]uint64{"purged": n}, err
 	})
 	s.run.Go(func() { q.Run(run) })
-	return o.registry.Register(quarantineCollector{q})
+	return o.registry.Register(quarantineCollector{q, s.journal})
 }
 
 func parseSequences(list []string) ([]uint64, error) {

@@ -62,6 +62,15 @@ func (p *Parking) Park(ctx context.Context, m *nats.Msg, reason string) error {
 	return nil
 }
 
+// Count returns how many events are parked.
+func (p *Parking) Count(ctx context.Context) (uint64, error) {
+	info, err := p.stream.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("parked events: %w", err)
+	}
+	return info.State.Msgs, nil
+}
+
 // RetryDone is what becomes of an event that the remote takes now.
 const RetryDone = "relayed"
 

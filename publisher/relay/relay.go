@@ -54,6 +54,8 @@ type Options struct {
 	Await func(ctx context.Context) error
 	// Park keeps an event that the remote will never take, durably.
 	Park func(ctx context.Context, m *nats.Msg, reason string) error
+	// Parked returns how many events are kept so; nil means that nobody asks.
+	Parked func(ctx context.Context) (uint64, error)
 	// Ledger is the path of the file that says what has been relayed.
 	Ledger string
 	// InFlight is how many events are on their way at once; 0 means 256.

@@ -21,6 +21,8 @@ type Stats struct {
 	Parked  uint64 `json:"parked"`
 	Retries uint64 `json:"retries"`
 	Late    uint64 `json:"late"`
+	// ParkedEvents are those that are kept aside now, since whenever.
+	ParkedEvents uint64 `json:"parked_events"`
 	// Trouble is why events have to be tried again, or empty.
 	Trouble string `json:"trouble,omitempty"`
 }
@@ -33,6 +35,11 @@ func (r *Relay) Stats(ctx context.Context) (Stats, error) {
 	info, err := r.opts.Source.Info(ctx)
 	if err != nil {
 		return s, fmt.Errorf("journal: %w", err)
+	}
+	if r.opts.Parked != nil {
+		if s.ParkedEvents, err = r.opts.Parked(ctx); err != nil {
+			return s, err
+		}
 	}
 	floor, above := r.ledger.floor()
 	if info.State.LastSeq <= floor {
