@@ -132,7 +132,9 @@ func hourly(bytes int) rate.Limit { return rate.Limit(float64(bytes) / time.Hour
 // keep puts a request into the quarantine, or says why not. It never waits.
 func (q *Quarantine) keep(r refused) Kept {
 	result := q.offer(r)
-	q.kept[result].Add(1)
+	if result != KeptSafe { // that counts when it is written
+		q.kept[result].Add(1)
+	}
 	return result
 }
 
@@ -196,10 +198,13 @@ func (q *Quarantine) write(r refused) {
 	if _, err := q.opts.JetStream.PublishMsg(ctx, &nats.Msg{Subject: quarantineSubject, Header: h, Data: r.body}); err != nil {
 		q.kept[KeptNotWritten].Add(1)
 		q.log.Error("quarantine", zap.Error(err))
+		return
 	}
+	q.kept[KeptSafe].Add(1)
 }
 
-// Kept returns how many requests had each result, by its name, since the start.
+// Kept returns how many requests had each result, by its name, since the start;
+// one that waits to be written has none yet.
 func (q *Quarantine) Kept() map[string]uint64 {
 	counts := make(map[string]uint64, len(keepResults))
 	for i := range q.kept {

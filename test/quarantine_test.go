@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 )
 
@@ -122,4 +123,35 @@ func TestStreamPrint(t *testing.T) {
 	if got := fmt.Sprint(c); got != "{JOBS [job.> batch.>] new 3 1073741824}" {
 		t.Error(got)
 	}
+}
+
+// TestDirectQuarantineFails takes the quarantine of a direct bridge its disk: no
+// delivery waits for that, and no metric of the journal says otherwise.
+func TestDirectQuarantineFails(t *testing.T) {
+	t.Parallel()
+	remote := natsd.Start(t, natsd.Options{})
+	natsd.CreateStream(t, remote.AdminJS(t), 1)
+	dir := filepath.Join(t.TempDir(), "data")
+	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--nats-url", remote.As(""), "--journal=off"}})
+	if n := metric(t, b, "jobbridge_quarantine_failed"); n != 0 {
+		t.Fatal(n)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "jetstream/EVENTS/streams/JOBS/msgs")); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the quarantine does not say that it failed", func() bool { return metric(t, b, "jobbridge_quarantine_failed") == 1 })
+	if code, err := post(b.Webhook, "a", 0); code != 200 {
+		t.Error(code, err)
+	}
+	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_other", "b"); code != 400 {
+		t.Error(code, err)
+	}
+	all := get(t, b.Admin+"/metrics")
+	if strings.Contains(all, "jobbridge_journal_") || strings.Contains(all, "jobbridge_commit_") || strings.Contains(all, "jobbridge_fsync_") {
+		t.Errorf("metrics of a journal that holds no events:\n%s", all)
+	}
+	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) || !strings.Contains(ready, "quarantine off") {
+		t.Error(ready)
+	}
+	b.Stop(t)
 }

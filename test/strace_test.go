@@ -157,6 +157,10 @@ func storageFails(t *testing.T, call, errno, reason string) {
 	if !strings.Contains(out, `"duplicate":true`) {
 		t.Errorf("after a restart: %s", out)
 	}
+	// Nobody looked within the second before it ended; now it can be seen.
+	if at := metric(t, again, "jobbridge_journal_last_failure_timestamp_seconds"); time.Since(time.Unix(int64(at), 0)) > time.Hour || !strings.Contains(again.Log(), "failed in an earlier run") || !strings.Contains(again.Log(), reason) {
+		t.Errorf("after a restart, it failed last at %v\n%s", at, again.Log())
+	}
 	again.Stop(t)
 }
 
