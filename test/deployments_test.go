@@ -25,9 +25,21 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
 	natsd.CreateStream(t, remote.AdminJS(t), 1)
-	b := process.Start(t, process.Options{Args: []string{"--nats-url", remote.As("")}})
-	if code, err := post(b.Webhook, "a", 0); code != 200 {
-		t.Fatal(code, err)
+	dir, ca := t.TempDir(), newAuthority(t, "ca")
+	cert, key := ca.issue("127.0.0.1")
+	for name, text := range map[string]string{"cert": cert, "key": key, "secret": process.Secret} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := process.Start(t, process.Options{Args: []string{
+		"--nats-url", remote.As(""), "--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key"), "--secret-file", filepath.Join(dir, "secret"),
+	}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
+	client := ca.client("", "", 0)
+	for _, id := range []string{"a", "b", "c"} { // enough to tell the time
+		if code, err := signed(client, b.Webhook, process.Secret, id); code != 200 {
+			t.Fatal(code, err)
+		}
 	}
 	scraped := get(t, b.Admin+"/metrics")
 	problems, err := promlint.New(strings.NewReader(scraped)).Lint()
@@ -70,13 +82,79 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is neither on the dashboard nor in an alert", name)
 		}
 	}
-	guide := read(t, "../deployments/README.md")
-	for _, alert := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(read(t, "../deployments/prometheus/alerts.yaml"), -1) {
-		if !strings.Contains(guide, "`"+alert[1]+"`") {
-			t.Errorf("deployments/README.md does not say what to do about %s", alert[1])
+	row := regexp.MustCompile(`(?m)^\| .*Prometheus: .*$`).FindString(read(t, "../README.md"))
+	for name := range exported {
+		if !listed(row, name) {
+			t.Errorf("README.md does not list %s", name)
 		}
 	}
+	// Every label has all its values from the start.
+	values := make(map[string]bool)
+	for _, line := range regexp.MustCompile(`(?m)^(jobbridge_\w+)\{(.*)\} `).FindAllStringSubmatch(scraped, -1) {
+		for _, label := range regexp.MustCompile(`(\w+)="([^"]*)"`).FindAllStringSubmatch(line[2], -1) {
+			values[base(line[1])+" "+label[1]+" "+label[2]] = true
+		}
+	}
+	asked := 0
+	for _, file := range []string{"prometheus/alerts.yaml", "grafana/jobbridge.json"} {
+		text := strings.ReplaceAll(read(t, filepath.Join("../deployments", file)), `\"`, `"`)
+		for _, selector := range regexp.MustCompile(`\b(jobbridge_[a-z_]+)\{([^{}]*)\}`).FindAllStringSubmatch(text, -1) {
+			for _, m := range regexp.MustCompile(`(\w+)(?:=|=~|!=)"([^"]*)"`).FindAllStringSubmatch(selector[2], -1) {
+				for _, value := range strings.Split(m[2], "|") {
+					if m[1] == "instance" || values[base(selector[1])+" "+m[1]+" "+value] {
+						continue
+					}
+					// How a commit reaches the disk depends on the flag.
+					if m[1] != "method" || value != "always" {
+						t.Errorf("%s: %s never has %s=%q", file, selector[1], m[1], value)
+					}
+				}
+				asked++
+			}
+		}
+	}
+	if asked < 20 {
+		t.Errorf("only %d labels were found", asked)
+	}
 	b.Stop(t)
+}
+
+// listed reports whether a name stands in README's row, in full or without how it
+// begins.
+func listed(row, name string) bool {
+	for i := range name {
+		short := "`…" + name[i:]
+		if i == 0 {
+			short = "`" + name
+		}
+		if strings.Contains(row, short+"`") || strings.Contains(row, short+"{") {
+			return true
+		}
+	}
+	return false
+}
+
+// TestAlerts: the guide says what to do about each alert, and about no other, and
+// each is tested to fire. That it is silent otherwise is tested by all of
+// alerts_test.yaml, which lists what fires.
+func TestAlerts(t *testing.T) {
+	t.Parallel()
+	guide, tests := read(t, "../deployments/README.md"), read(t, "../deployments/prometheus/alerts_test.yaml")
+	alerts := make(map[string]bool)
+	for _, alert := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(read(t, "../deployments/prometheus/alerts.yaml"), -1) {
+		alerts[alert[1]] = true
+		if !strings.Contains(guide, "\n| `"+alert[1]+"` | ") {
+			t.Errorf("deployments/README.md does not say what to do about %s", alert[1])
+		}
+		if !strings.Contains(tests, `alertname="`+alert[1]+`"`) {
+			t.Errorf("alerts_test.yaml does not test that %s fires", alert[1])
+		}
+	}
+	for _, named := range regexp.MustCompile("`(Jobbridge\\w+)`").FindAllStringSubmatch(guide, -1) {
+		if !alerts[named[1]] {
+			t.Errorf("deployments/README.md: there is no alert %s", named[1])
+		}
+	}
 }
 
 func read(t *testing.T, path string) string {
