@@ -163,6 +163,89 @@ func TestSecretsRotate(t *testing.T) {
 	b.Stop(t)
 }
 
+// TestSecretsAreSeen changes the secret in ways that go past the file itself,
+// while other files beside it change all the time.
+func TestSecretsAreSeen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	secret := func() string { n++; return fmt.Sprint("whsec_number_", n) }
+	// folder makes one with a new secret in it.
+	folder := func(name string) string {
+		s := secret()
+		must(os.MkdirAll(in(name), 0o700))
+		must(os.WriteFile(in(name)+"/secret", []byte(s), 0o600))
+		return s
+	}
+	link := func(to, name string) {
+		must(os.Symlink(to, in("link")))
+		must(os.Rename(in("link"), in(name)))
+	}
+	first := folder("v1")
+	link("v1", "current")
+	link("current/secret", "secret")
+	b := process.Start(t, process.Options{Args: []string{"--secret-file", in("secret")}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	busy.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+				must(os.WriteFile(in("busy"), []byte(time.Now().String()), 0o600))
+			}
+		}
+	})
+	defer func() { close(stop); busy.Wait() }()
+	for _, c := range []struct {
+		name   string
+		change func() string
+	}{
+		{"the link above it", func() string { s := folder("v2"); link("v2", "current"); return s }},
+		{"a folder made anew", func() string {
+			must(os.RemoveAll(in("v1")))
+			s := folder("v1")
+			link("v1", "current")
+			return s
+		}},
+		{"in that folder", func() string { s := secret(); must(os.WriteFile(in("current/secret"), []byte(s), 0o600)); return s }},
+		{"another folder in its place", func() string {
+			s := folder("v3")
+			must(os.RemoveAll(in("current")))
+			must(os.Rename(in("v3"), in("current")))
+			return s
+		}},
+		{"a file instead of a link", func() string {
+			s := secret()
+			must(os.WriteFile(in("new"), []byte(s), 0o600))
+			must(os.Rename(in("new"), in("secret")))
+			return s
+		}},
+	} {
+		now := c.change()
+		await(t, c.name+": the new secret is not in force", func() bool {
+			code, err := signed(http.DefaultClient, b.Webhook, now, now)
+			return code == 200 && err == nil
+		})
+		if code, err := signed(http.DefaultClient, b.Webhook, first, "old"); code != 400 {
+			t.Errorf("%s: the old one is: %d %v", c.name, code, err)
+		}
+	}
+	// What would have to be waited for is not read.
+	must(os.Remove(in("secret")))
+	must(syscall.Mkfifo(in("secret"), 0o600))
+	await(t, "a pipe is not reported", func() bool { return strings.Contains(get(t, b.Admin+"/readyz"), "no regular file") })
+	b.Stop(t)
+}
+
 // TestBadReload keeps what was in force when the file is no good, says so until
 // it is mended, and reads it again at SIGHUP.
 func TestBadReload(t *testing.T) {

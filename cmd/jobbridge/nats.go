@@ -39,14 +39,13 @@ func (f natsFlags) given() bool { return len(f.NatsURL) > 0 || f.NatsContext != 
 // files that a connection is made from; of a context, also those that it names.
 func (f natsFlags) files() []string {
 	files := []string{f.NatsCreds, f.NatsNkey, f.NatsPasswordFile, f.NatsCA, f.NatsCert, f.NatsKey}
-	if path, settings, err := f.context(); err == nil && path != "" {
-		files = append(files, path)
-		for _, named := range []string{settings.Creds, settings.NKey, settings.CA, settings.Cert, settings.Key} {
-			if rest, ok := strings.CutPrefix(named, "~"); ok {
-				named = homeDir() + rest
-			}
-			files = append(files, named)
+	path, settings, _ := f.context() // connecting says what is wrong with it
+	files = append(files, path)
+	for _, named := range []string{settings.Creds, settings.NKey, settings.CA, settings.Cert, settings.Key} {
+		if rest, ok := strings.CutPrefix(named, "~"); ok {
+			named = homeDir() + rest
 		}
+		files = append(files, named)
 	}
 	return slices.DeleteFunc(files, func(s string) bool { return s == "" })
 }
@@ -79,10 +78,9 @@ func homeDir() string {
 
 // reloadedNATS connects anew when what it connected with has changed.
 func (f natsFlags) reloadedNATS(r *remote.Remote) reloaded {
-	files := f.files()
-	now, _ := readAll(files) // if one is gone already, load says so
-	return reloaded{name: "NATS credentials", files: files, load: func() (bool, error) {
-		read, err := readAll(files)
+	now, _ := readAll(f.files()) // if one is gone already, load says so
+	return reloaded{name: "NATS credentials", files: f.files, load: func() (bool, error) {
+		read, err := readAll(f.files())
 		if err != nil || slices.Equal(read, now) {
 			return false, err
 		}

@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/verify"
@@ -17,23 +16,28 @@ import (
 	"go.uber.org/zap"
 )
 
-// settled is how long files must have been quiet before they are read again:
-// whoever writes two that belong together is given the time.
-const settled = 100 * time.Millisecond
-
-// mended is how soon what could not be put in force is tried again: it may wait
-// for a server, not for a file.
-const mended = 5 * time.Second
+// The pace of looking at files. They are looked at, not watched: no system tells
+// of every way in which a file changes, such as a link above it, a folder made
+// anew, a mount of the file alone or a network's file system.
+const (
+	lookEvery = 500 * time.Millisecond
+	// tryAgain is how soon what could not be put in force is tried again: it may
+	// wait for a server, not for a file.
+	tryAgain = 5 * time.Second
+)
 
 // reloaded is something that is read from files and can be read again.
 type reloaded struct {
 	name  string
-	files []string
+	files func() []string // which they are may depend on what is in one
 	// load reads the files and puts what they say in force; what is not good
 	// changes nothing. It reports whether there was a change.
 	load func() (changed bool, err error)
 
-	wrong string // what was last said of it
+	seen   string    // in the files, the last time
+	loaded string    // what was seen when they were last read
+	failed time.Time // when that was, if it was not good
+	wrong  string    // what was last said of it
 }
 
 // reloader reads files again when they change or SIGHUP comes.
@@ -41,7 +45,7 @@ type reloader struct {
 	log    *zap.Logger
 	health *bridge.Health
 	good   *prometheus.GaugeVec
-	things []reloaded
+	things []*reloaded
 }
 
 func newReloader(log *zap.Logger, health *bridge.Health, reg prometheus.Registerer) *reloader {
@@ -52,92 +56,102 @@ func newReloader(log *zap.Logger, health *bridge.Health, reg prometheus.Register
 	return &reloader{log: log, health: health, good: good}
 }
 
-// add takes something to read again; not after run.
+// add takes something to read again; not after run. What comes through a pipe can
+// be read once only.
 func (r *reloader) add(thing reloaded) {
+	if _, err := digest(thing.files()); errors.Is(err, errNoFile) {
+		r.log.Info("not read again", zap.String("what", thing.name), zap.Error(err))
+		return
+	}
 	r.good.WithLabelValues(thing.name).Set(1)
-	r.things = append(r.things, thing)
+	r.things = append(r.things, &thing)
 }
 
-// run watches until ctx ends. A watch that cannot be had leaves SIGHUP.
+// run looks at the files until ctx ends.
 func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
-	watcher, err := r.watch()
-	if err != nil {
-		r.log.Warn("files are not watched: send SIGHUP after a change", zap.Error(err))
-		watcher = &fsnotify.Watcher{} // whose channels never deliver
-	} else {
-		defer func() { _ = watcher.Close() }() // nothing is lost with it
-	}
-	quiet := time.NewTimer(settled)
-	defer quiet.Stop()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case err := <-watcher.Errors:
-			r.log.Warn("watch files", zap.Error(err))
-			quiet.Reset(settled) // something may have been missed
-		case <-watcher.Events:
-			quiet.Reset(settled)
 		case <-hangup:
 			r.log.Info("SIGHUP: reading files again")
-			quiet.Reset(0)
-		case <-quiet.C:
-			if !r.load() {
-				quiet.Reset(mended)
+			for _, thing := range r.things {
+				r.load(thing)
+			}
+		case <-tick.C:
+			for _, thing := range r.things {
+				r.look(thing)
 			}
 		}
 	}
 }
 
-// watch watches the folders, not the files: a file that is replaced is another
-// one. In Kubernetes, what is replaced is a link to the folder beside it.
-func (r *reloader) watch() (*fsnotify.Watcher, error) {
-	w, err := fsnotify.NewWatcher()
+// look reads a thing again when its files have changed, and two looks saw the
+// same: whoever writes two that belong together is given the time.
+func (r *reloader) look(thing *reloaded) {
+	seen, err := digest(thing.files())
 	if err != nil {
-		return nil, err
+		seen = err.Error()
 	}
-	for _, thing := range r.things {
-		for _, file := range thing.files {
-			folders := []string{filepath.Dir(file)}
-			if target, err := filepath.EvalSymlinks(file); err == nil {
-				folders = append(folders, filepath.Dir(target))
-			}
-			for _, folder := range folders {
-				if err := w.Add(folder); err != nil {
-					return nil, errors.Join(fmt.Errorf("%s: %w", folder, err), w.Close())
-				}
-			}
-		}
+	settled := seen == thing.seen
+	thing.seen = seen
+	again := !thing.failed.IsZero() && time.Since(thing.failed) >= tryAgain
+	if settled && (seen != thing.loaded || again) {
+		r.load(thing)
 	}
-	return w, nil
 }
 
-// load reads everything again, and reports whether all of it is in force. What
-// fails stays as it was, and says so until it is mended.
-func (r *reloader) load() (good bool) {
-	good = true
-	for i := range r.things {
-		thing := &r.things[i]
-		changed, err := thing.load()
+var errNoFile = errors.New("no regular file")
+
+// digest tells whether files have changed.
+func digest(paths []string) (string, error) {
+	h := sha256.New()
+	for _, path := range paths {
+		info, err := os.Stat(path)
 		if err != nil {
-			good = false
-			why := fmt.Sprintf("%s: not reloaded, the old one stays in force: %v", thing.name, err)
-			if why != thing.wrong {
-				r.log.Error("not reloaded: the old one stays in force", zap.String("what", thing.name), zap.Error(err))
-			}
-			thing.wrong = why
-			r.good.WithLabelValues(thing.name).Set(0)
-			r.health.Set(thing.name, bridge.Ready, why)
-			continue
+			return "", err
 		}
-		if changed {
-			r.log.Info("reloaded", zap.String("what", thing.name))
+		if !info.Mode().IsRegular() { // to read it may take for ever
+			return "", fmt.Errorf("%s: %w", path, errNoFile)
 		}
-		thing.wrong = ""
-		r.good.WithLabelValues(thing.name).Set(1)
-		r.health.Set(thing.name, bridge.Ready)
+		text, err := readText(path)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%d %s", len(text), text)
 	}
-	return good
+	return string(h.Sum(nil)), nil
+}
+
+// load reads a thing again. If that fails, it stays as it was, and says so until
+// it is mended.
+func (r *reloader) load(thing *reloaded) {
+	seen, err := digest(thing.files())
+	changed := false
+	if err == nil {
+		changed, err = thing.load()
+		thing.loaded = seen
+	} else {
+		thing.loaded = err.Error()
+	}
+	if err != nil {
+		why := fmt.Sprintf("%s: not reloaded, the old one stays in force: %v", thing.name, err)
+		if why != thing.wrong {
+			r.log.Error("not reloaded: the old one stays in force", zap.String("what", thing.name), zap.Error(err))
+		}
+		thing.failed, thing.wrong = time.Now(), why
+		r.good.WithLabelValues(thing.name).Set(0)
+		r.health.Set(thing.name, bridge.Ready, why)
+		return
+	}
+	if changed {
+		r.log.Info("reloaded", zap.String("what", thing.name))
+	}
+	thing.failed, thing.wrong = time.Time{}, ""
+	r.good.WithLabelValues(thing.name).Set(1)
+	r.health.Set(thing.name, bridge.Ready)
 }
 
 // reloadSecrets puts the secrets in force that the file and the variable hold,
@@ -146,7 +160,7 @@ func (c *serveCmd) reloadSecrets(o operator, getenv func(string) string, verifie
 	if c.SecretFile == "" {
 		return
 	}
-	o.reload.add(reloaded{name: "secrets", files: []string{c.SecretFile}, load: func() (bool, error) {
+	o.reload.add(reloaded{name: "secrets", files: fixed(c.SecretFile), load: func() (bool, error) {
 		secrets, err := c.read(getenv)
 		if err != nil || slices.Equal(secrets, now) {
 			return false, err
@@ -162,7 +176,7 @@ func (c *serveCmd) reloadSecrets(o operator, getenv func(string) string, verifie
 
 // reloadedToken puts the token of --admin-token-file in force.
 func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
-	return reloaded{name: "admin token", files: []string{c.AdminTokenFile}, load: func() (bool, error) {
+	return reloaded{name: "admin token", files: fixed(c.AdminTokenFile), load: func() (bool, error) {
 		token, err := readToken(c.AdminTokenFile)
 		if err != nil || token == now {
 			return false, err
@@ -175,7 +189,7 @@ func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
 
 // reloadedWorkers puts the workers of --nats-auth-file in force.
 func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) reloaded {
-	return reloaded{name: "workers", files: []string{c.NatsAuthFile}, load: func() (bool, error) {
+	return reloaded{name: "workers", files: fixed(c.NatsAuthFile), load: func() (bool, error) {
 		workers, err := readWorkers(c.NatsAuthFile)
 		if err != nil || slices.Equal(workers, now) {
 			return false, err
@@ -188,15 +202,18 @@ func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) rel
 	}}
 }
 
+// fixed are files whose names do not change.
+func fixed(paths ...string) func() []string { return func() []string { return paths } }
+
 // readAll returns what is in the files.
 func readAll(paths []string) ([]string, error) {
 	texts := make([]string, len(paths))
 	for i, path := range paths {
-		data, err := os.ReadFile(path)
+		text, err := readText(path)
 		if err != nil {
 			return nil, err
 		}
-		texts[i] = string(data)
+		texts[i] = text
 	}
 	return texts, nil
 }

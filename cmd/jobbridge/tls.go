@@ -113,7 +113,7 @@ func (c *certificates) leaf() *x509.Certificate { return c.tls.Load().Certificat
 // watched.
 func (o operator) use(c *certificates, listener, name string) {
 	warn := o.watchCertificate(listener, "", c.leaf)
-	o.reload.add(reloaded{name: name, files: c.flags.files(), load: func() (bool, error) {
+	o.reload.add(reloaded{name: name, files: c.flags.files, load: func() (bool, error) {
 		changed, err := c.load()
 		if changed {
 			warn()
