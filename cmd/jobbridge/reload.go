@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -183,21 +182,6 @@ func (c *serveCmd) reloadedToken(admin *bridge.Admin, now string) reloaded {
 		}
 		admin.SetToken(token)
 		now = token
-		return true, nil
-	}}
-}
-
-// reloadedWorkers puts the workers of --nats-auth-file in force.
-func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) reloaded {
-	return reloaded{name: "workers", files: fixed(c.NatsAuthFile), load: func() (bool, error) {
-		workers, err := readWorkers(c.NatsAuthFile)
-		if err != nil || slices.Equal(workers, now) {
-			return false, err
-		}
-		if err := j.SetWorkers(workers); err != nil {
-			return false, err
-		}
-		now = workers
 		return true, nil
 	}}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/jobbridge/jobbridge/verify"
 )
 
 // secretEnv holds secrets besides the files.
@@ -160,4 +162,34 @@ func devSecret(dataDir string) (string, error) {
 		return "", fmt.Errorf("secret of --dev: %s is empty: remove it", path)
 	}
 	return secret, nil
+}
+
+// verifier reads the secrets. Without one the bridge does not start: it would
+// have to refuse everything, or let everything in.
+func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []string, error) {
+	secrets, err := c.read(getenv)
+	switch {
+	case err != nil:
+		return nil, nil, usageError{err}
+	case c.Dev && len(secrets) > 0:
+		return nil, nil, usage("--dev makes a secret of its own: leave it out, or unset %s and --secret-file", secretEnv)
+	case c.Dev:
+		secret, err := devSecret(c.DataDir)
+		if err != nil {
+			return nil, nil, err
+		}
+		secrets = []string{secret}
+	case len(secrets) == 0:
+		return nil, nil, usage("no signing secret: set %s, or give --secret-file FILE (for a try without the provider: --dev)", secretEnv)
+	}
+	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody)})
+	return v, secrets, err
+}
+
+func fingerprints(secrets []string) []string {
+	prints := make([]string, len(secrets))
+	for i, s := range secrets {
+		prints[i] = verify.Fingerprint(s)
+	}
+	return prints
 }

@@ -4,13 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"os"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,9 +14,6 @@ import (
 	"github.com/alecthomas/units"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/jobbridge/jobbridge/publisher/journal"
-	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
 )
 
@@ -178,108 +171,6 @@ func urlOf(secure bool, ln net.Listener) string {
 	return "http://" + ln.Addr().String()
 }
 
-// fillIn gives flags their defaults that depend on others.
-func (c *serveCmd) fillIn() {
-	if c.DataDir == "" && !c.direct() {
-		c.DataDir = absolute(defaultDataDir)
-	}
-}
-
-// check refuses flags that are wrong or contradict each other, without an effect,
-// and returns the networks of the proxies.
-func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
-	switch {
-	case c.direct() && !c.given():
-		return nil, usage("--journal=off needs a remote stream: --nats-url or --nats-context")
-	case c.direct() && c.Durability == string(publisher.OS):
-		return nil, usage("--durability=os is about the journal, and --journal=off has none")
-	case c.direct() && c.CommitMethod != "auto":
-		return nil, usage("--commit-method is about the journal, and --journal=off has none")
-	case c.given() && c.NatsTLS.given():
-		return nil, usage("--nats-tls-cert is for the embedded NATS server, which does not listen with --nats-url; a certificate for that is --nats-cert")
-	case c.Dev && (c.secure() || c.AdminTLS.given() || c.NatsTLS.given()):
-		return nil, usage("--dev speaks plainly: leave out the certificates")
-	case c.ForgeryRate < 0, c.DrainDelay < 0:
-		return nil, usage("--forgery-rate and --drain-delay must not be below 0")
-	case !c.given() && c.NatsCreds+c.NatsNkey+c.NatsUser != "":
-		return nil, usage("there are credentials for NATS, and no server: give --nats-url too")
-	case c.Stream == "" || strings.ContainsAny(c.Stream, " \t.*>/\\"):
-		return nil, usage("--stream: want a name without spaces and any of . * > / \\")
-	case c.Dev && c.given():
-		return nil, usage("--dev is for a try without other servers: leave out --nats-url and --nats-context")
-	case c.QuarantineBytes < 1<<20, c.QuarantineAge < time.Minute, c.QuarantineMaxBody < 1:
-		return nil, usage("--quarantine-bytes must be at least 1MiB, --quarantine-age 1m, and --quarantine-max-body above 0; to have none: --no-quarantine")
-	}
-	if err := (bridge.Config{Path: c.Path}).Check(); err != nil {
-		return nil, usage("--path: %w", err)
-	}
-	for flag, addr := range map[string]string{"listen": c.Listen, "admin-listen": c.AdminListen, "nats-listen": c.NatsListen} {
-		if err := checkAddress(addr); err != nil && (addr != "" || flag != "nats-listen") {
-			return nil, usage("--%s: %w", flag, err)
-		}
-	}
-	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
-		return nil, usage("--data-dir: %s is no folder", c.DataDir)
-	}
-	for _, s := range c.TrustedProxies {
-		_, network, err := net.ParseCIDR(strings.TrimSpace(s))
-		if err != nil {
-			return nil, usage("--trusted-proxies: %w", err)
-		}
-		proxies = append(proxies, network)
-	}
-	if _, err := c.streamOptions(); err != nil {
-		return nil, err
-	}
-	workers, err := readWorkers(c.NatsAuthFile)
-	if err != nil {
-		return nil, err
-	}
-	if err := journal.CheckListen(c.NatsListen, workers); err != nil && !c.given() {
-		return nil, usage("--nats-listen: %w", err)
-	}
-	if _, err := readToken(c.AdminTokenFile); err != nil {
-		return nil, usageError{err}
-	}
-	if err := c.checkTLS(); err != nil {
-		return nil, err
-	}
-	if _, err := c.endpoint(); err != nil {
-		return nil, err
-	}
-	if c.given() {
-		_, err = c.connector()
-	}
-	return proxies, err
-}
-
-// validate does what can be done without an effect: it returns the secrets, or
-// what serve would refuse to start for.
-func (c *serveCmd) validate(getenv func(string) string) ([]string, error) {
-	secrets, err := c.read(getenv)
-	switch {
-	case err != nil:
-		return nil, usageError{err}
-	case c.Dev && len(secrets) > 0, !c.Dev && len(secrets) == 0:
-		_, _, err := c.verifier(getenv)
-		return secrets, err
-	}
-	_, err = c.check()
-	return secrets, err
-}
-
-// checkAddress wants a host, which may be empty, and a port.
-func checkAddress(addr string) error {
-	_, port, err := net.SplitHostPort(addr)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return fmt.Errorf("%q: want a host and a port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for every address", addr)
-	}
-	return nil
-}
-
 // notify tells systemd, if it asked to be told. One that does not listen must
 // not hold up deliveries.
 func notify(log *zap.Logger, state string) {
@@ -296,85 +187,4 @@ func notify(log *zap.Logger, state string) {
 	case <-time.After(200 * time.Millisecond):
 		log.Warn("notify systemd: it does not listen")
 	}
-}
-
-// verifier reads the secrets. Without one the bridge does not start: it would
-// have to refuse everything, or let everything in.
-func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []string, error) {
-	secrets, err := c.read(getenv)
-	switch {
-	case err != nil:
-		return nil, nil, usageError{err}
-	case c.Dev && len(secrets) > 0:
-		return nil, nil, usage("--dev makes a secret of its own: leave it out, or unset %s and --secret-file", secretEnv)
-	case c.Dev:
-		secret, err := devSecret(c.DataDir)
-		if err != nil {
-			return nil, nil, err
-		}
-		secrets = []string{secret}
-	case len(secrets) == 0:
-		return nil, nil, usage("no signing secret: set %s, or give --secret-file FILE (for a try without the provider: --dev)", secretEnv)
-	}
-	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody)})
-	return v, secrets, err
-}
-
-func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
-	subject, err := publisher.ParseTemplate(c.Subject)
-	if err != nil {
-		return publisher.StreamOptions{}, usage("--subject: %w", err)
-	}
-	switch {
-	case c.Tolerance < time.Second:
-		return publisher.StreamOptions{}, usage("--tolerance must be at least 1s: a sender signs whole seconds")
-	case c.DedupeWindow < c.Tolerance:
-		return publisher.StreamOptions{}, usage("--dedupe-window must be at least --tolerance (%s): what can be replayed must be remembered", c.Tolerance)
-	case c.Retention < c.Tolerance:
-		return publisher.StreamOptions{}, usage("--retention must be at least --tolerance (%s)", c.Tolerance)
-	case c.MaxBody < 1, c.MaxBody > 32<<20:
-		return publisher.StreamOptions{}, usage("--max-body must be between 1B and 32MiB")
-	case c.MaxInFlight < 1, c.MaxConnections < 1, c.MaxWorkers < 1, c.MaxBodyMemory < 1:
-		return publisher.StreamOptions{}, usage("--max-in-flight, --max-connections, --max-workers and --max-body-memory must be above 0")
-	case c.MaxBytes != 0 && c.MaxBytes < max(journal.MinMaxBytes, 4*c.MaxBody):
-		return publisher.StreamOptions{}, usage("--max-bytes must be at least 16MiB and four times --max-body")
-	}
-	return publisher.StreamOptions{Name: c.Stream, Subject: subject, Retention: c.Retention, Dedupe: c.DedupeWindow, MaxBytes: int64(c.MaxBytes)}, nil
-}
-
-// readWorkers reads name:password lines; "#" begins a comment.
-func readWorkers(path string) ([]journal.Worker, error) {
-	if path == "" {
-		return nil, nil
-	}
-	text, err := readText(path)
-	if err != nil {
-		return nil, usage("--nats-auth-file: %w", err)
-	}
-	var workers []journal.Worker
-	for n, line := range strings.Split(text, "\n") {
-		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
-			continue
-		}
-		user, password, _ := strings.Cut(line, ":")
-		if user == "" || password == "" {
-			return nil, usage("--nats-auth-file: %s:%d: want name:password", path, n+1)
-		}
-		if slices.ContainsFunc(workers, func(w journal.Worker) bool { return w.User == user }) {
-			return nil, usage("--nats-auth-file: %s:%d: %s is there twice", path, n+1, user)
-		}
-		workers = append(workers, journal.Worker{User: user, Password: password})
-	}
-	if len(workers) == 0 {
-		return nil, usage("--nats-auth-file: %s names nobody", path)
-	}
-	return workers, nil
-}
-
-func fingerprints(secrets []string) []string {
-	prints := make([]string, len(secrets))
-	for i, s := range secrets {
-		prints[i] = verify.Fingerprint(s)
-	}
-	return prints
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -272,58 +271,6 @@ func relayTrouble(err error) string {
 		return "relay: misconfigured: " + err.Error()
 	}
 	return "relay: events are tried again: " + err.Error()
-}
-
-func (c *serveCmd) openQuarantine(ctx, run context.Context, s *storage, verifier *verify.Verifier, o operator) error {
-	stream, err := s.journal.Private().Stream(ctx, bridge.QuarantineStream(0, 0).Name)
-	if err != nil {
-		return fmt.Errorf("stream of the quarantine: %w", err)
-	}
-	q, err := bridge.NewQuarantine(bridge.QuarantineOptions{
-		JetStream: s.journal.Private(), Stream: stream, Verifier: verifier, Publisher: s.publisher, Tolerance: c.Tolerance,
-		MaxBody: int(c.QuarantineMaxBody), Logger: o.log,
-	})
-	if err != nil {
-		return err
-	}
-	s.quarantine = q
-	o.admin.Operate("GET /quarantine", func(ctx context.Context, _ url.Values) (any, error) { return q.List(ctx) })
-	o.admin.Operate("GET /quarantine/entry", func(ctx context.Context, query url.Values) (any, error) {
-		sequences, err := parseSequences(query["seq"])
-		if err != nil || len(sequences) != 1 {
-			return nil, fmt.Errorf("%w: want one seq", bridge.ErrNotQuarantined)
-		}
-		return q.Show(ctx, sequences[0])
-	})
-	o.admin.Operate("POST /quarantine/release", func(ctx context.Context, query url.Values) (any, error) {
-		sequences, err := parseSequences(query["seq"])
-		if err != nil {
-			return nil, err
-		}
-		return q.Release(ctx, query.Get("stale") == "true", sequences...)
-	})
-	o.admin.Operate("POST /quarantine/purge", func(ctx context.Context, query url.Values) (any, error) {
-		sequences, err := parseSequences(query["seq"])
-		if err != nil {
-			return nil, err
-		}
-		n, err := q.Purge(ctx, sequences...)
-		return map[string]uint64{"purged": n}, err
-	})
-	s.run.Go(func() { q.Run(run) })
-	return o.registry.Register(quarantineCollector{q, s.journal})
-}
-
-func parseSequences(list []string) ([]uint64, error) {
-	var sequences []uint64
-	for _, text := range list {
-		seq, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("%w: sequence %q is not a number", bridge.ErrNotQuarantined, text)
-		}
-		sequences = append(sequences, seq)
-	}
-	return sequences, nil
 }
 
 // fail makes the bridge drain and end.

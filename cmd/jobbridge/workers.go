@@ -1,0 +1,52 @@
+package main
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/jobbridge/jobbridge/publisher/journal"
+)
+
+// readWorkers reads name:password lines; "#" begins a comment.
+func readWorkers(path string) ([]journal.Worker, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := readText(path)
+	if err != nil {
+		return nil, usage("--nats-auth-file: %w", err)
+	}
+	var workers []journal.Worker
+	for n, line := range strings.Split(text, "\n") {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		user, password, _ := strings.Cut(line, ":")
+		if user == "" || password == "" {
+			return nil, usage("--nats-auth-file: %s:%d: want name:password", path, n+1)
+		}
+		if slices.ContainsFunc(workers, func(w journal.Worker) bool { return w.User == user }) {
+			return nil, usage("--nats-auth-file: %s:%d: %s is there twice", path, n+1, user)
+		}
+		workers = append(workers, journal.Worker{User: user, Password: password})
+	}
+	if len(workers) == 0 {
+		return nil, usage("--nats-auth-file: %s names nobody", path)
+	}
+	return workers, nil
+}
+
+// reloadedWorkers puts the workers of --nats-auth-file in force.
+func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) reloaded {
+	return reloaded{name: "workers", files: fixed(c.NatsAuthFile), load: func() (bool, error) {
+		workers, err := readWorkers(c.NatsAuthFile)
+		if err != nil || slices.Equal(workers, now) {
+			return false, err
+		}
+		if err := j.SetWorkers(workers); err != nil {
+			return false, err
+		}
+		now = workers
+		return true, nil
+	}}
+}
