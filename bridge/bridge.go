@@ -143,7 +143,6 @@ type Bridge struct {
 	requests *lane // over HTTP/2
 	draining atomic.Bool
 	conns    atomic.Pointer[connections] // while it serves
-	rejected *rejections
 }
 
 // Check refuses limits and a path that can never work. [New] does so too.
@@ -188,7 +187,7 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	var err error
 	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
-		bodies: bodies{cfg.MaxBody, newLane(cfg.MaxBodyMemory / cfg.MaxBody)}, requests: newLane(cfg.MaxConnections), rejected: newRejections()}
+		bodies: bodies{cfg.MaxBody, newLane(cfg.MaxBodyMemory / cfg.MaxBody)}, requests: newLane(cfg.MaxConnections)}
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
@@ -238,8 +237,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog:       errorLog(b.floods), // what a handshake fails of is anybody's choice
 	}
 	conns := newConnections(srv, ln, b.cfg.MaxConnections, b.cfg.TrustedProxies)
-	conns.refused = b.rejected.limited
-	b.rejected.watch(srv)
+	conns.rejected = func(at string) { b.metrics.rejected.WithLabelValues(at).Inc() }
 	b.conns.Store(conns)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(b.secure(conns)) }()

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"crypto/tls"
 	"math"
 	"net"
@@ -23,7 +24,7 @@ type connections struct {
 	most         int
 	free         []*net.IPNet // sources that stand for many
 	open         atomic.Int64
-	refused      func() // is told of each that its source may not have
+	rejected     func(at string) // is told of each that ends before a handler saw what it asks for
 
 	mu      sync.Mutex
 	sources map[netip.Prefix]map[*counted]struct{}
@@ -36,11 +37,30 @@ const leastIdle = time.Second
 
 // newConnections bounds those of ln, which server will serve.
 func newConnections(server *http.Server, ln net.Listener, most int, free []*net.IPNet) *connections {
-	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, free: free, sources: make(map[netip.Prefix]map[*counted]struct{}), refused: func() {}}
+	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, free: free, sources: make(map[netip.Prefix]map[*counted]struct{}), rejected: func(string) {}}
 	c.later = time.AfterFunc(math.MaxInt64, c.makeRoom)
 	server.ConnState = c.observe
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, countedOf(conn))
+	}
+	handler := server.Handler
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if conn, _ := r.Context().Value(connKey{}).(*counted); conn != nil {
+			conn.asking.Store(false)
+		}
+		handler.ServeHTTP(w, r)
+	})
 	return c
 }
+
+// Where a connection is rejected.
+const (
+	atLimit     = "limit"     // its source has too many
+	atHandshake = "handshake" // of TLS
+	atRequest   = "request"   // which net/http answered by itself, or not at all
+)
+
+type connKey struct{}
 
 // Close implements [net.Listener].
 func (l *connections) Close() error {
@@ -54,6 +74,17 @@ type counted struct {
 	all    *connections
 	source netip.Prefix
 	idle   atomic.Int64 // since when, in nanoseconds; 0 while it is in use
+	asking atomic.Bool  // bytes came, and no handler has seen a request yet
+}
+
+// countedOf returns the connection under TLS, or nil if it was not counted: one
+// that was left in the queue of a listener that has closed.
+func countedOf(conn net.Conn) *counted {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	c, _ := conn.(*counted)
+	return c
 }
 
 // Close implements [net.Conn].
@@ -76,7 +107,7 @@ func (l *connections) Accept() (net.Conn, error) {
 		if l.admit(c, l.isFree(net.ParseIP(host))) {
 			return c, nil
 		}
-		l.refused()
+		l.rejected(atLimit)
 		conn.Close()
 	}
 }
@@ -159,21 +190,28 @@ func (l *connections) makeRoom() {
 
 // observe is told by the server what becomes of each connection.
 func (l *connections) observe(conn net.Conn, s http.ConnState) {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
-	}
-	if c, ok := conn.(*counted); ok {
-		c.idle.Store(0)
-		if s == http.StateIdle {
-			c.idle.Store(time.Now().UnixNano())
-		}
+	c := countedOf(conn)
+	if c == nil {
+		c = new(counted)
 	}
 	switch s {
 	case http.StateNew:
 		l.open.Add(1)
 		l.makeRoom()
+	case http.StateActive:
+		c.idle.Store(0)
+		c.asking.Store(true)
+	case http.StateIdle: // of HTTP/2 also after the preface
+		c.idle.Store(time.Now().UnixNano())
+		c.asking.Store(false)
 	case http.StateClosed, http.StateHijacked:
 		l.open.Add(-1)
+		if c.asking.Load() {
+			l.rejected(atRequest)
+		}
+		if secure, ok := conn.(*tls.Conn); ok && !secure.ConnectionState().HandshakeComplete {
+			l.rejected(atHandshake)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ type metrics struct {
 	verify, publish, commit prometheus.Observer // of stages
 	body                    prometheus.Histogram
 	secrets                 *prometheus.CounterVec
+	rejected                *prometheus.CounterVec
 }
 
 // durationBuckets are for what takes from a tenth of a millisecond to five
@@ -44,6 +45,10 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 			Name: "jobbridge_secret_deliveries_total",
 			Help: "Authentic deliveries by the fingerprint of the secret that signed them; a secret that does not count any more can go.",
 		}, []string{"secret"}),
+		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jobbridge_connections_rejected_total",
+			Help: "Connections that ended before a handler saw what they asked for: at once, because their source had too many (limit); at the TLS handshake; at a request whose header was too large, too slow, cut off or no HTTP/1.",
+		}, []string{"at"}),
 		body: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "jobbridge_body_bytes",
 			Help:    "Size of the bodies received, inflated.",
@@ -56,9 +61,12 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		m.deliveries.WithLabelValues(k.outcome, k.reason)
 		m.duration.WithLabelValues(k.outcome)
 	}
+	for _, at := range []string{atLimit, atHandshake, atRequest} {
+		m.rejected.WithLabelValues(at)
+	}
 	m.verify, m.publish, m.commit = m.stages.WithLabelValues("verify"), m.stages.WithLabelValues("publish"), m.stages.WithLabelValues("commit")
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "jobbridge_deliveries_in_flight", Help: "Deliveries being worked on.",
+		Name: "jobbridge_deliveries_in_flight", Help: "Authentic deliveries that are being stored.",
 	}, func() float64 { return float64(len(b.slots)) })
 	conns := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_connections", Help: "Open connections of the webhook listener.",
@@ -75,7 +83,7 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		limits.WithLabelValues(what).Set(float64(n))
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, secretCounter{m.secrets, b.cfg.Verifier}, inFlight, conns, limits, b.rejected.total, b.skew} {
+	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, secretCounter{m.secrets, b.cfg.Verifier}, inFlight, conns, limits, m.rejected, b.skew} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)
