@@ -96,7 +96,12 @@ func TestJournalFull(t *testing.T) {
 func TestFolderRemoved(t *testing.T) {
 	t.Parallel()
 	for name, remove := range map[string]func(dir string) error{
-		"all":     os.RemoveAll,
+		"all": func(dir string) error { // once more, for what the bridge notes of its failure meanwhile
+			if err := os.RemoveAll(dir); err == nil {
+				return nil
+			}
+			return os.RemoveAll(dir)
+		},
 		"renamed": func(dir string) error { return os.Rename(dir, dir+".away") },
 		"a block": func(dir string) error {
 			return os.Remove(filepath.Join(dir, "jetstream/EVENTS/streams/JOBS/msgs/1.blk"))
