@@ -28,112 +28,158 @@ var (
 const (
 	// smallBody is up to how many bytes a body is read without asking for room.
 	smallBody = 8 << 10
-	// roomWait is how long a larger one waits for room: the rest of it waits in
+	// roomUnit is how much room is asked for at a time: a sender that dribbles has
+	// what it sent, and not what it may send.
+	roomUnit = 16 << 10
+	// hugeBody is from how many bytes on bodies grow a few at a time: more of them
+	// would take each other's room, and none would end.
+	hugeBody = 128 << 10
+	// roomWait is how long a body waits for room altogether: the rest of it waits in
 	// the sender's connection meanwhile.
 	roomWait = 1500 * time.Millisecond
+	// inflaterSize is what a decompressor takes, at the least.
+	inflaterSize = 3 * roomUnit
 )
 
 // bodies reads bodies whole, after their content encoding. The limit binds the
 // wire and what is inflated from it; what is not small shares the room.
 type bodies struct {
 	limit int
-	room  *lane // one place for each body of the limit's size
+	units *lane // of room
+	huge  *lane
 }
 
-// body is one of them.
+func newBodies(limit, memory int) bodies {
+	return bodies{limit, newLane(memory / roomUnit), newLane(max(2, memory/limit/2))}
+}
+
+// body is one of them, and the room that it has.
 type body struct {
 	bytes  []byte
 	waited time.Duration // for room
-	leave  func()        // gives the room back
+
+	all    bodies
+	source netip.Prefix
+	units  int
+	huge   bool
 }
 
-func (b bodies) read(w http.ResponseWriter, r *http.Request, source netip.Prefix) (got body, err error) {
-	got.leave = func() {}
-	inRoom := false
-	enter := func() error {
-		start := time.Now()
-		if inRoom {
-			return nil
-		}
-		if inRoom = b.room.enter(source, roomWait); !inRoom {
+// grow makes room for so many bytes in all.
+func (b *body) grow(bytes int) error {
+	start := time.Now()
+	defer func() { b.waited += time.Since(start) }()
+	left := func() time.Duration { return roomWait - b.waited - time.Since(start) }
+	if bytes > hugeBody && !b.huge {
+		if b.huge = b.all.huge.enter(b.source, left()); !b.huge {
 			return errNoRoom
 		}
-		got.waited, got.leave = time.Since(start), func() { b.room.leave(source) }
-		return nil
 	}
-	defer func() {
-		if err != nil {
-			got.leave()
+	for b.units*roomUnit < bytes {
+		if !b.all.units.enter(b.source, left()) {
+			return errNoRoom
 		}
-	}()
+		b.units++
+	}
+	return nil
+}
+
+// leave gives the room back; once more does no harm.
+func (b *body) leave() {
+	for ; b.units > 0; b.units-- {
+		b.all.units.leave(b.source)
+	}
+	if b.huge {
+		b.all.huge.leave(b.source)
+		b.huge = false
+	}
+}
+
+// read reads the body of a request. Whoever gets it leaves.
+func (b bodies) read(w http.ResponseWriter, r *http.Request, source netip.Prefix) (*body, error) {
 	if err := checkCharset(r.Header.Get("Content-Type")); err != nil {
-		return got, err
+		return nil, err
 	}
 	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	if !slices.Contains([]string{"", "identity", "gzip", "x-gzip", "deflate"}, encoding) {
-		return got, fmt.Errorf("%w: Content-Encoding %q", errEncoding, encoding)
+		return nil, fmt.Errorf("%w: Content-Encoding %q", errEncoding, encoding)
 	}
 	if r.ContentLength > int64(b.limit) {
-		return got, fmt.Errorf("%w: %d bytes announced, %d allowed", errBodyTooLarge, r.ContentLength, b.limit)
+		return nil, fmt.Errorf("%w: %d bytes announced, %d allowed", errBodyTooLarge, r.ContentLength, b.limit)
 	}
-	wire := http.MaxBytesReader(w, r.Body, int64(b.limit))
-	// The memory grows with what has come, not with what was announced.
-	buf := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), smallBody)+bytes.MinRead))
-	if _, err := buf.ReadFrom(io.LimitReader(wire, smallBody+1)); err != nil {
-		return got, bodyError(err, b.limit)
-	}
-	if buf.Len() > smallBody {
-		if err := enter(); err != nil {
-			return got, err
-		}
-		if _, err := buf.ReadFrom(wire); err != nil {
-			return got, bodyError(err, b.limit)
-		}
-	}
-	if got.bytes = buf.Bytes(); encoding == "" || encoding == "identity" {
-		return got, nil
-	}
-	if err := enter(); err != nil {
-		return got, err
-	}
-	if got.bytes, err = inflate(got.bytes, encoding, b.limit); err != nil {
-		return got, bodyError(err, b.limit)
-	}
-	if len(got.bytes) <= smallBody {
+	got := &body{all: b, source: source}
+	err := got.fill(http.MaxBytesReader(w, r.Body, int64(b.limit)), encoding, r.ContentLength)
+	if err != nil {
 		got.leave()
-		got.leave = func() {}
+		return nil, bodyError(err, b.limit)
 	}
 	return got, nil
 }
 
-// inflate returns what is in wire, which is whole: a sender that is slow has no
-// decompressor waiting for it.
-func inflate(wire []byte, encoding string, limit int) ([]byte, error) {
+// fill reads the wire to its end, and then inflates it: no decompressor waits for
+// a sender.
+func (b *body) fill(wire io.Reader, encoding string, announced int64) (err error) {
+	most := b.all.limit + 1 // to see that there is no more
+	if announced >= 0 {
+		most = int(announced) + 1
+	}
+	if b.bytes, err = b.readAll(wire, most, 0); err != nil || encoding == "" || encoding == "identity" {
+		return err
+	}
+	compressed := cap(b.bytes) + inflaterSize
+	if err := b.grow(compressed); err != nil {
+		return err
+	}
 	var plain io.Reader
-	var err error
 	if encoding == "deflate" {
-		plain, err = zlib.NewReader(bytes.NewReader(wire))
+		plain, err = zlib.NewReader(bytes.NewReader(b.bytes))
 	} else {
-		plain, err = gzip.NewReader(bytes.NewReader(wire))
+		plain, err = gzip.NewReader(bytes.NewReader(b.bytes))
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var buf bytes.Buffer
-	if _, err := buf.ReadFrom(io.LimitReader(plain, int64(limit)+1)); err != nil {
-		return nil, err
+	if b.bytes, err = b.readAll(io.LimitReader(plain, int64(b.all.limit)+1), b.all.limit+2, compressed); err != nil {
+		return err
 	}
-	if buf.Len() > limit {
-		return nil, fmt.Errorf("%w: more than %d bytes inflated", errBodyTooLarge, limit)
+	if len(b.bytes) > b.all.limit {
+		return fmt.Errorf("%w: more than %d bytes inflated", errBodyTooLarge, b.all.limit)
 	}
-	return buf.Bytes(), nil
+	if cap(b.bytes) <= smallBody {
+		b.leave()
+	}
+	return nil
+}
+
+// readAll reads r to its end, into memory that grows with what has come, up to
+// most bytes. It has room for so many bytes besides.
+func (b *body) readAll(r io.Reader, most, besides int) ([]byte, error) {
+	buf := make([]byte, 0, min(most, smallBody))
+	for {
+		if len(buf) == cap(buf) {
+			next := max(min(2*cap(buf), most), cap(buf)+1)
+			if next > smallBody {
+				if err := b.grow(next + besides); err != nil {
+					return nil, err
+				}
+			}
+			buf = slices.Grow(buf, next-len(buf))
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if errors.Is(err, io.EOF) {
+			return buf, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // bodyError says in one of the errors above what went wrong on the way.
 func bodyError(err error, limit int) error {
 	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.Is(err, errBodyTooLarge):
+	case errors.Is(err, errBodyTooLarge), errors.Is(err, errNoRoom):
 		return err
 	case errors.As(err, &tooLarge):
 		return fmt.Errorf("%w: more than %d bytes", errBodyTooLarge, limit)

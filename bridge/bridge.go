@@ -66,7 +66,7 @@ type Config struct {
 	// MaxBodyMemory bounds, in bytes, what bodies of more than 8 KiB, and
 	// compressed ones, take together, before they are printed or stored; half of it
 	// for one source. What comes on top waits a moment and is answered 503. 0 means
-	// [DefaultMaxBodyMemory], or four times MaxBody if that is more.
+	// [DefaultMaxBodyMemory]; it is eight times MaxBody at the least.
 	MaxBodyMemory int
 	// MaxInFlight is how many authentic deliveries are stored at once; what comes
 	// on top waits a moment and is answered 503. 0 means [DefaultMaxInFlight].
@@ -169,7 +169,8 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	cfg.Path = cmp.Or(cfg.Path, DefaultPath)
 	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
-	cfg.MaxBodyMemory = max(cmp.Or(cfg.MaxBodyMemory, DefaultMaxBodyMemory), 4*cfg.MaxBody)
+	// Of one source, a body that doubles while it is read, and is inflated.
+	cfg.MaxBodyMemory = max(cmp.Or(cfg.MaxBodyMemory, DefaultMaxBodyMemory), 8*cfg.MaxBody, 8*inflaterSize)
 	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, DefaultMaxInFlight)
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
 	cfg.ForgeryRate = cmp.Or(cfg.ForgeryRate, DefaultForgeryRate)
@@ -187,7 +188,7 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	var err error
 	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
-		bodies: bodies{cfg.MaxBody, newLane(cfg.MaxBodyMemory / cfg.MaxBody)}, requests: newLane(cfg.MaxConnections)}
+		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections)}
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
@@ -250,7 +251,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.draining.Store(true)
 	b.cfg.Health.Set(lifePart, Draining)
 	time.Sleep(b.cfg.DrainDelay)
-	left := closeListener(ln)
+	left := closeListener(ln, max(0, b.cfg.MaxConnections-int(conns.open.Load())))
 	_ = conns.Close() // it is; but this wakes who waits for a connection to end
 	// Both end for the lack of a listener; they have nothing else to say.
 	if err := errors.Join(<-served, srv.Serve(b.secure(&left))); err != nil {

@@ -174,10 +174,15 @@ func (l *connections) makeRoom() {
 	var idle *counted
 	most := 0
 	for _, own := range l.sources {
-		if len(own) > most {
-			if c := longestIdle(own); c != nil && time.Since(time.Unix(0, c.idle.Load())) >= leastIdle {
-				idle, most = c, len(own)
-			}
+		if len(own) < most {
+			continue
+		}
+		c := longestIdle(own)
+		if c == nil || time.Since(time.Unix(0, c.idle.Load())) < leastIdle {
+			continue
+		}
+		if len(own) > most || c.idle.Load() < idle.idle.Load() {
+			idle, most = c, len(own)
 		}
 	}
 	l.mu.Unlock()

@@ -185,13 +185,13 @@ func TestLargeBodies(t *testing.T) {
 	t.Parallel()
 	const limit = 64 << 10
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxBody, srv.Config.Bridge.MaxBodyMemory = limit, 4*limit
+	srv.Config.Bridge.MaxBody, srv.Config.Bridge.MaxBodyMemory = limit, 8*limit
 	_, loopback, _ := net.ParseCIDR("127.0.0.0/8")
 	srv.Config.Bridge.TrustedProxies = []*net.IPNet{loopback}
 	srv.Start()
 	large := bridgetest.Delivery{Payload: []byte(`{"id":"large","status":"COMPLETED","pad":"` + strings.Repeat("x", limit/2) + `"}`)}
 	from := func(source string) string { return "X-Forwarded-For: " + source }
-	for range 2 {
+	for range 5 { // each has 48 KiB of 256
 		conn := dial(t, srv, "127.0.0.1")
 		request := delivery(srv, large, from("203.0.113.1"))
 		if _, err := io.WriteString(conn, request[:len(request)-1]); err != nil {
@@ -201,7 +201,7 @@ func TestLargeBodies(t *testing.T) {
 	post := func(source string, d bridgetest.Delivery) string {
 		return ask(dial(t, srv, "127.0.0.1"), delivery(srv, d, from(source)))
 	}
-	// Until both are in the room, a third may be let in.
+	// Until all are in the room, another may be let in.
 	for end := time.Now().Add(bridgetest.Patience); post("203.0.113.1", large) != "HTTP/1.1 503 Service Unavailable"; {
 		if time.Now().After(end) {
 			t.Fatal("one source has more than its half")
@@ -215,6 +215,56 @@ func TestLargeBodies(t *testing.T) {
 	}
 	if got := post("203.0.113.2", large); got != "HTTP/1.1 200 OK" {
 		t.Errorf("a large one of another: %s", got)
+	}
+}
+
+// TestDribblers has connections of two sources send a little more than what is
+// small, and no end: they take the room of what they sent, and large deliveries
+// pass.
+func TestDribblers(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	_, loopback, _ := net.ParseCIDR("127.0.0.0/8")
+	srv.Config.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	srv.Start()
+	payload := func(size int) bridgetest.Delivery {
+		return bridgetest.Delivery{Payload: []byte(`{"id":"large","status":"COMPLETED","pad":"` + strings.Repeat("x", size) + `"}`)}
+	}
+	for n := range 64 {
+		conn := dial(t, srv, "127.0.0.1")
+		request := delivery(srv, payload(9000), fmt.Sprintf("X-Forwarded-For: 203.0.113.%d", n%2))
+		if _, err := io.WriteString(conn, request[:len(request)-100]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, source := range []string{"203.0.113.0", "203.0.113.1", "203.0.113.2"} {
+		for _, size := range []int{9000, 100_000, 1_000_000} {
+			conn := dial(t, srv, "127.0.0.1")
+			if got := ask(conn, delivery(srv, payload(size), "X-Forwarded-For: "+source)); got != "HTTP/1.1 200 OK" {
+				t.Errorf("%d bytes from %s: %s", size, source, got)
+			}
+		}
+	}
+}
+
+// TestManyHuge sends more bodies of the limit's size at once than there is room
+// for: they wait for each other, and none is refused.
+func TestManyHuge(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewServer(t)
+	pad := strings.Repeat("x", bridge.DefaultMaxBody-100)
+	answers := make(chan string)
+	const n = 24
+	for i := range n {
+		conn := dial(t, srv, "127.0.0.1")
+		go func() {
+			answers <- ask(conn, delivery(srv, bridgetest.Delivery{Payload: fmt.Appendf(nil, `{"id":"huge-%d","status":"COMPLETED","pad":%q}`, i, pad)}))
+		}()
+	}
+	for range n {
+		if got := <-answers; got != "HTTP/1.1 200 OK" {
+			t.Error(got)
+		}
 	}
 }
 

@@ -59,7 +59,7 @@ func (b *Bridge) receive(c echo.Context) error {
 			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body.bytes}).String()
 		}
 		// What is only too old or too new was signed by someone who may.
-		if verified.Fingerprint == "" && b.forgers.over(remote, d.bytes) {
+		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(remote, d.bytes) {
 			d.pause = true
 			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
 		}
@@ -183,6 +183,7 @@ var refusals = []struct {
 	{errEncoding, "encoding", http.StatusUnsupportedMediaType, "Unsupported encoding"},
 	{errBodyTimeout, "body_timeout", http.StatusRequestTimeout, "Body not received in time"},
 	{errBody, "body", http.StatusBadRequest, "Unreadable body"},
+	{verify.ErrBusy, "no_room", http.StatusServiceUnavailable, "Too many large bodies at once"},
 	{errNoRoom, "no_room", http.StatusServiceUnavailable, "Too many large bodies at once"},
 	{errBusy, "busy", http.StatusServiceUnavailable, "Too many deliveries in flight"},
 	{publisher.ErrFull, "full", http.StatusServiceUnavailable, "Storage full"},

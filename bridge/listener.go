@@ -12,8 +12,8 @@ import (
 // closeListener closes ln and returns the connections that it had not accepted
 // yet. Closing alone would reset those, though their senders take them for made
 // and may have sent their request: the queue is emptied, and the listener shut
-// in the same breath.
-func closeListener(ln net.Listener) leftover {
+// in the same breath. More than most of them are reset: each takes an open file.
+func closeListener(ln net.Listener, most int) leftover {
 	defer ln.Close()
 	conn, ok := ln.(syscall.Conn)
 	if !ok {
@@ -25,7 +25,7 @@ func closeListener(ln net.Listener) leftover {
 	}
 	var fds []int
 	_ = raw.Control(func(listener uintptr) { // an error means that it is closed already
-		for len(fds) < DefaultMaxConnections {
+		for len(fds) < most {
 			fd, _, err := unix.Accept(int(listener))
 			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
 				continue

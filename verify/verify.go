@@ -62,6 +62,10 @@ var (
 	// ErrTooLarge is returned when the body, printed again, exceeds
 	// [Options].MaxPayload.
 	ErrTooLarge = errors.New("verify: payload too large")
+	// ErrBusy is returned when a large body waited longer than
+	// [Options].MaxWait to be printed again: whether it is authentic is not
+	// known.
+	ErrBusy = errors.New("verify: too many large bodies at once")
 )
 
 // Options configures a [Verifier]; the zero value is the default.
@@ -74,6 +78,9 @@ type Options struct {
 	// MaxPayload bounds the payload that is printed again, in bytes; 0 means
 	// [DefaultMaxPayload], negative no bound.
 	MaxPayload int
+	// MaxWait bounds how long a body of more than 64 KiB waits for others to be
+	// printed again, which at most half of the processors do; 0 means no bound.
+	MaxWait time.Duration
 }
 
 // Verifier verifies deliveries. It may be used concurrently.
@@ -162,7 +169,7 @@ func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
 	got := Verified{Payload: body, SignedAt: h.at, Form: Raw}
 	if got.Secret = match(keys, &h, body); got.Secret < 0 {
 		printed, err := v.print(body)
-		if errors.Is(err, ErrTooLarge) {
+		if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrBusy) {
 			return Verified{}, err
 		}
 		// What is no JSON has no second form, and what is printed as it came
@@ -187,10 +194,28 @@ const largeBody = 64 << 10
 // processors, so that the other half is there for whoever needs no printing.
 func (v *Verifier) print(body []byte) ([]byte, error) {
 	if len(body) > largeBody {
-		v.turns <- struct{}{}
+		if !v.takeTurn() {
+			return nil, ErrBusy
+		}
 		defer func() { <-v.turns }()
 	}
 	return Stringify(body, v.opts.MaxPayload)
+}
+
+// takeTurn waits for a turn, for as long as the options say.
+func (v *Verifier) takeTurn() bool {
+	var late <-chan time.Time // never, if there is no bound
+	if v.opts.MaxWait > 0 {
+		timer := time.NewTimer(v.opts.MaxWait)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case v.turns <- struct{}{}:
+		return true
+	case <-late:
+		return false
+	}
 }
 
 // checkAge judges the time of signing, after the signature: a stranger learns

@@ -57,8 +57,8 @@ func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
 	text := fmt.Sprint(token.Value)
 	d, err := time.ParseDuration(text)
 	if days, ok := strings.CutSuffix(text, "d"); err != nil && ok {
-		var n int
-		n, err = strconv.Atoi(days)
+		var n int64
+		n, err = strconv.ParseInt(days, 10, 17) // more would not fit
 		d = time.Duration(n) * 24 * time.Hour
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -92,7 +93,7 @@ func parseSecrets(text, separators string) (secrets []string, err error) {
 	return secrets, nil
 }
 
-var assignment = regexp.MustCompile(`^(export )?[A-Z][A-Z0-9_]*=`)
+var assignment = regexp.MustCompile(`^[A-Z][A-Z0-9_]*=[^=]`)
 
 // largestText is more than any file of secrets, passwords or certificates has.
 const largestText = 1 << 20
@@ -164,6 +165,10 @@ func devSecret(dataDir string) (string, error) {
 	return secret, nil
 }
 
+// printWait is how long a large delivery waits to be printed again: with the rest
+// of what it goes through, within the time for its answer.
+const printWait = time.Second
+
 // verifier reads the secrets. Without one the bridge does not start: it would
 // have to refuse everything, or let everything in.
 func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []string, error) {
@@ -182,7 +187,7 @@ func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []str
 	case len(secrets) == 0:
 		return nil, nil, usage("no signing secret: set %s, or give --secret-file FILE (for a try without the provider: --dev)", secretEnv)
 	}
-	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody)})
+	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody), MaxWait: printWait})
 	return v, secrets, err
 }
 

@@ -33,7 +33,7 @@ type serveCmd struct {
 	DedupeWindow   time.Duration    `help:"How long a job and status are remembered." default:"24h"`
 	MaxBytes       units.Base2Bytes `help:"Bound of the stream, such as 2GiB; when it is full of events that are younger than --retention, deliveries are refused. Default: the smaller of 10 GiB and half the free disk, when the stream is created." placeholder:"SIZE"`
 	MaxBody        units.Base2Bytes `help:"Largest body, on the wire and inflated." default:"1MiB"`
-	MaxBodyMemory  units.Base2Bytes `help:"What bodies of more than 8 KiB take together while they are judged and stored, half of it for one source; what comes on top waits a moment and is answered 503. At least four times --max-body." default:"32MiB"`
+	MaxBodyMemory  units.Base2Bytes `help:"What bodies of more than 8 KiB take together while they are read, judged and stored, half of it for one source; what comes on top waits a moment and is answered 503. It is eight times --max-body at the least." default:"32MiB"`
 	MaxInFlight    int              `help:"Deliveries stored at once; what comes on top waits a moment and is answered 503." default:"1024"`
 	MaxConnections int              `help:"Open connections of the webhook listener, half of them for one source that is no trusted proxy; what comes on top waits, or is closed. Lowered to what the system's limit of open files allows." default:"8192"`
 	MaxWorkers     int              `help:"Open connections of the embedded NATS server; lowered likewise." default:"1024"`
@@ -42,7 +42,7 @@ type serveCmd struct {
 	ForgeryRate    int              `help:"Bad signatures a second that one source may send before it waits a second for each answer, a 429; good ones are never limited. 0: no limit." default:"50"`
 	AdminTokenFile string           `help:"File with the token that operators on other machines send to the admin listener; without it, everything there but the state and the metrics is for loopback." placeholder:"FILE" type:"path"`
 	TrustedProxies []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For tells the source of a request." placeholder:"CIDR"`
-	Pprof          bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, over loopback only."`
+	Pprof          bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, for operators."`
 	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
 	Dev            bool             `help:"For a try: make a secret, keep it in the data folder, send a first delivery, and print the commands to go on with."`
 	quarantineFlags
@@ -153,15 +153,24 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		}
 		notify(log, daemon.SdNotifyStopping)
 	})
-	beside.Go(func() { o.reload.run(serving, hangup) })
+	reloaded := make(chan struct{})
+	go func() { defer close(reloaded); o.reload.run(serving, hangup) }()
 	if c.Dev {
 		beside.Go(func() { c.welcome(serving, s, secrets[0], webhook+c.Path, admin, store.natsURL()) })
 	}
 	err = b.Serve(serving, listener)
 	stop()
 	beside.Wait()
+	select {
+	case <-reloaded:
+	case <-time.After(reloadWait):
+	}
 	return err
 }
+
+// reloadWait is how long the end waits for the reading of files: one may be on a
+// file system that hangs.
+const reloadWait = 3 * time.Second
 
 // urlOf is where a listener is reached.
 func urlOf(secure bool, ln net.Listener) string {

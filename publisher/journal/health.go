@@ -13,11 +13,20 @@ import (
 // healthInterval is how often a quiet journal looks whether it is well.
 const healthInterval = time.Second
 
+// mostLost is at how many looks without a connection of its own in between the
+// journal gives up. None is lost, as a rule; a restart makes new ones.
+const mostLost = 5
+
+func (j *Journal) connected() bool {
+	return j.conn.IsConnected() && (j.keeper == nil || j.keeper.IsConnected())
+}
+
 // watchHealth notices what nobody is told of: a write error at one replica is
 // answered with silence, and expiry changes the folder without a publish.
 func (j *Journal) watchHealth() {
 	tick := time.NewTicker(healthInterval)
 	defer tick.Stop()
+	lost := 0
 	for n := 1; ; n++ {
 		select {
 		case <-j.stop:
@@ -26,7 +35,14 @@ func (j *Journal) watchHealth() {
 			return
 		case <-tick.C:
 		}
-		if err := j.health(); err != nil {
+		err := j.health()
+		if lost++; j.connected() {
+			lost = 0
+		}
+		if err == nil && lost == mostLost {
+			err = errors.New("no connection to the embedded server")
+		}
+		if err != nil {
 			j.setFailed(err)
 			return
 		}

@@ -71,8 +71,8 @@ type Options struct {
 	// Workers may connect by name and password. Without any, whoever reaches
 	// Listen is a worker: Listen must be loopback then.
 	Workers []Worker
-	// MaxConnections is how many connections the server has open; 0 means
-	// [DefaultMaxConnections].
+	// MaxConnections is how many connections of workers the server has open; 0
+	// means [DefaultMaxConnections].
 	MaxConnections int
 	// TLS makes the server speak TLS on Listen; nil means plain.
 	TLS *tls.Config
@@ -145,6 +145,7 @@ type Journal struct {
 	err    error // why it failed; set before failed is closed
 	// failedAt is when; failedBefore, when an earlier run did.
 	failedAt, failedBefore time.Time
+	noted                  chan struct{} // closed when the failure is, for the next run
 
 	stop   chan struct{}
 	watch  sync.WaitGroup
@@ -158,7 +159,7 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	j := &Journal{opts: o, log: o.Logger, failed: make(chan struct{}), stop: make(chan struct{}), trimming: make(chan struct{}, 1)}
+	j := &Journal{opts: o, log: o.Logger, failed: make(chan struct{}), noted: make(chan struct{}), stop: make(chan struct{}), trimming: make(chan struct{}, 1)}
 	created, err := makeFolder(o.Dir)
 	if err != nil {
 		return nil, err
@@ -317,7 +318,7 @@ func (j *Journal) setFailed(err error) {
 		close(j.failed)
 		// The server answers nobody any more; whoever waits hears it now.
 		j.conn.Close()
-		j.noteFailure(err)
+		go func() { defer close(j.noted); j.noteFailure(err) }() // the disk may hang
 	})
 }
 
@@ -357,6 +358,12 @@ func (j *Journal) Close() error {
 	j.close.Do(func() {
 		close(j.stop)
 		j.watch.Wait() // the committer's last act is a commit
+		if j.Err() != nil {
+			select {
+			case <-j.noted:
+			case <-time.After(time.Second):
+			}
+		}
 		j.beat(false)
 		j.shutdown()
 		j.closed = errors.Join(j.commit.files.close(), j.lock.release())

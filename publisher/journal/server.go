@@ -184,7 +184,7 @@ func (j *Journal) serverOptions(workers []Worker) (*server.Options, error) {
 	// them would keep that stream from being recovered.
 	opts.JetStreamMaxStore = math.MaxInt64 / 2
 	opts.JetStreamMaxMemory = 64 << 20
-	opts.MaxConn = j.opts.MaxConnections
+	opts.MaxConn = j.opts.MaxConnections + 2 // our own
 	opts.TLSConfig = j.opts.TLS
 	opts.DontListen = j.opts.Listen == ""
 	if !opts.DontListen {

@@ -67,7 +67,8 @@ type Remote struct {
 	conn   *nats.Conn
 	js     jetstream.JetStream
 	status Status
-	seen   bool                 // a connection has been there
+	seen   bool // a connection has been there
+	closed bool
 	denied map[string]time.Time // subject → when the server last refused it
 	up     chan struct{}        // closed while connected
 	// link ends with the present connection.
@@ -145,6 +146,11 @@ func (r *Remote) connect(retry bool) (old *nats.Conn, oldDown context.CancelCaus
 		return nil, nil, fmt.Errorf("remote NATS: %w", err)
 	}
 	r.mu.Lock()
+	if r.closed || r.conn != nil && r.status.Connected && !conn.IsConnected() { // the old one came back meanwhile
+		r.mu.Unlock()
+		conn.Close()
+		return nil, nil, fmt.Errorf("remote NATS: %w", cmp.Or(conn.LastError(), nats.ErrDisconnected))
+	}
 	old, oldDown = r.conn, r.linkDown
 	r.conn, r.js = conn, js
 	if r.status.Connected {
@@ -187,6 +193,9 @@ func (r *Remote) present() (*nats.Conn, jetstream.JetStream) {
 func (r *Remote) Close() {
 	r.stop()
 	r.watch.Wait()
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	conn, _ := r.present()
 	conn.Close()
 }
@@ -405,7 +414,9 @@ func (r *Remote) asyncError(c *nats.Conn, _ *nats.Subscription, err error) {
 		return
 	}
 	r.mu.Lock()
-	r.denied[subject] = time.Now()
+	if r.current(c) { // what the old one may not do, the new one may
+		r.denied[subject] = time.Now()
+	}
 	r.mu.Unlock()
 	r.look()
 }
