@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -67,8 +68,15 @@ func (f adminFlags) send(ctx context.Context, method, path string, query url.Val
 		return nil, err
 	}
 	resp, err := client.Do(req)
-	if err != nil {
+	var untrusted *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &untrusted):
+		return nil, fmt.Errorf("%w: give --admin-ca or --admin-server-name", err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: is the bridge running, with --admin-listen there?", err)
+	case resp.StatusCode == http.StatusBadRequest && u.Scheme == "http":
+		resp.Body.Close()
+		return nil, fmt.Errorf("%s: does the listener speak TLS? Try https", resp.Status)
 	}
 	return resp, nil
 }

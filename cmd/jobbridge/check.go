@@ -18,6 +18,25 @@ func (c *serveCmd) fillIn() {
 	if c.DataDir == "" && !c.direct() {
 		c.DataDir = absolute(defaultDataDir)
 	}
+	c.MaxBodyMemory = max(c.MaxBodyMemory, 8*c.MaxBody)
+}
+
+// warnings are, in words, what works and should not be so.
+func (c *serveCmd) warnings() (list []string) {
+	if c.AdminTokenFile != "" && !c.AdminTLS.given() && !onLoopback(c.AdminListen) {
+		list = append(list, "the admin token goes over the network in plain text: give --admin-tls-cert and --admin-tls-key")
+	}
+	if c.NatsAuthFile != "" && !c.NatsTLS.given() && !c.given() && !onLoopback(c.NatsListen) {
+		list = append(list, "the passwords of workers go over the network in plain text: give --nats-tls-cert and --nats-tls-key")
+	}
+	return list
+}
+
+// onLoopback reports whether only this machine reaches an address.
+func onLoopback(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr) // it was checked
+	ip := net.ParseIP(host)
+	return addr == "" || host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // check refuses flags that are wrong or contradict each other, without an effect,
@@ -48,10 +67,14 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	if err := (bridge.Config{Path: c.Path}).Check(); err != nil {
 		return nil, usage("--path: %w", err)
 	}
-	for flag, addr := range map[string]string{"listen": c.Listen, "admin-listen": c.AdminListen, "nats-listen": c.NatsListen} {
-		if err := checkAddress(addr); err != nil && (addr != "" || flag != "nats-listen") {
-			return nil, usage("--%s: %w", flag, err)
-		}
+	if err := checkAddress(c.Listen); err != nil {
+		return nil, usage("--listen: %w", err)
+	}
+	if err := checkAddress(c.AdminListen); err != nil {
+		return nil, usage("--admin-listen: %w", err)
+	}
+	if err := checkAddress(c.NatsListen); err != nil && c.NatsListen != "" {
+		return nil, usage("--nats-listen: %w", err)
 	}
 	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
 		return nil, usage("--data-dir: %s is no folder", c.DataDir)
@@ -59,7 +82,7 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	for _, s := range c.TrustedProxies {
 		_, network, err := net.ParseCIDR(strings.TrimSpace(s))
 		if err != nil {
-			return nil, usage("--trusted-proxies: %w", err)
+			return nil, usage("--trusted-proxies: %w: want a network such as 10.0.0.0/8, or 10.0.0.1/32 for one address", err)
 		}
 		proxies = append(proxies, network)
 	}

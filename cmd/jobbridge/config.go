@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/agnivade/levenshtein"
 	"github.com/alecthomas/kong"
+	"github.com/alecthomas/units"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -31,7 +33,7 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 	d := yaml.NewDecoder(r)
 	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
 		var wrong *yaml.TypeError
-		if errors.As(err, &wrong) {
+		if errors.As(err, &wrong) && !strings.Contains(err.Error(), "already defined") {
 			return nil, errors.New("configuration file: want the names of flags with their values, such as  listen: 0.0.0.0:8080")
 		}
 		return nil, fmt.Errorf("configuration file: %w", err)
@@ -51,7 +53,7 @@ func (f yamlFile) Validate(app *kong.Application) error {
 			continue
 		}
 		hint := ""
-		if like := nearest(key, known); levenshtein.ComputeDistance(key, like) <= len(like)/2 {
+		if like := nearest(key, known); like != key && levenshtein.ComputeDistance(key, like) <= len(like)/2 {
 			hint = fmt.Sprintf("did you mean %q? ", like)
 		}
 		return fmt.Errorf("configuration file: unknown key %q: %sWant the name of a flag of serve, without the dashes", redact(key), hint)
@@ -156,7 +158,7 @@ func (c *configCheckCmd) Run(k *kong.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	for _, hint := range misspelt(k.Model, os.Environ()) {
+	for _, hint := range append(misspelt(k.Model, os.Environ()), c.warnings()...) {
 		fmt.Fprintln(s.err, hint)
 	}
 	from := strings.Join(fingerprints(secrets), ", ")
@@ -192,7 +194,7 @@ type setting struct {
 func (c *serveCmd) settings(k *kong.Context, getenv func(string) string, secrets []string) (list []setting) {
 	for _, flag := range k.Selected().Flags {
 		if flag.Name != "config" {
-			list = append(list, setting{flag.Name, redact(fmt.Sprint(k.FlagValue(flag))), origin(k, flag)})
+			list = append(list, setting{flag.Name, shown(flag.Name, k.FlagValue(flag)), origin(k, flag)})
 		}
 	}
 	from := c.origins(getenv)
@@ -200,6 +202,34 @@ func (c *serveCmd) settings(k *kong.Context, getenv func(string) string, secrets
 		from = []string{"--dev"}
 	}
 	return append(list, setting{"secrets", strings.Join(secrets, ", "), strings.Join(from, " and ")})
+}
+
+// shown is a value without what others must not see. Of a URL that is none, or
+// has more in it than an address, nobody knows what that is.
+func shown(flag string, value any) string {
+	urls, isList := value.([]string)
+	if text, ok := value.(string); ok {
+		urls = []string{text}
+	}
+	switch flag {
+	case "nats-url", "otlp-endpoint", "acme-ca":
+		urls = slices.Clone(urls)
+		for i, text := range urls {
+			u, err := url.Parse(text)
+			if text != "" && (err != nil || u.Host == "" || u.User != nil || u.RawQuery != "") {
+				urls[i] = "…"
+			}
+		}
+		if isList {
+			return fmt.Sprint(urls)
+		}
+		return urls[0]
+	case "max-bytes":
+		if value == units.Base2Bytes(0) {
+			return "as created, or half the free disk and 10GiB at the most"
+		}
+	}
+	return redact(fmt.Sprint(value))
 }
 
 func printSettings(w io.Writer, list []setting) error {

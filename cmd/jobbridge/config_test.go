@@ -122,6 +122,9 @@ func TestConfigHidesPasswords(t *testing.T) {
 		{"--otlp-endpoint", "http://u:hunter2@h:4318"},
 		{"--acme-ca", "https://u:hunter2@ca/dir"},
 		{"--stream", "whsec_hunter2"},
+		{"--nats-url", "nats://u:hunter2 x@h:4222"},
+		{"--nats-url", "nats://u:hunter2,w1@h:4222"},
+		{"--otlp-endpoint", "http://c:4318/?key=hunter2"},
 	} {
 		out, err := call(t, nil, append([]string{"config", "print"}, args...)...)
 		if !strings.Contains(out, "FLAG") || strings.Contains(out, "hunter2") || err != nil && strings.Contains(err.Error(), "hunter2") {
@@ -155,6 +158,27 @@ func TestVariables(t *testing.T) {
 	} {
 		if got := hints(variable); got == "" != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", variable, got, want)
+		}
+	}
+}
+
+// TestWarnings lets passwords go over the network, and says so.
+func TestWarnings(t *testing.T) {
+	token, workers := file(t, "token", "0123456789abcdef"), file(t, "workers", "ann:one")
+	for _, c := range []struct {
+		serve serveCmd
+		want  string
+	}{
+		{serveCmd{AdminListen: "0.0.0.0:8081", AdminTokenFile: token}, "--admin-tls-cert"},
+		{serveCmd{AdminListen: ":8081", AdminTokenFile: token}, "--admin-tls-cert"},
+		{serveCmd{AdminListen: "0.0.0.0:8081", AdminTokenFile: token, AdminTLS: tlsFlags{TLSCert: "x"}}, ""},
+		{serveCmd{AdminListen: "127.0.0.1:8081", AdminTokenFile: token}, ""},
+		{serveCmd{AdminListen: "0.0.0.0:8081"}, ""},
+		{serveCmd{NatsListen: "[::]:4222", NatsAuthFile: workers}, "--nats-tls-cert"},
+		{serveCmd{NatsListen: "localhost:4222", NatsAuthFile: workers}, ""},
+	} {
+		if got := strings.Join(c.serve.warnings(), "\n"); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%+v: %q, want %q", c.serve, got, c.want)
 		}
 	}
 }

@@ -81,6 +81,9 @@ func run(ctx context.Context, args []string, s streams) error {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	if args[0] == "--version" {
+		args[0] = "version"
+	}
 	ignoreEmpty(parser.Model)
 	k, err := parser.Parse(args)
 	if exited {
@@ -99,7 +102,7 @@ func exitCode(err error, w io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	text, code := fmt.Sprintf("jobbridge: %v\n", err), 1
+	text, code := redact(fmt.Sprintf("jobbridge: %v\n", err)), 1
 	var u usageError
 	if errors.As(err, &u) {
 		text, code = text+"See jobbridge --help, or --help of the command.\n", 2

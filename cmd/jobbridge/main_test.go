@@ -116,6 +116,8 @@ func TestSecrets(t *testing.T) {
 		{"short variable", "secret", "-", "", secretEnv + ": secret 1 is shorter"},
 		{"space", "", "whsec one two\n", "", "has a space"},
 		{"comma", "", "whsec_one,whsec_two\n", "", "one secret a line"},
+		{"joined", "", "whsec_onewhsec_two\n", "", "has another one in it"},
+		{"base32", "", "MFRGGZDFMZTWQ2LK=\nABCDEFGHIJKLMNOPQRSTUV==\n", "MFRGGZDFMZTWQ2LK=|ABCDEFGHIJKLMNOPQRSTUV==", ""},
 		{"quotes", "", `"whsec_one"`, "", "in quotes"},
 		{"assignment", "", "SYNC_WEBHOOK_SECRET=whsec_one\n", "", "assignment"},
 		{"UTF-16", "", "\xff\xfew\x00h\x00s\x00e\x00c\x00_\x00o\x00n\x00e\x00", "", "no text in UTF-8"},

@@ -66,22 +66,23 @@ func (m *commitMetrics) observe(s journal.CommitStats) {
 type journalCollector struct{ journal *journal.Journal }
 
 var (
-	journalBytes     = prometheus.NewDesc("jobbridge_journal_bytes", "Bytes in the stream.", nil, nil)
-	journalMaxBytes  = prometheus.NewDesc("jobbridge_journal_max_bytes", "Bound of the stream in bytes.", nil, nil)
-	journalMessages  = prometheus.NewDesc("jobbridge_journal_messages", "Events in the stream.", nil, nil)
-	journalConsumers = prometheus.NewDesc("jobbridge_journal_consumers", "Consumers of the stream.", nil, nil)
-	journalTrimmed   = prometheus.NewDesc("jobbridge_journal_trimmed_bytes_total", "Bytes of events that everyone has had, removed before their retention ended.", nil, nil)
-	journalFull      = prometheus.NewDesc("jobbridge_journal_full", "1 if events are refused because nothing more can be trimmed.", nil, nil)
-	journalOwed      = prometheus.NewDesc("jobbridge_journal_owed_bytes", "Bytes that trimming may not take, because a durable consumer owes one of their events, up to a message block too many.", nil, nil)
-	journalFree      = prometheus.NewDesc("jobbridge_journal_disk_free_bytes", "Bytes that the disk of the journal has left.", nil, nil)
-	journalFailure   = prometheus.NewDesc("jobbridge_journal_last_failure_timestamp_seconds", "When the storage failed last, in this run or an earlier one; 0 if never. The file \"failure\" in the data folder has the cause.", nil, nil)
-	journalInfo      = prometheus.NewDesc("jobbridge_journal_info", "1, with what a 2xx survives and how that is reached.", []string{"durability", "method"}, nil)
-	journalFailed    = prometheus.NewDesc("jobbridge_journal_failed", "1 if the storage failed and nothing is acknowledged any more.", nil, nil)
+	journalBytes       = prometheus.NewDesc("jobbridge_journal_bytes", "Bytes in the stream.", nil, nil)
+	journalMaxBytes    = prometheus.NewDesc("jobbridge_journal_max_bytes", "Bound of the stream in bytes.", nil, nil)
+	journalMessages    = prometheus.NewDesc("jobbridge_journal_messages", "Events in the stream.", nil, nil)
+	journalConnections = prometheus.NewDesc("jobbridge_journal_connections", "Connections of workers to the embedded NATS server.", nil, nil)
+	journalConsumers   = prometheus.NewDesc("jobbridge_journal_consumers", "Consumers of the stream.", nil, nil)
+	journalTrimmed     = prometheus.NewDesc("jobbridge_journal_trimmed_bytes_total", "Bytes of events that everyone has had, removed before their retention ended.", nil, nil)
+	journalFull        = prometheus.NewDesc("jobbridge_journal_full", "1 if events are refused because nothing more can be trimmed.", nil, nil)
+	journalOwed        = prometheus.NewDesc("jobbridge_journal_owed_bytes", "Bytes that trimming may not take, because a durable consumer owes one of their events, up to a message block too many.", nil, nil)
+	journalFree        = prometheus.NewDesc("jobbridge_journal_disk_free_bytes", "Bytes that the disk of the journal has left.", nil, nil)
+	journalFailure     = prometheus.NewDesc("jobbridge_journal_last_failure_timestamp_seconds", "When the storage failed last, in this run or an earlier one; 0 if never. The file \"failure\" in the data folder has the cause.", nil, nil)
+	journalInfo        = prometheus.NewDesc("jobbridge_journal_info", "1, with what a 2xx survives and how that is reached.", []string{"durability", "method"}, nil)
+	journalFailed      = prometheus.NewDesc("jobbridge_journal_failed", "1 if the storage failed and nothing is acknowledged any more.", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].
 func (journalCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, journalMaxBytes, journalMessages, journalConsumers, journalTrimmed, journalFull, journalOwed, journalFree, journalFailure, journalInfo, journalFailed} {
+	for _, d := range []*prometheus.Desc{journalBytes, journalMaxBytes, journalMessages, journalConnections, journalConsumers, journalTrimmed, journalFull, journalOwed, journalFree, journalFailure, journalInfo, journalFailed} {
 		ch <- d
 	}
 }
@@ -105,6 +106,7 @@ func (c journalCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(journalBytes, float64(stats.Bytes))
 	gauge(journalMaxBytes, float64(stats.MaxBytes))
 	gauge(journalMessages, float64(stats.Messages))
+	gauge(journalConnections, float64(stats.Connections))
 	gauge(journalConsumers, float64(stats.Consumers))
 	gauge(journalFull, oneIf(stats.Full))
 	gauge(journalFree, float64(stats.Free))

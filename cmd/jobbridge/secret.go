@@ -82,6 +82,8 @@ func parseSecrets(text, separators string) (secrets []string, err error) {
 			wrong = "is in quotes: want it without"
 		case assignment.MatchString(secret):
 			wrong = "is an assignment: want the secret alone"
+		case strings.LastIndex(secret, "whsec_") > 0:
+			wrong = "has another one in it: want one a line"
 		case len(secret) < leastSecret:
 			wrong = fmt.Sprintf("is shorter than %d characters: it could be guessed", leastSecret)
 		}

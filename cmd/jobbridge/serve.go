@@ -40,7 +40,7 @@ type serveCmd struct {
 	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
 	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
 	ForgeryRate    int              `help:"Bad signatures a second that one source may send before it waits a second for each answer, a 429; good ones are never limited. 0: no limit." default:"50"`
-	AdminTokenFile string           `help:"File with the token that operators on other machines send to the admin listener; without it, everything there but the state and the metrics is for loopback." placeholder:"FILE" type:"path"`
+	AdminTokenFile string           `help:"File with the token that operators on other machines send to the admin listener, which should have --admin-tls-cert then; without it, everything there but the state and the metrics is for loopback." placeholder:"FILE" type:"path"`
 	TrustedProxies []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For tells the source of a request." placeholder:"CIDR"`
 	Pprof          bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, for operators."`
 	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
@@ -80,7 +80,8 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	log, lines := c.logger(s.err)
 	defer lines.close()
 	defer context.AfterFunc(ctx, lines.hasten)() // a second signal ends the process as it is
-	for _, hint := range misspelt(k.Model, os.Environ()) {
+	warnings := c.warnings()
+	for _, hint := range append(misspelt(k.Model, os.Environ()), warnings...) {
 		log.Warn(hint)
 	}
 	c.fillIn()
@@ -112,6 +113,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, closeOperator()) }()
+	o.health.Set(configPart, bridge.Ready, warnings...)
 	c.reloadSecrets(o, s.getenv, verifier, secrets)
 	o.admin.Operate("GET /config", func(context.Context, url.Values) (any, error) {
 		return c.settings(k, s.getenv, verifier.Fingerprints()), nil

@@ -49,6 +49,7 @@ const (
 	remotePart  = "remote"
 	relayPart   = "relay"
 	drainPart   = "drain"
+	configPart  = "configuration"
 )
 
 // direct reports whether a 2xx waits for the remote stream.
@@ -121,7 +122,7 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 		return err
 	}
 	options := journal.Options{
-		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, MaxConnections: c.MaxWorkers, Durability: publisher.Durability(c.Durability), Stream: stream,
+		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, MaxConnections: c.MaxWorkers, OnSampled: o.sampled, Durability: publisher.Durability(c.Durability), Stream: stream,
 		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log,
 	}
 	if !c.direct() { // there, it has no events, and no delivery waits for it

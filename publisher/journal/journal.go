@@ -93,6 +93,9 @@ type Options struct {
 	Relay bool
 	// OnCommit is called after each commit; it must not block.
 	OnCommit func(CommitStats)
+	// OnSampled is called for each line of the server's that the Logger does not get
+	// because too many of its kind came at once; it must not block. It may be nil.
+	OnSampled func()
 	// OnFull is called with the reason when the journal begins to refuse events
 	// because it is full, and with "" when it has room again; it must not block.
 	OnFull func(why string)
@@ -327,6 +330,7 @@ type Stats struct {
 	Messages, Bytes uint64
 	MaxBytes        int64
 	Consumers       int
+	Connections     int // of workers
 	// Full says that events are refused because nothing more can be trimmed.
 	Full bool
 	// Free is how many bytes the disk has left.
@@ -347,7 +351,7 @@ func (j *Journal) Stats(ctx context.Context) (Stats, error) {
 		return Stats{}, fmt.Errorf("free space of %s: %w", j.opts.Dir, err)
 	}
 	return Stats{
-		Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes, Consumers: info.State.Consumers,
+		Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes, Consumers: info.State.Consumers, Connections: max(0, j.srv.NumClients()-j.own()),
 		Full: j.full.Load(), Free: free, Trimmed: j.trimmed.Load(),
 	}, nil
 }

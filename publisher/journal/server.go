@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // The accounts of the server. Workers are in the first, with the events; no
@@ -62,7 +63,7 @@ func (j *Journal) start(ctx context.Context, syncAlways bool) error {
 	if j.srv, err = server.NewServer(opts); err != nil {
 		return fmt.Errorf("embedded NATS server: %w", err)
 	}
-	logger := &serverLogger{log: j.log.Named("nats").Sugar()}
+	logger := newServerLogger(j.log.Named("nats"), j.opts.OnSampled)
 	j.srv.SetLoggerV2(logger, false, false, false)
 	started := make(chan struct{})
 	go func() { defer close(started); j.srv.Start() }()
@@ -104,6 +105,14 @@ func (j *Journal) connect(ctx context.Context) (err error) {
 	// lost: creating it again brings its messages back.
 	j.stream, _, err = publisher.EnsureStream(ctx, j.js, want)
 	return err
+}
+
+// own is how many of the server's connections are the journal's.
+func (j *Journal) own() int {
+	if len(j.opts.Private) > 0 {
+		return 2
+	}
+	return 1
 }
 
 // keep opens the private streams.
@@ -184,7 +193,7 @@ func (j *Journal) serverOptions(workers []Worker) (*server.Options, error) {
 	// them would keep that stream from being recovered.
 	opts.JetStreamMaxStore = math.MaxInt64 / 2
 	opts.JetStreamMaxMemory = 64 << 20
-	opts.MaxConn = j.opts.MaxConnections + 2 // our own
+	opts.MaxConn = j.opts.MaxConnections + j.own()
 	opts.TLSConfig = j.opts.TLS
 	opts.DontListen = j.opts.Listen == ""
 	if !opts.DontListen {
@@ -245,11 +254,38 @@ func (j *Journal) folder(account, stream string) string {
 
 // serverLogger hands the server's log on, at a lower level: what is notice to
 // a server is detail to a bridge. It keeps the last fatal error, which the
-// server itself would exit on or lose.
+// server itself would exit on or lose. What anybody who reaches the port can cause
+// is sampled by its kind, and cut short.
 type serverLogger struct {
-	log  *zap.SugaredLogger
-	mu   sync.Mutex
-	last error
+	log   *zap.SugaredLogger
+	kinds *zap.Logger
+	mu    sync.Mutex
+	last  error
+}
+
+func newServerLogger(log *zap.Logger, onSampled func()) *serverLogger {
+	kinds := log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 10, 100, zapcore.SamplerHook(func(_ zapcore.Entry, d zapcore.SamplingDecision) {
+			if d&zapcore.LogDropped != 0 && onSampled != nil {
+				onSampled()
+			}
+		}))
+	}))
+	return &serverLogger{log: log.Sugar(), kinds: kinds}
+}
+
+// mostSaid is how many bytes of a line of the server's are logged.
+const mostSaid = 300
+
+// say logs a line by its kind: its form, without the client that the server puts
+// in front.
+func (l *serverLogger) say(level zapcore.Level, format string, v []any) {
+	kind := format[strings.LastIndex(format, " - ")+1:]
+	if line := l.kinds.Check(level, strings.TrimPrefix(kind, "- ")); line != nil {
+		text := strconv.QuoteToGraphic(fmt.Sprintf(format, v...))
+		line.Message = "NATS server"
+		line.Write(zap.String("said", text[1:min(len(text)-1, mostSaid)]))
+	}
 }
 
 func (l *serverLogger) fatal() error {
@@ -268,8 +304,8 @@ func (l *serverLogger) Warnf(format string, v ...any) {
 	if strings.HasPrefix(format, "Plaintext passwords") {
 		return // random ones, made in this process, or what the operator wrote
 	}
-	l.log.Warnf(format, v...)
+	l.say(zap.WarnLevel, format, v)
 }
-func (l *serverLogger) Errorf(format string, v ...any) { l.log.Errorf(format, v...) }
+func (l *serverLogger) Errorf(format string, v ...any) { l.say(zap.ErrorLevel, format, v) }
 func (l *serverLogger) Debugf(format string, v ...any) { l.log.Debugf(format, v...) }
 func (l *serverLogger) Tracef(format string, v ...any) { l.log.Debugf(format, v...) }

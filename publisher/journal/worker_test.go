@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // worker connects over the network and collects what the server forbids.
@@ -319,5 +323,40 @@ func TestPasswords(t *testing.T) {
 	}
 	if _, err := w.js.Stream(within(t, 5*time.Second), "JOBS"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestManyLogins has strangers fail to log in over and over, and a worker take
+// the only place: the log stays short, and the journal works on.
+func TestManyLogins(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.WarnLevel)
+	var sampled atomic.Int64
+	j := open(t, journal.Options{
+		Listen: "127.0.0.1:0", Workers: []journal.Worker{{User: "ann", Password: "one"}}, MaxConnections: 1,
+		Logger: zap.New(core), OnSampled: func() { sampled.Add(1) },
+	})
+	const n = 200
+	for range n {
+		if nc, err := nats.Connect(j.URL(), nats.UserInfo(strings.Repeat("x", 3000)+"\x1b[31m", "bad"), nats.NoReconnect()); err == nil {
+			nc.Close()
+			t.Fatal("a stranger is in")
+		}
+	}
+	if got := logs.Len(); got == 0 || got+int(sampled.Load()) < n || got > n/2 {
+		t.Errorf("%d lines, %d left out", got, sampled.Load())
+	}
+	for _, line := range logs.All() {
+		if said, _ := line.ContextMap()["said"].(string); len(said) > 300 || strings.Contains(said, "\x1b") {
+			t.Errorf("%q", said)
+		}
+	}
+	connect(t, j, nats.UserInfo("ann", "one"), nats.NoReconnect())
+	if nc, err := nats.Connect(j.URL(), nats.UserInfo("ann", "one"), nats.NoReconnect()); err == nil {
+		nc.Close()
+		t.Error("a second worker is in")
+	}
+	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("job", "COMPLETED")); err != nil {
+		t.Error(err)
 	}
 }
