@@ -147,6 +147,9 @@ func TestSecretsRotate(t *testing.T) {
 	more()
 	close(stop)
 	wg.Wait()
+	if !t.Failed() {
+		t.Logf("%d deliveries, none refused", sent.Load())
+	}
 	if now := counts("whsec_old"); now != was {
 		t.Errorf("the old secret counts on: %s, %s", was, now)
 	}
