@@ -50,7 +50,7 @@ type bodies struct {
 }
 
 func newBodies(limit, memory int) bodies {
-	return bodies{limit, newLane(memory / roomUnit), newLane(max(2, memory/limit/2))}
+	return bodies{limit, newLane(memory / roomUnit), newLane(max(2, memory/limit-2))}
 }
 
 // body is one of them, and the room that it has.
@@ -162,7 +162,7 @@ func (b *body) readAll(r io.Reader, most, besides int) ([]byte, error) {
 					return nil, err
 				}
 			}
-			buf = slices.Grow(buf, next-len(buf))
+			buf = append(make([]byte, 0, next), buf...) // no larger than there is room
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]

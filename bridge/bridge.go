@@ -150,6 +150,8 @@ func (c Config) Check() error {
 	switch {
 	case c.Path != "" && (!strings.HasPrefix(c.Path, "/") || strings.ContainsAny(c.Path, ":*?# ")):
 		return fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", c.Path, DefaultPath)
+	case c.MaxBody > 1<<30:
+		return errors.New("bridge: Config.MaxBody is more than 1 GiB")
 	case c.MaxBody < 0, c.MaxBodyMemory < 0, c.MaxInFlight < 0, c.MaxConnections < 0, c.DrainDelay < 0, c.ReadTimeout < 0:
 		return errors.New("bridge: Config: a limit is negative")
 	}
@@ -251,7 +253,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	b.draining.Store(true)
 	b.cfg.Health.Set(lifePart, Draining)
 	time.Sleep(b.cfg.DrainDelay)
-	left := closeListener(ln, max(0, b.cfg.MaxConnections-int(conns.open.Load())))
+	left := closeListener(ln)
 	_ = conns.Close() // it is; but this wakes who waits for a connection to end
 	// Both end for the lack of a listener; they have nothing else to say.
 	if err := errors.Join(<-served, srv.Serve(b.secure(&left))); err != nil {

@@ -128,7 +128,7 @@ func (l *connections) admit(c *counted, free bool) bool {
 	own := l.sources[c.source]
 	var old *counted
 	if !free && len(own) >= (l.most+1)/2 {
-		if old = longestIdle(own); old == nil {
+		if old, _ = longestIdle(own); old == nil {
 			l.mu.Unlock()
 			return false
 		}
@@ -154,15 +154,16 @@ func (l *connections) forget(c *counted) {
 	}
 }
 
-// longestIdle returns the one that waits longest for a request, or nil.
-func longestIdle(conns map[*counted]struct{}) (longest *counted) {
-	least := int64(math.MaxInt64)
+// longestIdle returns the one that waits longest for a request, and since when;
+// nil if all are in use.
+func longestIdle(conns map[*counted]struct{}) (longest *counted, since int64) {
+	since = math.MaxInt64
 	for c := range conns {
-		if since := c.idle.Load(); since != 0 && since < least {
-			longest, least = c, since
+		if at := c.idle.Load(); at != 0 && at < since {
+			longest, since = c, at
 		}
 	}
-	return longest
+	return longest, since
 }
 
 // makeRoom closes a connection that waits for nothing, if the last place is taken.
@@ -172,21 +173,22 @@ func (l *connections) makeRoom() {
 	}
 	l.mu.Lock()
 	var idle *counted
+	var since int64
 	most := 0
 	for _, own := range l.sources {
 		if len(own) < most {
 			continue
 		}
-		c := longestIdle(own)
-		if c == nil || time.Since(time.Unix(0, c.idle.Load())) < leastIdle {
+		c, at := longestIdle(own)
+		if c == nil || time.Since(time.Unix(0, at)) < leastIdle {
 			continue
 		}
-		if len(own) > most || c.idle.Load() < idle.idle.Load() {
-			idle, most = c, len(own)
+		if len(own) > most || at < since {
+			idle, since, most = c, at, len(own)
 		}
 	}
 	l.mu.Unlock()
-	if idle != nil {
+	if idle != nil && idle.idle.Load() == since {
 		_ = idle.Close() // nobody is left to tell
 		return
 	}

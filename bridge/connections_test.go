@@ -136,6 +136,49 @@ func TestDrainWhenFull(t *testing.T) {
 	}
 }
 
+// TestDrainTheQueue stops a bridge that has all the connections it may have, while
+// others wait in the listener's queue with their request: they are served.
+func TestDrainTheQueue(t *testing.T) {
+	t.Parallel()
+	srv := bridgetest.NewUnstartedServer(t)
+	srv.Config.Bridge.MaxConnections = 2
+	srv.Start()
+	var held []net.Conn
+	var rests []string
+	for _, from := range []string{"127.0.0.1", "127.0.0.2"} {
+		conn := dial(t, srv, from)
+		head, body, _ := strings.Cut(delivery(srv, bridgetest.Delivery{}, "Expect: 100-continue"), "\r\n\r\n")
+		if got := ask(conn, head+"\r\n\r\n"); got != "HTTP/1.1 100 Continue" {
+			t.Fatal(got)
+		}
+		held, rests = append(held, conn), append(rests, body)
+	}
+	answers := make(chan string)
+	const n = 6
+	for range n {
+		conn, request := dial(t, srv, "127.0.0.3"), delivery(srv, bridgetest.Delivery{})
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		go func() { answers <- ask(conn, "") }()
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Drain() }()
+	for range n {
+		if got := <-answers; got != "HTTP/1.1 200 OK" {
+			t.Error(got)
+		}
+	}
+	for i, conn := range held {
+		if got := ask(conn, rests[i]); got != "HTTP/1.1 200 OK" {
+			t.Error(got)
+		}
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSmuggling hides a second request in the first, in each way that has
 // deceived a server in front of another: whatever is made of it, each request is
 // judged by its own signature, over its own body.

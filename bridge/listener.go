@@ -9,11 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// spareFiles is how many open files are left to others: without one, the journal
+// could not sync.
+const spareFiles = 128
+
 // closeListener closes ln and returns the connections that it had not accepted
 // yet. Closing alone would reset those, though their senders take them for made
 // and may have sent their request: the queue is emptied, and the listener shut
-// in the same breath. More than most of them are reset: each takes an open file.
-func closeListener(ln net.Listener, most int) leftover {
+// in the same breath, but for what the system allows no open files for.
+func closeListener(ln net.Listener) leftover {
 	defer ln.Close()
 	conn, ok := ln.(syscall.Conn)
 	if !ok {
@@ -24,8 +28,10 @@ func closeListener(ln net.Listener, most int) leftover {
 		return nil
 	}
 	var fds []int
-	_ = raw.Control(func(listener uintptr) { // an error means that it is closed already
-		for len(fds) < most {
+	limit := unix.Rlimit{Cur: 1024}
+	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) // a limit that is not known is a small one
+	_ = raw.Control(func(listener uintptr) {       // an error means that it is closed already
+		for {
 			fd, _, err := unix.Accept(int(listener))
 			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
 				continue
@@ -34,6 +40,9 @@ func closeListener(ln net.Listener, most int) leftover {
 				break // the queue is empty
 			}
 			fds = append(fds, fd)
+			if uint64(fd)+spareFiles >= limit.Cur { // the lowest free number is taken: it tells how many are
+				break
+			}
 		}
 		_ = unix.Shutdown(int(listener), unix.SHUT_RD) // Linux stops to listen with this, others with Close
 	})

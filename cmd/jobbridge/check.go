@@ -18,7 +18,9 @@ func (c *serveCmd) fillIn() {
 	if c.DataDir == "" && !c.direct() {
 		c.DataDir = absolute(defaultDataDir)
 	}
-	c.MaxBodyMemory = max(c.MaxBodyMemory, 8*c.MaxBody)
+	if c.MaxBodyMemory > 0 { // else it is refused
+		c.MaxBodyMemory = max(c.MaxBodyMemory, 8*c.MaxBody)
+	}
 }
 
 // warnings are, in words, what works and should not be so.

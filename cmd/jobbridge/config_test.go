@@ -82,6 +82,7 @@ func TestConfigCheck(t *testing.T) {
 		"no port":               {[]string{"--nats-listen", "127.0.0.1:nats!"}, "--nats-listen"},
 		"workers anywhere":      {[]string{"--nats-listen", "0.0.0.0:4222"}, "--nats-listen: journal: 0.0.0.0:4222 is off loopback: workers need passwords"},
 		"no path":               {[]string{"--path", "webhook"}, "--path"},
+		"negative memory":       {[]string{"--max-body-memory=-5MiB"}, "--max-body-memory"},
 		"negative delay":        {[]string{"--drain-delay=-10s"}, "--drain-delay"},
 		"stream's name":         {[]string{"--stream", "a.b"}, "--stream"},
 		"no context":            {[]string{"--nats-context", "nosuch"}, "--nats-context nosuch"},

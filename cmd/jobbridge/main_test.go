@@ -116,6 +116,8 @@ func TestSecrets(t *testing.T) {
 		{"short variable", "secret", "-", "", secretEnv + ": secret 1 is shorter"},
 		{"space", "", "whsec one two\n", "", "has a space"},
 		{"comma", "", "whsec_one,whsec_two\n", "", "one secret a line"},
+		{"assignment of nothing", "", "SYNC_WEBHOOK_SECRET=\n", "", "assignment"},
+		{"two signs", "", "SYNC_WEBHOOK_SECRET==\n", "", "assignment"},
 		{"joined", "", "whsec_onewhsec_two\n", "", "has another one in it"},
 		{"base32", "", "MFRGGZDFMZTWQ2LK=\nABCDEFGHIJKLMNOPQRSTUV==\n", "MFRGGZDFMZTWQ2LK=|ABCDEFGHIJKLMNOPQRSTUV==", ""},
 		{"quotes", "", `"whsec_one"`, "", "in quotes"},

@@ -95,7 +95,7 @@ func parseSecrets(text, separators string) (secrets []string, err error) {
 	return secrets, nil
 }
 
-var assignment = regexp.MustCompile(`^[A-Z][A-Z0-9_]*=[^=]`)
+var assignment = regexp.MustCompile(`^[A-Z][A-Z0-9_]*=[^=]|^[A-Z0-9]*_[A-Z0-9_]*=*$`)
 
 // largestText is more than any file of secrets, passwords or certificates has.
 const largestText = 1 << 20

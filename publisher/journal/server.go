@@ -281,6 +281,9 @@ const mostSaid = 300
 // in front.
 func (l *serverLogger) say(level zapcore.Level, format string, v []any) {
 	kind := format[strings.LastIndex(format, " - ")+1:]
+	if len(v) == 0 { // a finished text, which may quote what a stranger sent
+		kind = "text"
+	}
 	if line := l.kinds.Check(level, strings.TrimPrefix(kind, "- ")); line != nil {
 		text := strconv.QuoteToGraphic(fmt.Sprintf(format, v...))
 		line.Message = "NATS server"
