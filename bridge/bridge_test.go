@@ -316,7 +316,9 @@ func TestSlowDisk(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 	}
-	if c := commits.Load(); c > 3 {
+	// Three as a rule. On a busy machine some learn of their PubAck late, and join
+	// a later one; without a group, each would have its own.
+	if c := commits.Load(); c > n/16 {
 		t.Errorf("%d commits", c)
 	}
 }
