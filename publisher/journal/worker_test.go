@@ -356,7 +356,8 @@ func TestManyLogins(t *testing.T) {
 		_, _ = io.Copy(io.Discard, conn) // it is closed
 		conn.Close()
 	}
-	if got := logs.Len(); got == 0 || got+int(sampled.Load()) < 2*n || got > n/2 {
+	// Some find the only place taken by one that is going, of which nothing is logged.
+	if got := logs.Len(); got == 0 || got+int(sampled.Load()) < n || got > n/2 {
 		t.Errorf("%d lines, %d left out", got, sampled.Load())
 	}
 	for _, line := range logs.All() {
