@@ -143,17 +143,22 @@ const (
 )
 
 // streamConfig decides the stream's size. A bound that nobody asked for stays
-// as it was created: the free disk shrinks by what the journal itself holds,
-// and lowering the bound below that would drop events.
+// as it was created: the free disk shrinks by what the journal itself holds.
+// A bound is not lowered below what is held, for trimming would soon take it.
+// The stream may be above the one it has: after a power cut the blocks that were
+// trimmed last are back.
 func (j *Journal) streamConfig(ctx context.Context) (jetstream.StreamConfig, error) {
 	want := j.opts.Stream.Config()
-	var held int64
 	s, err := j.js.Stream(ctx, want.Name)
 	switch {
 	case err == nil:
-		held = int64(s.CachedInfo().State.Bytes)
+		held, bound := int64(s.CachedInfo().State.Bytes), s.CachedInfo().Config.MaxBytes
 		if j.opts.Stream.MaxBytes == 0 {
-			want.MaxBytes = s.CachedInfo().Config.MaxBytes
+			want.MaxBytes = bound
+		}
+		lowered := want.MaxBytes > 0 && (bound <= 0 || want.MaxBytes < bound)
+		if lowered && want.MaxBytes < held {
+			return want, fmt.Errorf("journal: the stream holds %d bytes: a bound of %d would have events trimmed that were acknowledged: raise --max-bytes", held, want.MaxBytes)
 		}
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return want, fmt.Errorf("look up stream %s: %w", want.Name, err)
@@ -163,9 +168,6 @@ func (j *Journal) streamConfig(ctx context.Context) (jetstream.StreamConfig, err
 			return want, fmt.Errorf("free space of %s: %w", j.opts.Dir, err)
 		}
 		want.MaxBytes = min(defaultMaxBytes, max(free/2, minMaxBytes))
-	}
-	if want.MaxBytes > 0 && want.MaxBytes < held {
-		return want, fmt.Errorf("journal: the stream holds %d bytes: a bound of %d would drop events that were acknowledged: raise --max-bytes", held, want.MaxBytes)
 	}
 	return want, nil
 }

@@ -226,3 +226,52 @@ func TestTrimKeepsWhatIsOwed(t *testing.T) {
 		})
 	}
 }
+
+// TestTrimmedBlocksComeBack: a power cut can bring back what was trimmed last,
+// so that more is held than fits. The journal opens all the same, at the bound
+// it has or a larger one, and makes room.
+func TestTrimmedBlocksComeBack(t *testing.T) {
+	t.Parallel()
+	for name, bound := range map[string]int64{"as it was": 0, "asked for again": journal.MinMaxBytes, "raised a little": journal.MinMaxBytes + 1<<10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			messages := filepath.Join(dir, "jetstream/EVENTS/streams/JOBS/msgs")
+			j := small(t, journal.Options{Dir: dir})
+			if _, err := fill(t, j, 0, 100); err != nil {
+				t.Fatal(err)
+			}
+			oldest, err := os.ReadFile(filepath.Join(messages, "1.blk"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := 100
+			for _, stats := room(t, j); first(t, j) == 1 || stats.Bytes < 13<<20; _, stats = room(t, j) { // trimmed, and nearly full again
+				if _, err := fill(t, j, last, last+1); err != nil {
+					t.Fatal(err)
+				}
+				last++
+			}
+			if _, stats := room(t, j); int64(stats.Bytes)+int64(len(oldest)) <= journal.MinMaxBytes+1<<10 {
+				t.Fatalf("the oldest block has %d bytes: it would fit in", len(oldest))
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(os.WriteFile(filepath.Join(messages, "1.blk"), oldest, 0o600), os.Remove(filepath.Join(messages, "index.db"))); err != nil {
+				t.Fatal(err)
+			}
+			j, err = journal.Open(within(t, 10*time.Second), journal.Options{Dir: dir, Stream: publisher.StreamOptions{MaxBytes: bound}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.Close()
+			if _, err := fill(t, j, last, last+5); err != nil {
+				t.Fatal(err)
+			}
+			if _, stats := room(t, j); int64(stats.Bytes) > stats.MaxBytes {
+				t.Errorf("%+v", stats)
+			}
+		})
+	}
+}
