@@ -91,8 +91,12 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	defer tick.Stop()
 	last := time.Now() // when something was left
 	var stats relay.Stats
-	for time.Since(last) < quietFor {
-		if err := c.ask(ctx, http.MethodGet, "/relay", nil, &stats); err != nil {
+	for answers := 0; time.Since(last) < quietFor; answers++ {
+		err := c.ask(ctx, http.MethodGet, "/relay", nil, &stats)
+		switch {
+		case err != nil && ctx.Err() != nil && answers > 0: // the end came while it asked
+			return left(stats)
+		case err != nil:
 			return err
 		}
 		if stats.Lag > 0 {
@@ -101,10 +105,7 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if stats.Lag == 0 {
-				return fmt.Errorf("events came until the end: none was left for less than %s", quietFor)
-			}
-			return fmt.Errorf("%d events are not relayed yet", stats.Lag)
+			return left(stats)
 		}
 	}
 	if stats.ParkedEvents > 0 {
@@ -112,4 +113,12 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	}
 	fmt.Fprintf(s.out, "drained: the remote stream has all events (%d relayed, %d parked)\n", stats.Relayed, stats.Parked)
 	return nil
+}
+
+// left says what the last answer before the end of the timeout said.
+func left(stats relay.Stats) error {
+	if stats.Lag == 0 {
+		return fmt.Errorf("events came until the end: none was left for less than %s", quietFor)
+	}
+	return fmt.Errorf("%d events are not relayed yet", stats.Lag)
 }
