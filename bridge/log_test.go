@@ -97,16 +97,10 @@ func (refuseAll) Publish(context.Context, publisher.Event) (publisher.Receipt, e
 	return publisher.Receipt{}, publisher.ErrUnavailable
 }
 
-// TestHandshakesAreSampled: failed handshakes come from ports of the sender's
-// choice, and are one kind of line all the same.
-func TestHandshakesAreSampled(t *testing.T) {
-	t.Parallel()
-	core, logs := observer.New(zapcore.InfoLevel)
-	var sampled atomic.Int64
-	b, err := bridge.New(bridge.Config{
-		Verifier: refuseAll{}, Publisher: refuseAll{}, TLS: &tls.Config{}, //nolint:gosec // no handshake gets that far
-		Logger: zap.New(core), OnSampled: func() { sampled.Add(1) },
-	})
+// serve serves a bridge on a port of its own; stop ends it.
+func serve(t *testing.T, cfg bridge.Config) (addr string, stop func()) {
+	t.Helper()
+	b, err := bridge.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,13 +108,32 @@ func TestHandshakesAreSampled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- b.Serve(ctx, ln) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Serve(ctx, ln) }()
+	return ln.Addr().String(), func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestHandshakesAreSampled: failed handshakes come from ports of the sender's
+// choice, and are one kind of line all the same.
+func TestHandshakesAreSampled(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.InfoLevel)
+	var sampled atomic.Int64
+	addr, stop := serve(t, bridge.Config{
+		Verifier: refuseAll{}, Publisher: refuseAll{}, TLS: &tls.Config{}, //nolint:gosec // no handshake gets that far
+		Logger: zap.New(core), OnSampled: func() { sampled.Add(1) },
+	})
 	const n = 300
 	start := time.Now()
 	for range n {
-		conn, err := net.Dial("tcp", ln.Addr().String())
+		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,9 +145,6 @@ func TestHandshakesAreSampled(t *testing.T) {
 	}
 	seconds := int(time.Since(start)/time.Second) + 2
 	stop()
-	if err := <-served; err != nil {
-		t.Fatal(err)
-	}
 	lines := logs.FilterMessage("http server")
 	if got := lines.Len(); got < 100 || got > 102*seconds || got+int(sampled.Load()) != n {
 		t.Errorf("%d of %d logged, %d counted as left out", got, n, sampled.Load())

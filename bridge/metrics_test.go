@@ -1,10 +1,7 @@
 package bridge_test
 
 import (
-	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -152,23 +149,13 @@ func TestRejectedHandshakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := bridge.New(bridge.Config{Verifier: v, Publisher: &held{}, Registerer: registry, TLS: https.TLS})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- b.Serve(ctx, ln) }()
-	if _, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{ServerName: "example.com"}); err == nil {
+	addr, stop := serve(t, bridge.Config{Verifier: v, Publisher: &held{}, Registerer: registry, TLS: https.TLS})
+	if _, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "example.com"}); err == nil {
 		t.Fatal("a stranger's certificate is trusted")
 	}
 	client := https.Client()
 	for i := range 3 {
-		resp, err := client.Post(fmt.Sprintf("https://%s/webhook", ln.Addr()), "", nil)
+		resp, err := client.Post("https://"+addr+"/webhook", "", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +171,4 @@ func TestRejectedHandshakes(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	stop()
-	if err := <-done; err != nil && !errors.Is(err, net.ErrClosed) {
-		t.Error(err)
-	}
 }
