@@ -146,6 +146,24 @@ func TestTLS(t *testing.T) {
 	if code, err := signed(client, b.Webhook, process.Secret, "a"); code != 200 || err != nil {
 		t.Fatal(code, err)
 	}
+	files := func(name, text string) string {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	send := []string{"send", "--url", b.Webhook, "--ca", path("ca.crt"), "--cert", files("mine.crt", mine), "--key", files("mine.key", mineKey)}
+	if out, stderr, code := process.Run(t, nil, send...); code != 0 || !strings.HasPrefix(out, "200 ") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	if _, stderr, code := process.Run(t, nil, send[:3]...); code != 1 || !strings.Contains(stderr, "give --ca") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if _, stderr, code := process.Run(t, nil, send[:5]...); code != 1 || !strings.Contains(stderr, "certificate required") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
 	first, proto := serial(t, client, b.Webhook)
 	if proto != "HTTP/2.0" {
 		t.Error(proto)

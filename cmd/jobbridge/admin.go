@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,36 +11,10 @@ import (
 
 // adminFlags say where the running bridge's operator listens, and who asks.
 type adminFlags struct {
-	Admin           string `help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
-	AdminTokenFile  string `help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
-	AdminCA         string `name:"admin-ca" help:"File with the certificates that the listener's is checked against, if it speaks TLS; default: the system's." placeholder:"FILE" type:"path"`
-	AdminCert       string `help:"Your certificate, of its --admin-tls-client-ca, instead of a token." placeholder:"FILE" type:"path"`
-	AdminKey        string `help:"Key of --admin-cert." placeholder:"FILE" type:"path"`
-	AdminServerName string `help:"Name in the listener's certificate, if it is not that in the URL." placeholder:"NAME"`
-	JSON            bool   `name:"json" help:"Print JSON."`
-}
-
-// client returns what speaks to the listener.
-func (f adminFlags) client() (*http.Client, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.AdminServerName}
-	if (f.AdminCert == "") != (f.AdminKey == "") {
-		return nil, usage("--admin-cert and --admin-key belong together")
-	}
-	if f.AdminCA != "" {
-		roots, err := readRoots(f.AdminCA)
-		if err != nil {
-			return nil, usage("--admin-ca: %w", err)
-		}
-		config.RootCAs = roots
-	}
-	if f.AdminCert != "" {
-		cert, err := tls.LoadX509KeyPair(f.AdminCert, f.AdminKey)
-		if err != nil {
-			return nil, usage("--admin-cert: %w", err)
-		}
-		config.Certificates = []tls.Certificate{cert}
-	}
-	return &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, DisableKeepAlives: true}}, nil
+	Admin          string         `help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
+	AdminTokenFile string         `help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
+	AdminTLS       clientTLSFlags `embed:"" prefix:"admin-" set:"prefix=admin-" set:"instead=, instead of a token"`
+	JSON           bool           `name:"json" help:"Print JSON."`
 }
 
 // send sends a request to the running bridge.
@@ -63,14 +35,14 @@ func (f adminFlags) send(ctx context.Context, method, path string, query url.Val
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	client, err := f.client()
+	config, err := f.AdminTLS.config("admin-")
 	if err != nil {
 		return nil, err
 	}
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, DisableKeepAlives: true}}
 	resp, err := client.Do(req)
-	var untrusted *tls.CertificateVerificationError
 	switch {
-	case errors.As(err, &untrusted):
+	case untrusted(err):
 		return nil, fmt.Errorf("%w: give --admin-ca or --admin-server-name", err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: is the bridge running, with --admin-listen there?", err)

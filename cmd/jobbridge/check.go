@@ -69,14 +69,18 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	if err := (bridge.Config{Path: c.Path}).Check(); err != nil {
 		return nil, usage("--path: %w", err)
 	}
-	if err := checkAddress(c.Listen); err != nil {
-		return nil, usage("--listen: %w", err)
-	}
-	if err := checkAddress(c.AdminListen); err != nil {
-		return nil, usage("--admin-listen: %w", err)
-	}
-	if err := checkAddress(c.NatsListen); err != nil && c.NatsListen != "" {
-		return nil, usage("--nats-listen: %w", err)
+	taken := make(map[string]string)
+	for _, l := range []struct{ flag, addr string }{{"--listen", c.Listen}, {"--admin-listen", c.AdminListen}, {"--nats-listen", c.NatsListen}} {
+		if l.flag == "--nats-listen" && (l.addr == "" || c.given()) {
+			continue // it does not listen
+		}
+		if err := checkAddress(l.addr); err != nil {
+			return nil, usage("%s: %w", l.flag, err)
+		}
+		if other := taken[l.addr]; other != "" && !strings.HasSuffix(l.addr, ":0") {
+			return nil, usage("%s and %s are both %s: want an address each", other, l.flag, l.addr)
+		}
+		taken[l.addr] = l.flag
 	}
 	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
 		return nil, usage("--data-dir: %s is no folder", c.DataDir)

@@ -119,6 +119,15 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 			return nil, usage("--nats-cert: %w", err)
 		}
 	}
+	if f.NatsCreds != "" {
+		_, err := applied.UserJWT()
+		if err == nil {
+			_, err = applied.SignatureCB(nil)
+		}
+		if err != nil {
+			return nil, usage("--nats-creds %s: %w: want what nsc writes: a JWT and its seed", f.NatsCreds, err)
+		}
+	}
 	return func(more ...nats.Option) (*nats.Conn, string, error) {
 		options, err := f.options()
 		if err != nil {
@@ -150,7 +159,7 @@ func (f natsFlags) options() ([]nats.Option, error) {
 	}
 	for _, s := range f.NatsURL {
 		u, err := url.Parse(strings.TrimSpace(s))
-		if err != nil || u.Host == "" {
+		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
 			return nil, usage("--nats-url: want nats://host:port or tls://host:port")
 		}
 		if u.User != nil {

@@ -25,16 +25,17 @@ import (
 )
 
 type sendCmd struct {
-	URL         string  `help:"Where to post." default:"http://127.0.0.1:8080/webhook"`
-	Status      string  `help:"Status of the generation." default:"COMPLETED"`
-	ID          string  `help:"Id of the generation; all of --count get the same. Default: a new one each." placeholder:"ID"`
-	File        string  `help:"Send these bytes instead; - is standard input." placeholder:"FILE"`
-	Count       int     `help:"How many to send." default:"1"`
-	Rate        float64 `help:"How many a second at the most; 0 is as fast as answers come."`
-	Concurrency int     `help:"How many at once." default:"1"`
-	At          string  `help:"Time of signing: RFC 3339, or relative to now, such as --at=-10m." placeholder:"TIME"`
-	Tamper      string  `help:"Spoil what is sent after it was signed: ${enum}." enum:"none,body,signature,header" default:"none"`
-	DataDir     string  `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" type:"path"`
+	URL         string         `help:"Where to post." default:"http://127.0.0.1:8080/webhook"`
+	Status      string         `help:"Status of the generation." default:"COMPLETED"`
+	ID          string         `help:"Id of the generation; all of --count get the same. Default: a new one each." placeholder:"ID"`
+	File        string         `help:"Send these bytes instead; - is standard input." placeholder:"FILE"`
+	Count       int            `help:"How many to send." default:"1"`
+	Rate        float64        `help:"How many a second at the most; 0 is as fast as answers come."`
+	Concurrency int            `help:"How many at once." default:"1"`
+	At          string         `help:"Time of signing: RFC 3339, or relative to now, such as --at=-10m." placeholder:"TIME"`
+	Tamper      string         `help:"Spoil what is sent after it was signed: ${enum}." enum:"none,body,signature,header" default:"none"`
+	DataDir     string         `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" type:"path"`
+	TLS         clientTLSFlags `embed:"" set:"prefix=" set:"instead="`
 	secretFlags
 }
 
@@ -58,7 +59,11 @@ func (c *sendCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Timeout: sendTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: c.Concurrency}}
+	config, err := c.TLS.config("")
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: sendTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: c.Concurrency, TLSClientConfig: config, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
 	post := func(ctx context.Context) (reply, error) {
 		body := payload()
@@ -192,7 +197,10 @@ func deliver(ctx context.Context, client *http.Client, url, header string, body 
 	req.Header.Set(verify.HeaderName, header)
 	start := time.Now()
 	resp, err := client.Do(req)
-	if err != nil {
+	switch {
+	case untrusted(err):
+		return reply{}, fmt.Errorf("%w: give --ca or --server-name", err)
+	case err != nil:
 		return reply{}, err
 	}
 	defer resp.Body.Close()

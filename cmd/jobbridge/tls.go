@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -212,4 +213,41 @@ func (c *certificates) config() *tls.Config {
 		MinVersion: tls.VersionTLS12, NextProtos: c.protocols,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.tls.Load(), nil },
 	}
+}
+
+// clientTLSFlags say whom a command trusts, and who it is itself.
+type clientTLSFlags struct {
+	CA         string `name:"ca" help:"File with the certificates that the listener's is checked against, if it speaks TLS; default: the system's." placeholder:"FILE" type:"path"`
+	Cert       string `help:"Your certificate, of its --${prefix}tls-client-ca${instead}." placeholder:"FILE" type:"path"`
+	Key        string `help:"Key of --${prefix}cert." placeholder:"FILE" type:"path"`
+	ServerName string `help:"Name in the listener's certificate, if it is not that in the URL." placeholder:"NAME"`
+}
+
+// config reads the files; the prefix of the flags is for what is wrong.
+func (f clientTLSFlags) config(prefix string) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
+	if (f.Cert == "") != (f.Key == "") {
+		return nil, usage("--%scert and --%skey belong together", prefix, prefix)
+	}
+	if f.CA != "" {
+		roots, err := readRoots(f.CA)
+		if err != nil {
+			return nil, usage("--%sca: %w", prefix, err)
+		}
+		config.RootCAs = roots
+	}
+	if f.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		if err != nil {
+			return nil, usage("--%scert: %w", prefix, err)
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
+	return config, nil
+}
+
+// untrusted reports whether a listener's certificate was refused.
+func untrusted(err error) bool {
+	var refused *tls.CertificateVerificationError
+	return errors.As(err, &refused)
 }
