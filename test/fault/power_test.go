@@ -20,6 +20,7 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // mount mounts an empty disk, or one that holds an image.
@@ -323,7 +324,8 @@ func TestDiskFails(t *testing.T) {
 	}
 }
 
-// TestSmallDisk fills a file system that is really small, unattended.
+// TestSmallDisk fills a file system that is really small, unattended, with
+// events that a worker owes: none may be trimmed.
 func TestSmallDisk(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "small")
@@ -335,6 +337,10 @@ func TestSmallDisk(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	b := start(t, process.Options{Dir: filepath.Join(dir, "data"), Args: []string{"--no-quarantine"}})
+	_, js := connect(t, b)
+	if _, err := js.CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "thumbnails"}); err != nil {
+		t.Fatal(err)
+	}
 	l := b.load(t, traffic.Options{Pad: 40 << 10, Senders: 4})
 	b.AwaitLog(t, "journal failed: nothing is acknowledged until a restart")
 	l.Stop()
@@ -352,11 +358,7 @@ func TestSmallDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.again(t)
-	nc, err := nats.Connect(b.NATS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc, _ := connect(t, b)
 	v := l.Check(t, nc, "JOBS")
 	t.Logf("disk of 12 MB: %s; answers %v", v, l.Codes())
 	resp, err := http.Post(b.Webhook, "", strings.NewReader("x"))
