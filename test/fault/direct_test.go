@@ -1,16 +1,23 @@
 package fault
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // answerWithin bounds every answer, whatever NATS does.
@@ -183,4 +190,57 @@ func TestDirectQuarantine(t *testing.T) {
 	if out, _, code := process.Run(t, nil, "send", "--url", webhook); code != 0 || !strings.Contains(out, `"durability":"remote"`) {
 		t.Error(out)
 	}
+}
+
+// TestReplicaBehind has the bridge deliver again what the replica that it is
+// connected to may not have yet: no duplicate is taken for a conflict.
+func TestReplicaBehind(t *testing.T) {
+	t.Parallel()
+	nodes := natsd.Cluster(t, 3, "--no_advertise")
+	natsd.CreateStream(t, nodes.AdminJS(t), 3)
+	leader := nodes.Leader(t, "JOBS")
+	behind := nodes[slices.IndexFunc(nodes, func(s *natsd.Server) bool { return s != leader })]
+	b := start(t, process.Options{Args: asBridge(t, behind.URL, "--journal=off")})
+	b.awaitState(t, "ready", "")
+	js, err := jetstream.New(leader.Connect(t, "bridge", nats.CustomInboxPrefix(remote.Inbox)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var publishers sync.WaitGroup
+	defer publishers.Wait()
+	for p := range 8 {
+		publishers.Go(func() {
+			for i := range 250 {
+				id := fmt.Sprintf("job%d-%d", p, i)
+				header, body := signed(fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", 8<<10)))
+				if _, err := js.Publish(t.Context(), "job.completed", []byte(body), jetstream.WithMsgID("sync:"+id+":COMPLETED")); err != nil {
+					t.Error(err)
+					return
+				}
+				if answer := deliver(t, b.Webhook, header, body); !strings.Contains(answer, `"duplicate":true`) || strings.Contains(answer, `"conflict":true`) {
+					t.Error(answer)
+				}
+			}
+		})
+	}
+}
+
+func deliver(t *testing.T, url, header, body string) (answer string) {
+	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	req.Header.Set(verify.HeaderName, header)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(text)
 }
