@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
 // connections bounds how many are open on a listener: in all, and half of that
@@ -20,11 +18,14 @@ import (
 // for the next; without any, what comes waits in the listener's queue. Of a source
 // that has its half in use, what comes is closed.
 type connections struct {
-	net.Listener // bounded in all
-	most         int
-	free         []*net.IPNet // sources that stand for many
-	open         atomic.Int64
-	rejected     func(at string) // is told of each that ends before a handler saw what it asks for
+	net.Listener
+	most     int
+	places   chan struct{} // one token for each that is open
+	closed   chan struct{}
+	close    sync.Once
+	free     []*net.IPNet // sources that stand for many
+	open     atomic.Int64
+	rejected func(at string) // is told of each that ends before a handler saw what it asks for
 
 	mu      sync.Mutex
 	sources map[netip.Prefix]map[*counted]struct{}
@@ -37,7 +38,7 @@ const leastIdle = time.Second
 
 // newConnections bounds those of ln, which server will serve.
 func newConnections(server *http.Server, ln net.Listener, most int, free []*net.IPNet) *connections {
-	c := &connections{Listener: netutil.LimitListener(ln, most), most: most, free: free, sources: make(map[netip.Prefix]map[*counted]struct{}), rejected: func(string) {}}
+	c := &connections{Listener: ln, most: most, places: make(chan struct{}, most), closed: make(chan struct{}), free: free, sources: make(map[netip.Prefix]map[*counted]struct{}), rejected: func(string) {}}
 	c.later = time.AfterFunc(math.MaxInt64, c.makeRoom)
 	server.ConnState = c.observe
 	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
@@ -65,6 +66,7 @@ type connKey struct{}
 // Close implements [net.Listener].
 func (l *connections) Close() error {
 	l.later.Stop()
+	l.close.Do(func() { close(l.closed) })
 	return l.Listener.Close()
 }
 
@@ -75,6 +77,7 @@ type counted struct {
 	source netip.Prefix
 	idle   atomic.Int64 // since when, in nanoseconds; 0 while it is in use
 	asking atomic.Bool  // bytes came, and no handler has seen a request yet
+	close  sync.Once
 }
 
 // countedOf returns the connection under TLS, or nil if it was not counted: one
@@ -89,17 +92,27 @@ func countedOf(conn net.Conn) *counted {
 
 // Close implements [net.Conn].
 func (c *counted) Close() error {
-	c.all.mu.Lock()
-	c.all.forget(c)
-	c.all.mu.Unlock()
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.close.Do(func() {
+		c.all.mu.Lock()
+		c.all.forget(c)
+		c.all.mu.Unlock()
+		<-c.all.places
+	})
+	return err
 }
 
 // Accept implements [net.Listener].
 func (l *connections) Accept() (net.Conn, error) {
 	for {
+		select {
+		case l.places <- struct{}{}:
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
 		conn, err := l.Listener.Accept()
 		if err != nil {
+			<-l.places
 			return nil, err
 		}
 		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String()) // an address of no network is one source
@@ -108,7 +121,7 @@ func (l *connections) Accept() (net.Conn, error) {
 			return c, nil
 		}
 		l.rejected(atLimit)
-		conn.Close()
+		_ = c.Close() // nobody is left to tell
 	}
 }
 
@@ -223,11 +236,27 @@ func (l *connections) observe(conn net.Conn, s http.ConnState) {
 }
 
 // linger waits until every connection has got an answer with "Connection:
-// close", or lingerTimeout is over.
+// close", or lingerTimeout is over and no request lies unread in one that is idle
+// for the server, which was not given a processor to read it.
 func (l *connections) linger() {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(lingerTimeout); l.open.Load() > 0 && time.Now().Before(end); {
+	start := time.Now()
+	for l.open.Load() > 0 && (time.Since(start) < lingerTimeout || time.Since(start) < answerTimeout && l.unread()) {
 		<-tick.C
 	}
+}
+
+// unread reports whether something has come for a connection that waits for it.
+func (l *connections) unread() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, own := range l.sources {
+		for c := range own {
+			if c.idle.Load() != 0 && readable(c.Conn) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -58,6 +58,23 @@ func closeListener(ln net.Listener) leftover {
 	return left
 }
 
+// readable reports whether a read would return at once.
+func readable(conn net.Conn) bool {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ready := 0
+	_ = raw.Control(func(fd uintptr) { // an error means that it is closed already
+		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return ready > 0
+}
+
 // leftover is a listener that has been closed, but for these connections.
 type leftover []net.Conn
 

@@ -350,7 +350,8 @@ func (l *Load) Judge(stored []Message, owed func(Answer) bool) Verdict {
 		if payload, ok := l.signed[m.ID]; !ok || !bytes.Equal(payload, m.Data) {
 			v.Foreign = append(v.Foreign, m.ID)
 		}
-		if at := strings.LastIndexByte(m.ID, ':'); at > 0 {
+		// Of what was not acknowledged, nobody knows when it will be there.
+		if at := strings.LastIndexByte(m.ID, ':'); at > 0 && l.answers[m.ID].Code == http.StatusOK {
 			job, rank := m.ID[:at], slices.Index(Statuses, m.ID[at+1:])
 			if rank < last[job] {
 				v.OutOfOrder = append(v.OutOfOrder, m.ID)

@@ -1,0 +1,56 @@
+package bridge
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// TestLinger has a server that is given no processor: what a sender wrote on an
+// idle connection is waited for until it is read.
+func TestLinger(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := newConnections(&http.Server{ReadHeaderTimeout: time.Second}, ln, 10, nil)
+	defer conns.Close()
+	sender, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.Close()
+	conn, err := conns.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conns.observe(conn, http.StateNew)
+	conns.observe(conn, http.StateIdle)
+	start := time.Now()
+	conns.linger()
+	if took := time.Since(start); took < lingerTimeout || took >= answerTimeout {
+		t.Errorf("an idle connection was waited for: %s", took)
+	}
+	if _, err := io.WriteString(sender, "P"); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); conns.linger() }()
+	select {
+	case <-done:
+		t.Error("a request was left unread")
+	case <-time.After(4 * lingerTimeout):
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	start = time.Now()
+	<-done
+	if took := time.Since(start); took > answerTimeout/2 {
+		t.Errorf("it goes on to wait: %s", took)
+	}
+}
