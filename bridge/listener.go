@@ -19,18 +19,10 @@ const spareFiles = 128
 // in the same breath, but for what the system allows no open files for.
 func closeListener(ln net.Listener) leftover {
 	defer ln.Close()
-	conn, ok := ln.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil
-	}
 	var fds []int
 	limit := unix.Rlimit{Cur: 1024}
 	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) // a limit that is not known is a small one
-	_ = raw.Control(func(listener uintptr) {       // an error means that it is closed already
+	control(ln, func(listener uintptr) {
 		for {
 			fd, _, err := unix.Accept(int(listener))
 			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
@@ -60,19 +52,23 @@ func closeListener(ln net.Listener) leftover {
 
 // readable reports whether a read would return at once.
 func readable(conn net.Conn) bool {
-	c, ok := conn.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
 	ready := 0
-	_ = raw.Control(func(fd uintptr) { // an error means that it is closed already
+	control(conn, func(fd uintptr) {
 		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	})
 	return ready > 0
+}
+
+// control gives f the descriptor of a listener or a connection, unless that is
+// closed, or none of the system's.
+func control(socket any, f func(fd uintptr)) {
+	conn, ok := socket.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Control(f)
+	}
 }
 
 // leftover is a listener that has been closed, but for these connections.

@@ -286,52 +286,25 @@ func (p patient) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstrea
 	}
 }
 
-// GetMsg implements [publisher.Reader]. A message is not found only if the
-// stream's leader does not have it: any replica answers a direct get, and one
-// that is behind does not have yet what was acknowledged.
-func (r *Remote) GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
-	if err := r.refused("$JS.API.STREAM.INFO." + r.opts.Stream); err != nil {
+// GetMsg implements [publisher.Reader], without options. It asks the stream's
+// leader, as only the older of the client's two packages always does: any replica
+// answers a direct get, and one that is behind does not have yet what the leader
+// calls a duplicate.
+func (r *Remote) GetMsg(ctx context.Context, seq uint64, _ ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+	if err := r.refused("$JS.API.STREAM.MSG.GET." + r.opts.Stream); err != nil {
 		return nil, err
 	}
-	s, err := r.JetStream().Stream(ctx, r.opts.Stream)
-	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", r.opts.Stream, err)
-	}
-	config := s.CachedInfo().Config
-	ofLeader := "$JS.API.STREAM.MSG.GET." + r.opts.Stream
-	if !config.AllowDirect {
-		if err := r.refused(ofLeader); err != nil {
-			return nil, err
-		}
-		return s.GetMsg(ctx, seq, opts...)
-	}
-	if err := r.refused("$JS.API.DIRECT.GET." + r.opts.Stream); err != nil {
-		return nil, err
-	}
-	msg, err := s.GetMsg(ctx, seq, opts...)
-	if config.Replicas == 1 || !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return msg, err
-	}
-	if err := r.refused(ofLeader); err != nil {
-		return nil, err
-	}
-	return r.fromLeader(ctx, seq)
-}
-
-// fromLeader reads a message without a direct get, as only the older of the
-// client's two packages can where the stream allows one.
-func (r *Remote) fromLeader(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
 	conn, js := r.present()
 	older, err := conn.JetStream(nats.Domain(js.Options().Domain))
 	if err != nil {
 		return nil, fmt.Errorf("remote NATS: %w", err)
 	}
 	msg, err := older.GetMsg(r.opts.Stream, seq, nats.Context(ctx))
-	if errors.Is(err, nats.ErrMsgNotFound) {
+	switch {
+	case errors.Is(err, nats.ErrMsgNotFound):
 		return nil, jetstream.ErrMsgNotFound
-	}
-	if err != nil {
-		return nil, fmt.Errorf("message %d of the leader: %w", seq, err)
+	case err != nil:
+		return nil, err
 	}
 	return &jetstream.RawStreamMsg{Subject: msg.Subject, Sequence: msg.Sequence, Header: msg.Header, Data: msg.Data, Time: msg.Time}, nil
 }

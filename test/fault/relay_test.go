@@ -165,7 +165,7 @@ accounts { A { jetstream: enabled, users: [
   { user: admin, password: admin-password }
   { user: worker, password: worker-password }
   { user: bridge, password: %q, permissions {
-    publish { allow: [%s "$JS.API.STREAM.INFO.JOBS", "$JS.API.DIRECT.GET.JOBS"] }
+    publish { allow: [%s "$JS.API.STREAM.INFO.JOBS", "$JS.API.STREAM.MSG.GET.JOBS"] }
     subscribe { allow: ["_INBOX_BRIDGE.>"] } } }
 ] } }
 jetstream { store_dir: $NATS_STORE_DIR }
