@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,7 +40,7 @@ type Verifier interface {
 
 // Publisher stores an event; [publisher.Publisher] is one.
 type Publisher interface {
-	Publish(ctx context.Context, e publisher.Event) (publisher.Receipt, error)
+	Publish(ctx context.Context, e event.Event) (publisher.Receipt, error)
 }
 
 // The defaults of [Config].

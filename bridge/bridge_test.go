@@ -21,6 +21,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/nats-io/nats.go/jetstream"
@@ -194,14 +195,14 @@ type held struct {
 	ended   atomic.Int64
 }
 
-func (h *held) Publish(ctx context.Context, _ publisher.Event) (publisher.Receipt, error) {
+func (h *held) Publish(ctx context.Context, _ event.Event) (publisher.Receipt, error) {
 	h.entered <- struct{}{}
 	defer h.ended.Add(1)
 	select {
 	case err := <-h.release:
 		return publisher.Receipt{Stream: "JOBS", Subject: "job.completed", Sequence: 1}, err
 	case <-ctx.Done():
-		return publisher.Receipt{}, fmt.Errorf("%w: %w", publisher.ErrUnavailable, context.Cause(ctx))
+		return publisher.Receipt{}, fmt.Errorf("%w: %w", event.ErrUnavailable, context.Cause(ctx))
 	}
 }
 
@@ -420,7 +421,7 @@ func TestPanicIsAnswered(t *testing.T) {
 
 type panicking struct{}
 
-func (panicking) Publish(context.Context, publisher.Event) (publisher.Receipt, error) { panic("a bug") }
+func (panicking) Publish(context.Context, event.Event) (publisher.Receipt, error) { panic("a bug") }
 
 // TestFull fills the journal: with events that a worker owes, deliveries are
 // refused, loudly; once it has had them, nobody is refused any more.
@@ -708,7 +709,7 @@ func TestAdmin(t *testing.T) {
 	}
 	check("/healthz", 200, "alive")
 	check("/readyz", 503, `{"state":"starting","reasons":[]}`)
-	health.Start(publisher.Fsync)
+	health.Start(event.Fsync)
 	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
 	health.Set("remote", bridge.Journaling, "no connection")
 	check("/readyz", 200, `{"state":"journaling","durability":"fsync","reasons":["no connection"]}`)

@@ -5,14 +5,14 @@ import (
 	"encoding/json"
 	"unicode/utf8"
 
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
 // decode reads from a signed payload what the event is filed by. As in
 // JavaScript, keys match in exact case and the last duplicate wins; what is no
 // job event gives an Event without a status.
-func decode(payload []byte) publisher.Event {
-	e := publisher.Event{Payload: payload}
+func decode(payload []byte) event.Event {
+	e := event.Event{Payload: payload}
 	// A byte order mark is not JSON, but it hides nothing either.
 	data := bytes.TrimPrefix(payload, []byte("\ufeff"))
 	if !json.Valid(data) {
@@ -37,9 +37,9 @@ type members struct{ id, status, model, input, metrics, result []byte }
 // no model and input of its own.
 func (m members) kind() string {
 	if isObject(m.metrics) && m.model == nil && m.input == nil {
-		return publisher.Batch
+		return event.Batch
 	}
-	return publisher.Job
+	return event.Job
 }
 
 // membersOf walks once over valid JSON. To unmarshal it into a map takes twice

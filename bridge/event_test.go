@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 )
 
@@ -20,7 +20,7 @@ func TestRouting(t *testing.T) {
 		{"a job", `{"id":"a","status":"COMPLETED"}`, "job.completed", "sync:a:COMPLETED", "a", "COMPLETED", "job"},
 		{"timed out", `{"id":"a","status":"TIMED_OUT"}`, "job.timed_out", "sync:a:TIMED_OUT", "a", "TIMED_OUT", "job"},
 		{"a status nobody knows", `{"id":"a","status":"Half-Done_2"}`, "job.half-done_2", "sync:a:HALF-DONE_2", "a", "Half-Done_2", "job"},
-		{"a batch", `{"id":"b","status":"JOBS_CREATED","metrics":{"total_generations":1}}`, "batch.jobs_created", "sync:b:JOBS_CREATED", "b", "JOBS_CREATED", "batch"},
+		{"a batch", `{"id":"b","status":"JOBS_CREATED","metrics":{"total_generations":1}}`, "batch.jobs_created", "sync:batch:b:JOBS_CREATED", "b", "JOBS_CREATED", "batch"},
 		{"a job with metrics", `{"id":"c","status":"FAILED","model":"m","metrics":{}}`, "job.failed", "sync:c:FAILED", "c", "FAILED", "job"},
 		{"the wrapper of 2024", `{"result":{"id":"d","status":"COMPLETED"},"error":""}`, "job.completed", "sync:d:COMPLETED", "d", "COMPLETED", "job"},
 		{"the last duplicate wins", `{"id":"x","id":"e","status":"FAILED","status":"COMPLETED"}`, "job.completed", "sync:e:COMPLETED", "e", "COMPLETED", "job"},
@@ -112,13 +112,13 @@ func FuzzDecode(f *testing.F) {
 		}
 		_, model := m["model"]
 		_, input := m["input"]
-		want := publisher.Event{ID: text(m["id"]), Status: text(m["status"]), Kind: publisher.Job}
+		want := event.Event{ID: text(m["id"]), Status: text(m["status"]), Kind: event.Job}
 		if object(m["metrics"]) != nil && !model && !input {
-			want.Kind = publisher.Batch
+			want.Kind = event.Batch
 		}
 		got := bridge.Decode(payload)
 		if got.Kind == "" {
-			got.Kind = publisher.Job
+			got.Kind = event.Job
 		}
 		if got.ID != want.ID || got.Status != want.Status || got.Kind != want.Kind {
 			t.Errorf("%q: %q %q %q, want %q %q %q", payload, got.ID, got.Status, got.Kind, want.ID, want.Status, want.Kind)

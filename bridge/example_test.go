@@ -10,15 +10,16 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
 // printer prints events instead of storing them.
 type printer struct{}
 
-func (printer) Publish(_ context.Context, e publisher.Event) (publisher.Receipt, error) {
+func (printer) Publish(_ context.Context, e event.Event) (publisher.Receipt, error) {
 	fmt.Println("published:", e.MessageID())
-	return publisher.Receipt{Stream: "none", Subject: publisher.Template{}.Subject(e)}, nil
+	return publisher.Receipt{Stream: "none", Subject: event.Template{}.Subject(e)}, nil
 }
 
 // A Bridge is an http.Handler, too, with any Verifier and Publisher behind it.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
 	"go.opentelemetry.io/otel/trace"
@@ -18,14 +19,14 @@ import (
 
 // answer is the body of a 200.
 type answer struct {
-	Message    string               `json:"message"`
-	ID         string               `json:"id,omitempty"`
-	Status     string               `json:"status,omitempty"`
-	Subject    string               `json:"subject"`
-	Sequence   uint64               `json:"sequence"`
-	Duplicate  bool                 `json:"duplicate"`
-	Conflict   bool                 `json:"conflict,omitempty"`
-	Durability publisher.Durability `json:"durability"`
+	Message    string           `json:"message"`
+	ID         string           `json:"id,omitempty"`
+	Status     string           `json:"status,omitempty"`
+	Subject    string           `json:"subject"`
+	Sequence   uint64           `json:"sequence"`
+	Duplicate  bool             `json:"duplicate"`
+	Conflict   bool             `json:"conflict,omitempty"`
+	Durability event.Durability `json:"durability"`
 }
 
 // receive is one delivery, top to bottom.
@@ -100,7 +101,7 @@ var (
 type delivery struct {
 	start   time.Time
 	bytes   int
-	event   publisher.Event
+	event   event.Event
 	receipt publisher.Receipt
 	reason  string // of the refusal; empty if it was stored
 	// secret is the fingerprint of the one that signed it, verifying when the
@@ -186,10 +187,10 @@ var refusals = []struct {
 	{verify.ErrBusy, "no_room", http.StatusServiceUnavailable, "Too many large bodies at once"},
 	{errNoRoom, "no_room", http.StatusServiceUnavailable, "Too many large bodies at once"},
 	{errBusy, "busy", http.StatusServiceUnavailable, "Too many deliveries in flight"},
-	{publisher.ErrFull, "full", http.StatusServiceUnavailable, "Storage full"},
-	{publisher.ErrTooLarge, "too_large", http.StatusRequestEntityTooLarge, "Body too large"},
-	{publisher.ErrMisconfigured, "misconfigured", http.StatusServiceUnavailable, "Storage unavailable"},
-	{publisher.ErrUnavailable, "unavailable", http.StatusServiceUnavailable, "Storage unavailable"},
+	{event.ErrFull, "full", http.StatusServiceUnavailable, "Storage full"},
+	{event.ErrTooLarge, "too_large", http.StatusRequestEntityTooLarge, "Body too large"},
+	{event.ErrMisconfigured, "misconfigured", http.StatusServiceUnavailable, "Storage unavailable"},
+	{event.ErrUnavailable, "unavailable", http.StatusServiceUnavailable, "Storage unavailable"},
 }
 
 // retryAfter is what a refused sender is told to wait, in seconds.

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -43,7 +43,7 @@ func (s State) Serving() bool { return s == Ready || s == Journaling }
 // [prometheus.Collector] of its state, and may be used concurrently.
 type Health struct {
 	mu         sync.Mutex
-	durability publisher.Durability
+	durability event.Durability
 	parts      []part
 	asked      []func() []string
 }
@@ -61,7 +61,7 @@ const lifePart = "bridge"
 func NewHealth() *Health { return &Health{parts: []part{{name: lifePart, state: Starting}}} }
 
 // Start ends [Starting]; durability is what a 2xx means from now on.
-func (h *Health) Start(durability publisher.Durability) {
+func (h *Health) Start(durability event.Durability) {
 	h.mu.Lock()
 	h.durability = durability
 	h.mu.Unlock()
@@ -91,9 +91,9 @@ func (h *Health) Ask(reasons func() []string) {
 
 // Report is a Health at one moment.
 type Report struct {
-	State      State                `json:"state"`
-	Durability publisher.Durability `json:"durability,omitempty"`
-	Reasons    []string             `json:"reasons"`
+	State      State            `json:"state"`
+	Durability event.Durability `json:"durability,omitempty"`
+	Reasons    []string         `json:"reasons"`
 }
 
 // Report returns the present state.

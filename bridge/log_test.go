@@ -15,6 +15,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
@@ -93,8 +94,8 @@ func (refuseAll) Verify(string, []byte) (verify.Verified, error) {
 	return verify.Verified{}, verify.ErrUnsigned
 }
 
-func (refuseAll) Publish(context.Context, publisher.Event) (publisher.Receipt, error) {
-	return publisher.Receipt{}, publisher.ErrUnavailable
+func (refuseAll) Publish(context.Context, event.Event) (publisher.Receipt, error) {
+	return publisher.Receipt{}, event.ErrUnavailable
 }
 
 // serve serves a bridge on a port of its own; stop ends it.

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/propagation"
@@ -105,21 +105,21 @@ func (q *Quarantine) release(ctx context.Context, e Quarantined, stale bool) Qua
 		e.Result = err.Error()
 		return e
 	}
-	event := decode(verified.Payload)
-	event.Signature, event.ReceivedAt = header, e.ReceivedAt
-	event.Traceparent, event.Tracestate = traceContext(w3c.Extract(ctx, propagation.MapCarrier{
-		publisher.TraceparentHeader: e.Header["Traceparent"], publisher.TracestateHeader: e.Header["Tracestate"],
+	delivered := decode(verified.Payload)
+	delivered.Signature, delivered.ReceivedAt = header, e.ReceivedAt
+	delivered.Traceparent, delivered.Tracestate = traceContext(w3c.Extract(ctx, propagation.MapCarrier{
+		event.TraceparentHeader: e.Header["Traceparent"], event.TracestateHeader: e.Header["Tracestate"],
 	}))
 	publish, cancel := context.WithTimeoutCause(ctx, answerTimeout, errLate)
 	defer cancel()
-	receipt, err := q.opts.Publisher.Publish(publish, event)
+	receipt, err := q.opts.Publisher.Publish(publish, delivered)
 	if err != nil {
 		e.Result = "good, but not published: " + err.Error()
 		return e
 	}
 	d := delivery{receipt: receipt}
 	e.Released, e.Subject, e.Result = true, receipt.Subject, d.outcome(http.StatusOK)
-	q.log.Info("released from quarantine", zap.Uint64("entry", e.Sequence), zap.String("outcome", e.Result), zap.String("id", event.UsableID()),
+	q.log.Info("released from quarantine", zap.Uint64("entry", e.Sequence), zap.String("outcome", e.Result), zap.String("id", delivered.UsableID()),
 		zap.String("subject", receipt.Subject), zap.Uint64("seq", receipt.Sequence))
 	return e
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
@@ -71,5 +71,5 @@ func (d *delivery) describe(span trace.Span) {
 func traceContext(ctx context.Context) (parent, state string) {
 	carrier := propagation.MapCarrier{}
 	w3c.Inject(ctx, carrier)
-	return carrier[publisher.TraceparentHeader], carrier[publisher.TracestateHeader]
+	return carrier[event.TraceparentHeader], carrier[event.TracestateHeader]
 }

@@ -2,16 +2,18 @@ package publisher
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Needs is what the bridge needs of a stream that it does not own.
 type Needs struct {
 	// Subject is the template whose subjects must be covered.
-	Subject Template
+	Subject event.Template
 	// Tolerance is how long a delivery can be replayed: the duplicate window
 	// must be as long.
 	Tolerance time.Duration
@@ -89,4 +91,21 @@ func mirrored(c jetstream.StreamConfig) string {
 		return ""
 	}
 	return c.Mirror.Name
+}
+
+// covers reports whether every subject that pattern matches is matched by one
+// of subjects.
+func covers(subjects []string, pattern string) bool {
+	return slices.ContainsFunc(subjects, func(s string) bool {
+		have, want := strings.Split(s, "."), strings.Split(pattern, ".")
+		for i, token := range have {
+			switch {
+			case token == ">":
+				return len(want) > i
+			case i >= len(want), token != "*" && token != want[i]:
+				return false
+			}
+		}
+		return len(have) == len(want)
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -68,7 +69,7 @@ func TestAuditTemplate(t *testing.T) {
 		{"prod.{kind}.x-{status}", "prod.job.*", "prod.*"},
 		{"events.{status}", "events.>", "job.>"},
 	} {
-		subject, err := publisher.ParseTemplate(r.template)
+		subject, err := event.ParseTemplate(r.template)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,3 +1,15 @@
+// Package publisher stores one job-status event in a JetStream stream and
+// returns when it is stored.
+//
+// It promises that a [Receipt] without an error means: the event is in the
+// stream, once per job and status within the stream's duplicate window, in
+// exactly the bytes it was handed, at the durability that the receipt names.
+// A second event of the same job and status with other bytes is stored too, on
+// the conflict subject.
+//
+// It leaves to others to prove that the event is authentic (package verify)
+// and to make the stream's storage durable (package journal, or the operator
+// of a remote stream). It knows no HTTP.
 package publisher
 
 import (
@@ -6,33 +18,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
-)
-
-// The classes of error. Whoever gets one knows what to do without reading the
-// text; the cause stays reachable through [errors.As].
-var (
-	// ErrUnavailable is returned when the stream did not confirm the event in
-	// time. The event may or may not be stored; publishing it again is safe.
-	ErrUnavailable = errors.New("publisher: stream unavailable")
-	// ErrUnknown is returned besides ErrUnavailable when the event was sent and
-	// no answer came: it may be stored.
-	ErrUnknown = errors.New("publisher: outcome unknown")
-	// ErrFull is returned when the stream has no room and drops nothing.
-	ErrFull = errors.New("publisher: stream full")
-	// ErrTooLarge is returned when the event exceeds a size that the server or
-	// the stream accepts; it will never be stored as it is.
-	ErrTooLarge = errors.New("publisher: event too large")
-	// ErrMisconfigured is returned when the stream exists in a form that cannot
-	// take the event, or the connection may not publish: a matter for the
-	// operator.
-	ErrMisconfigured = errors.New("publisher: stream misconfigured")
 )
 
 // Committer makes durable what a stream has acknowledged.
@@ -41,8 +33,8 @@ type Committer interface {
 	Commit(ctx context.Context) error
 	// Err returns why nothing can be committed any more, or nil.
 	Err() error
-	// Durability is what Commit reaches.
-	Durability() Durability
+	// event.Durability is what Commit reaches.
+	Durability() event.Durability
 }
 
 // JetStream is what a Publisher needs of [jetstream.JetStream].
@@ -62,7 +54,7 @@ type Publisher struct {
 	stream string
 	commit Committer
 	room   func(context.Context) error
-	subj   Template
+	subj   event.Template
 }
 
 // Options configures a [Publisher]. All but Room and Subject are needed.
@@ -78,7 +70,7 @@ type Options struct {
 	// be made. If it is nil, a full stream refuses.
 	Room func(context.Context) error
 	// Subject maps an event to its subject.
-	Subject Template
+	Subject event.Template
 }
 
 // New returns a Publisher. It does no I/O.
@@ -99,8 +91,8 @@ func New(o Options) (*Publisher, error) {
 // Publish stores e and returns when it is durable. ctx bounds the wait; it
 // must have a deadline, and should not end when the sender hangs up, or the
 // outcome is unknown to everyone.
-func (p *Publisher) Publish(ctx context.Context, e Event) (Receipt, error) {
-	return p.put(ctx, e.message(p.subj.Subject(e), e.MessageID()), func() *nats.Msg { return e.message(p.subj.Conflict(e), e.digest()) })
+func (p *Publisher) Publish(ctx context.Context, e event.Event) (Receipt, error) {
+	return p.put(ctx, message(e, p.subj.Subject(e), e.MessageID()), func() *nats.Msg { return message(e, p.subj.Conflict(e), event.DigestID(e.Digest())) })
 }
 
 // Forward stores a message that another stream of events holds: the same
@@ -109,7 +101,7 @@ func (p *Publisher) Forward(ctx context.Context, m *nats.Msg) (Receipt, error) {
 	msg := &nats.Msg{Subject: m.Subject, Header: maps.Clone(m.Header), Data: m.Data}
 	return p.put(ctx, msg, func() *nats.Msg {
 		e := eventOf(m)
-		return e.message(p.subj.Conflict(e), e.digest())
+		return message(e, p.subj.Conflict(e), event.DigestID(e.Digest()))
 	})
 }
 
@@ -125,7 +117,7 @@ func (p *Publisher) put(ctx context.Context, msg *nats.Msg, conflict func() *nat
 	// A duplicate waits too: the first may have been written a moment ago and
 	// not be durable yet.
 	if err := p.makeDurable(ctx); err != nil {
-		return Receipt{}, fmt.Errorf("%w: commit %s: %w", ErrUnavailable, r.Subject, err)
+		return Receipt{}, fmt.Errorf("%w: commit %s: %w", event.ErrUnavailable, r.Subject, err)
 	}
 	r.Committed = time.Since(start) - r.Published
 	r.Durability = p.commit.Durability()
@@ -134,7 +126,7 @@ func (p *Publisher) put(ctx context.Context, msg *nats.Msg, conflict func() *nat
 
 // makeDurable waits for the commit.
 func (p *Publisher) makeDurable(ctx context.Context) error {
-	if p.commit.Durability() == Remote { // the PubAck was all there is: no span of nothing
+	if p.commit.Durability() == event.Remote { // the PubAck was all there is: no span of nothing
 		return p.commit.Commit(ctx)
 	}
 	_, span := tracer(ctx).Start(ctx, "commit")
@@ -180,7 +172,7 @@ func (p *Publisher) storeOrFind(ctx context.Context, msg *nats.Msg, conflict fun
 func (p *Publisher) store(ctx context.Context, msg *nats.Msg) (Receipt, error) {
 	for {
 		r, err := p.storeOnce(ctx, msg)
-		if p.room == nil || !errors.Is(err, ErrFull) {
+		if p.room == nil || !errors.Is(err, event.ErrFull) {
 			return r, err
 		}
 		if full := p.room(ctx); full != nil {
@@ -197,7 +189,7 @@ func (p *Publisher) storeOnce(ctx context.Context, msg *nats.Msg) (Receipt, erro
 	}
 	// Whoever subscribes to the subject can answer before the stream does.
 	if ack.Stream != p.stream {
-		return Receipt{}, fmt.Errorf("%w: publish %s: acknowledged by stream %q, want %q", ErrMisconfigured, msg.Subject, ack.Stream, p.stream)
+		return Receipt{}, fmt.Errorf("%w: publish %s: acknowledged by stream %q, want %q", event.ErrMisconfigured, msg.Subject, ack.Stream, p.stream)
 	}
 	return Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Subject: msg.Subject, Duplicate: ack.Duplicate}, nil
 }
@@ -216,57 +208,59 @@ func (p *Publisher) holds(ctx context.Context, seq uint64, payload []byte) (bool
 	return bytes.Equal(msg.Data, payload), nil
 }
 
-// JetStream error codes, from the server's errors.json. The client library
-// names only a few.
-const (
-	codeInsufficientResources jetstream.ErrorCode = 10002
-	codeStorageExceeded       jetstream.ErrorCode = 10047
-	codeMessageTooLarge       jetstream.ErrorCode = 10054
-	codeStreamMismatch        jetstream.ErrorCode = 10060
-	codeStoreFailed           jetstream.ErrorCode = 10077
-	codeHeaderTooLarge        jetstream.ErrorCode = 10097
-	codeStreamSealed          jetstream.ErrorCode = 10109
-)
-
 // Class maps an error of the client or the server to one of the classes. What
 // is not known to be otherwise is an outage: that one is worth trying again.
 func Class(err error) error {
-	for _, class := range []error{ErrUnavailable, ErrFull, ErrTooLarge, ErrMisconfigured} {
+	for _, class := range []error{event.ErrUnavailable, event.ErrFull, event.ErrTooLarge, event.ErrMisconfigured} {
 		if errors.Is(err, class) {
 			return class
 		}
 	}
 	if errors.Is(err, nats.ErrMaxPayload) {
-		return ErrTooLarge
+		return event.ErrTooLarge
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, jetstream.ErrInvalidJSAck) {
-		return ErrMisconfigured
+		return event.ErrMisconfigured
 	}
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
-		return ErrUnavailable
+		return event.ErrUnavailable
 	}
-	switch api.ErrorCode {
-	case codeMessageTooLarge, codeHeaderTooLarge:
-		return ErrTooLarge
-	case codeInsufficientResources, codeStorageExceeded:
-		return ErrFull
-	case codeStoreFailed:
-		return classifyStoreFailure(api.Description)
-	case codeStreamMismatch, codeStreamSealed:
-		return ErrMisconfigured
-	}
-	return ErrUnavailable
+	return event.ClassOfCode(int(api.ErrorCode), api.Description)
 }
 
-// classifyStoreFailure tells apart what the server reports under one code;
-// only the text differs (server/store.go, ErrMaxMsgs and its neighbours).
-func classifyStoreFailure(description string) error {
-	switch {
-	case strings.Contains(description, "message too large"):
-		return ErrTooLarge
-	case strings.Contains(description, "maximum"):
-		return ErrFull
+// Receipt says where an event is stored.
+type Receipt struct {
+	// Stream that holds the event.
+	Stream string
+	// Sequence of the event in the stream; of a duplicate, the first one's.
+	Sequence uint64
+	// Subject that the event was published on.
+	Subject string
+	// Duplicate tells that the same event had been stored before.
+	Duplicate bool
+	// Conflict tells that the job and status had been stored before with
+	// another payload, so that this one is on the conflict subject.
+	Conflict bool
+	// Durability that the event has reached.
+	Durability event.Durability
+	// Published and Committed are how long the PubAck took, and then the commit.
+	Published, Committed time.Duration
+}
+
+// message returns the event as it is stored.
+func message(e event.Event, subject, msgID string) *nats.Msg {
+	h := nats.Header(event.ParseHeader(e.AppendHeader(nil)))
+	h.Set(event.MessageIDHeader, msgID)
+	return &nats.Msg{Subject: subject, Header: h, Data: e.Payload}
+}
+
+// eventOf returns the event that a stored message was made of.
+func eventOf(m *nats.Msg) event.Event {
+	h := m.Header
+	received, _ := time.Parse(time.RFC3339Nano, h.Get(event.ReceivedAtHeader)) // as we wrote it
+	return event.Event{
+		Kind: h.Get(event.JobKindHeader), Status: h.Get(event.JobStatusHeader), ID: h.Get(event.JobIDHeader), Payload: m.Data,
+		Signature: h.Get(event.SignatureHeader), ReceivedAt: received, Traceparent: h.Get(event.TraceparentHeader), Tracestate: h.Get(event.TracestateHeader),
 	}
-	return ErrUnavailable
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -25,9 +26,9 @@ func (f faulty) GetMsg(context.Context, uint64, ...jetstream.GetMsgOpt) (*jetstr
 	return nil, f.err
 }
 
-func (f faulty) Commit(context.Context) error   { return f.err }
-func (faulty) Err() error                       { return nil }
-func (faulty) Durability() publisher.Durability { return publisher.Fsync }
+func (f faulty) Commit(context.Context) error { return f.err }
+func (faulty) Err() error                     { return nil }
+func (faulty) Durability() event.Durability   { return event.Fsync }
 
 func api(code jetstream.ErrorCode, description string) error {
 	return fmt.Errorf("nats: %w", &jetstream.APIError{Code: 503, ErrorCode: code, Description: description})
@@ -40,32 +41,32 @@ func TestErrorClasses(t *testing.T) {
 		err  error
 		want error
 	}{
-		{nats.ErrMaxPayload, publisher.ErrTooLarge},
-		{api(10054, "message size exceeds maximum allowed"), publisher.ErrTooLarge},
-		{api(10097, "header size exceeds maximum allowed of 64k"), publisher.ErrTooLarge},
-		{api(10077, "message too large"), publisher.ErrTooLarge},
-		{api(10077, "maximum bytes exceeded"), publisher.ErrFull},
-		{api(10077, "maximum messages exceeded"), publisher.ErrFull},
-		{api(10077, "something new"), publisher.ErrUnavailable},
-		{api(10002, "resource limits exceeded for account"), publisher.ErrFull},
-		{api(10047, "insufficient storage resources available"), publisher.ErrFull},
-		{api(10060, "expected stream does not match"), publisher.ErrMisconfigured},
-		{api(10109, "invalid operation on sealed stream"), publisher.ErrMisconfigured},
-		{nats.ErrPermissionViolation, publisher.ErrMisconfigured},
-		{jetstream.ErrInvalidJSAck, publisher.ErrMisconfigured},
-		{jetstream.ErrNoStreamResponse, publisher.ErrUnavailable},
-		{nats.ErrConnectionClosed, publisher.ErrUnavailable},
-		{nats.ErrReconnectBufExceeded, publisher.ErrUnavailable},
-		{context.DeadlineExceeded, publisher.ErrUnavailable},
-		{api(10008, "JetStream system temporarily unavailable"), publisher.ErrUnavailable},
-		{api(10158, "duplicate message id is in process"), publisher.ErrUnavailable},
+		{nats.ErrMaxPayload, event.ErrTooLarge},
+		{api(10054, "message size exceeds maximum allowed"), event.ErrTooLarge},
+		{api(10097, "header size exceeds maximum allowed of 64k"), event.ErrTooLarge},
+		{api(10077, "message too large"), event.ErrTooLarge},
+		{api(10077, "maximum bytes exceeded"), event.ErrFull},
+		{api(10077, "maximum messages exceeded"), event.ErrFull},
+		{api(10077, "something new"), event.ErrUnavailable},
+		{api(10002, "resource limits exceeded for account"), event.ErrFull},
+		{api(10047, "insufficient storage resources available"), event.ErrFull},
+		{api(10060, "expected stream does not match"), event.ErrMisconfigured},
+		{api(10109, "invalid operation on sealed stream"), event.ErrMisconfigured},
+		{nats.ErrPermissionViolation, event.ErrMisconfigured},
+		{jetstream.ErrInvalidJSAck, event.ErrMisconfigured},
+		{jetstream.ErrNoStreamResponse, event.ErrUnavailable},
+		{nats.ErrConnectionClosed, event.ErrUnavailable},
+		{nats.ErrReconnectBufExceeded, event.ErrUnavailable},
+		{context.DeadlineExceeded, event.ErrUnavailable},
+		{api(10008, "JetStream system temporarily unavailable"), event.ErrUnavailable},
+		{api(10158, "duplicate message id is in process"), event.ErrUnavailable},
 	} {
 		f := faulty{err: r.err}
 		p, err := publisher.New(publisher.Options{JetStream: f, Stored: f, Stream: "JOBS", Commit: f})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = p.Publish(t.Context(), publisher.Event{ID: "a", Status: "COMPLETED"})
+		_, err = p.Publish(t.Context(), event.Event{ID: "a", Status: "COMPLETED"})
 		if !errors.Is(err, r.want) || !errors.Is(err, r.err) {
 			t.Errorf("%v became %v, want %v", r.err, err, r.want)
 		}
@@ -79,7 +80,7 @@ func TestForeignAck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r, err := p.Publish(t.Context(), publisher.Event{}); !errors.Is(err, publisher.ErrMisconfigured) {
+	if r, err := p.Publish(t.Context(), event.Event{}); !errors.Is(err, event.ErrMisconfigured) {
 		t.Errorf("%+v %v", r, err)
 	}
 }

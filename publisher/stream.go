@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -23,7 +24,7 @@ type StreamOptions struct {
 	// Name of the stream; empty means [DefaultStream].
 	Name string
 	// Subject is the template whose subjects the stream covers.
-	Subject Template
+	Subject event.Template
 	// Retention is how long an event is kept; 0 means [DefaultRetention].
 	Retention time.Duration
 	// Dedupe is how long a job and status are remembered; 0 means

@@ -83,12 +83,14 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// TestLightImports keeps a worker's build small: it verifies events again, and
-// needs no server for that.
+// TestLightImports keeps a worker's build small: it reads events and verifies
+// them again, and needs no server for that.
 func TestLightImports(t *testing.T) {
-	for _, dep := range list(t, "-deps", module+"/verify") {
-		if !dep.Standard && dep.ImportPath != module+"/verify" {
-			t.Errorf("importing verify pulls in %s", dep.ImportPath)
+	for _, light := range []string{"verify", "publisher/event"} {
+		for _, dep := range list(t, "-deps", module+"/"+light) {
+			if !dep.Standard && dep.ImportPath != module+"/"+light {
+				t.Errorf("importing %s pulls in %s", light, dep.ImportPath)
+			}
 		}
 	}
 }

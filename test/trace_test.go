@@ -245,7 +245,7 @@ func TestTracesOfRetries(t *testing.T) {
 	if len(relays) != 2 {
 		t.Fatalf("%v", relays)
 	}
-	if s := relays[0].Status; s.Code != trace.Status_STATUS_CODE_ERROR || s.Message != "publisher: stream full" || len(relays[0].Events) != 1 {
+	if s := relays[0].Status; s.Code != trace.Status_STATUS_CODE_ERROR || s.Message != "storage full" || len(relays[0].Events) != 1 {
 		t.Errorf("the first: %v", relays[0])
 	}
 	attempts := int64(0)

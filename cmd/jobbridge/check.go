@@ -10,6 +10,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 )
 
@@ -47,7 +48,7 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	switch {
 	case c.direct() && !c.given():
 		return nil, usage("--journal=off needs a remote stream: --nats-url or --nats-context")
-	case c.direct() && c.Durability == string(publisher.OS):
+	case c.direct() && c.Durability == string(event.OS):
 		return nil, usage("--durability=os is about the journal, and --journal=off has none")
 	case c.direct() && c.CommitMethod != "auto":
 		return nil, usage("--commit-method is about the journal, and --journal=off has none")
@@ -133,7 +134,7 @@ func (c *serveCmd) validate(getenv func(string) string) ([]string, error) {
 }
 
 func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
-	subject, err := publisher.ParseTemplate(c.Subject)
+	subject, err := event.ParseTemplate(c.Subject)
 	if err != nil {
 		return publisher.StreamOptions{}, usage("--subject: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 )
@@ -46,7 +46,7 @@ func (c *serveCmd) firstDelivery(ctx context.Context, say func(string, ...any), 
 	}
 	defer nc.Close()
 	id := uuid.NewString()
-	subject := strings.NewReplacer("{kind}", publisher.Job, "{status}", "completed", "{id}", id).Replace(c.Subject)
+	subject := strings.NewReplacer("{kind}", event.Job, "{status}", "completed", "{id}", id).Replace(c.Subject)
 	sub, err := nc.SubscribeSync(subject)
 	if err != nil {
 		return fmt.Errorf("subscribe a worker: %w", err)
@@ -70,11 +70,11 @@ func (c *serveCmd) firstDelivery(ctx context.Context, say func(string, ...any), 
 	if err != nil {
 		return err
 	}
-	if _, err := v.Verify(msg.Header.Get(publisher.SignatureHeader), msg.Data); err != nil {
+	if _, err := v.Verify(msg.Header.Get(event.SignatureHeader), msg.Data); err != nil {
 		return fmt.Errorf("the worker: %w", err)
 	}
 	say("  ⇒ a worker on %s got %s %s, %d bytes, and verified the signature again\n",
-		msg.Subject, msg.Header.Get(publisher.JobStatusHeader), msg.Header.Get(publisher.JobIDHeader), len(msg.Data))
+		msg.Subject, msg.Header.Get(event.JobStatusHeader), msg.Header.Get(event.JobIDHeader), len(msg.Data))
 	return nil
 }
 

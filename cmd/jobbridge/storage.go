@@ -12,6 +12,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/publisher/relay"
 	"github.com/jobbridge/jobbridge/publisher/remote"
@@ -26,7 +27,7 @@ const defaultDataDir = "./jobbridge-data"
 // stream alone. Any of them may be nil but the publisher.
 type storage struct {
 	publisher  *publisher.Publisher
-	durability publisher.Durability
+	durability event.Durability
 	journal    *journal.Journal
 	remote     *remote.Remote
 	relay      *relay.Relay
@@ -122,7 +123,7 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 		return err
 	}
 	options := journal.Options{
-		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, MaxConnections: c.MaxWorkers, OnSampled: o.sampled, Durability: publisher.Durability(c.Durability), Stream: stream,
+		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, MaxConnections: c.MaxWorkers, OnSampled: o.sampled, Durability: event.Durability(c.Durability), Stream: stream,
 		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log,
 	}
 	if !c.direct() { // there, it has no events, and no delivery waits for it
@@ -196,7 +197,7 @@ func (c *serveCmd) openRemote(s *storage, o operator) error {
 
 // needs is what the stream is audited for.
 func (c *serveCmd) needs() (publisher.Needs, error) {
-	subject, err := publisher.ParseTemplate(c.Subject)
+	subject, err := event.ParseTemplate(c.Subject)
 	if err != nil {
 		return publisher.Needs{}, usage("--subject: %w", err)
 	}
@@ -266,9 +267,9 @@ func relayTrouble(err error) string {
 	switch {
 	case err == nil:
 		return ""
-	case errors.Is(err, publisher.ErrFull):
+	case errors.Is(err, event.ErrFull):
 		return "relay: the remote stream is full"
-	case errors.Is(err, publisher.ErrMisconfigured):
+	case errors.Is(err, event.ErrMisconfigured):
 		return "relay: misconfigured: " + err.Error()
 	}
 	return "relay: events are tried again: " + err.Error()

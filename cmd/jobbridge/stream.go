@@ -9,6 +9,7 @@ import (
 
 	"github.com/alecthomas/units"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,7 +34,7 @@ type streamFlags struct {
 }
 
 func (f streamFlags) config() (jetstream.StreamConfig, error) {
-	subject, err := publisher.ParseTemplate(f.Subject)
+	subject, err := event.ParseTemplate(f.Subject)
 	if err != nil {
 		return jetstream.StreamConfig{}, usage("--subject: %w", err)
 	}
@@ -116,7 +117,7 @@ func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
 }
 
 func (f auditFlags) audit(ctx context.Context, s streams, nc *nats.Conn, js jetstream.JetStream, stream, template string) error {
-	subject, err := publisher.ParseTemplate(template)
+	subject, err := event.ParseTemplate(template)
 	if err != nil {
 		return usage("--subject: %w", err)
 	}

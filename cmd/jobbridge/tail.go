@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/fatih/color"
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -52,7 +52,7 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-events:
-			if c.Job != "" && e.headers.Get(publisher.JobIDHeader) != c.Job {
+			if c.Job != "" && e.headers.Get(event.JobIDHeader) != c.Job {
 				continue
 			}
 			if err := write(e); err != nil {
@@ -126,13 +126,13 @@ func (c *tailCmd) printer(w io.Writer) func(stored) error {
 		default:
 			paint = bad
 		}
-		received, _ := time.Parse(time.RFC3339Nano, e.headers.Get(publisher.ReceivedAtHeader))
+		received, _ := time.Parse(time.RFC3339Nano, e.headers.Get(event.ReceivedAtHeader))
 		seq := ""
 		if e.seq > 0 {
 			seq = fmt.Sprintf("#%d ", e.seq)
 		}
 		_, err := fmt.Fprintf(w, "%s %s%s %s %s\n", faint.Sprint(received.Local().Format("15:04:05.000")), seq,
-			paint.Sprintf("%-16s", e.subject), e.headers.Get(publisher.JobIDHeader), faint.Sprint(shorten(e.data)))
+			paint.Sprintf("%-16s", e.subject), e.headers.Get(event.JobIDHeader), faint.Sprint(shorten(e.data)))
 		return err
 	}
 }

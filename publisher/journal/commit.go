@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
 )
 
@@ -52,7 +52,7 @@ type round struct {
 func newCommitter(j *Journal, m Method) (*committer, error) {
 	c := &committer{journal: j, method: m, wake: make(chan struct{}, 1)}
 	var err error
-	if j.opts.Durability == publisher.OS {
+	if j.opts.Durability == event.OS {
 		m = Always // nothing to do: the page cache has it
 	}
 	c.syncs = m != Always
@@ -72,9 +72,9 @@ func newCommitter(j *Journal, m Method) (*committer, error) {
 
 // Commit returns after everything the server had acknowledged before the call
 // is as durable as [Journal.Durability] says. An error means that this is not
-// known. With [publisher.OS] there is nothing to wait for.
+// known. With [event.OS] there is nothing to wait for.
 func (j *Journal) Commit(ctx context.Context) error {
-	if j.opts.Durability == publisher.OS {
+	if j.opts.Durability == event.OS {
 		return j.Err()
 	}
 	r, err := j.commit.join()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -102,10 +103,10 @@ func TestReceiptFollowsSync(t *testing.T) {
 		wg.Go(func() {
 			for i := range each {
 				id := fmt.Sprintf("job-%d-%d", w, i)
-				e := event(id, "COMPLETED")
+				e := newEvent(id, "COMPLETED")
 				e.Payload = fmt.Appendf(nil, `{"id":%q,"status":"COMPLETED","pad":%q}`, id, pad)
 				r, err := p.Publish(within(t, 20*time.Second), e)
-				if err != nil || r.Durability != publisher.Fsync {
+				if err != nil || r.Durability != event.Fsync {
 					t.Errorf("%s: %+v %v", id, r, err)
 					return
 				}
@@ -146,10 +147,10 @@ func TestLateArrivalWaits(t *testing.T) {
 	d.before = first
 	d.mu.Unlock()
 	early := make(chan error, 1)
-	go func() { _, err := p.Publish(within(t, 10*time.Second), event("early", "COMPLETED")); early <- err }()
+	go func() { _, err := p.Publish(within(t, 10*time.Second), newEvent("early", "COMPLETED")); early <- err }()
 	<-entered
 	late := make(chan error, 1)
-	go func() { _, err := p.Publish(within(t, 10*time.Second), event("late", "COMPLETED")); late <- err }()
+	go func() { _, err := p.Publish(within(t, 10*time.Second), newEvent("late", "COMPLETED")); late <- err }()
 	for { // until the stream has it
 		if s, err := j.Stats(within(t, time.Second)); err != nil || s.Messages == 2 {
 			break
@@ -176,22 +177,22 @@ func TestSyncFailureIsFinal(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, journal.Options{Dir: dir, Sync: d.sync})
 	p := newPublisher(t, j)
-	if _, err := p.Publish(within(t, 5*time.Second), event("before", "COMPLETED")); err != nil {
+	if _, err := p.Publish(within(t, 5*time.Second), newEvent("before", "COMPLETED")); err != nil {
 		t.Fatal(err)
 	}
 	broken := errors.New("input/output error")
 	d.mu.Lock()
 	d.fail = broken
 	d.mu.Unlock()
-	_, err := p.Publish(within(t, 5*time.Second), event("a", "COMPLETED"))
-	if !errors.Is(err, publisher.ErrUnavailable) || !errors.Is(err, journal.ErrFailed) || !errors.Is(err, broken) {
+	_, err := p.Publish(within(t, 5*time.Second), newEvent("a", "COMPLETED"))
+	if !errors.Is(err, event.ErrUnavailable) || !errors.Is(err, journal.ErrFailed) || !errors.Is(err, broken) {
 		t.Fatalf("%v", err)
 	}
 	d.mu.Lock()
 	d.fail = nil
 	d.mu.Unlock()
 	<-j.Failed()
-	if _, err := p.Publish(within(t, 5*time.Second), event("before", "COMPLETED")); !errors.Is(err, journal.ErrFailed) {
+	if _, err := p.Publish(within(t, 5*time.Second), newEvent("before", "COMPLETED")); !errors.Is(err, journal.ErrFailed) {
 		t.Fatalf("after a failed fsync: %v", err)
 	}
 	if err := j.Close(); err != nil {
@@ -203,7 +204,7 @@ func TestSyncFailureIsFinal(t *testing.T) {
 	}
 	core, logs := observer.New(zap.WarnLevel)
 	again := open(t, journal.Options{Dir: dir, Logger: zap.New(core)})
-	r, err := newPublisher(t, again).Publish(within(t, 5*time.Second), event("before", "COMPLETED"))
+	r, err := newPublisher(t, again).Publish(within(t, 5*time.Second), newEvent("before", "COMPLETED"))
 	if err != nil || !r.Duplicate {
 		t.Fatalf("after a restart: %+v %v", r, err)
 	}
@@ -235,8 +236,8 @@ func TestMethods(t *testing.T) {
 				var wg sync.WaitGroup
 				for i := range 20 {
 					wg.Go(func() {
-						r, err := p.Publish(within(t, 10*time.Second), event(fmt.Sprint("job", i), "COMPLETED"))
-						if err != nil || r.Duplicate != (round == 1) || r.Durability != publisher.Fsync {
+						r, err := p.Publish(within(t, 10*time.Second), newEvent(fmt.Sprint("job", i), "COMPLETED"))
+						if err != nil || r.Duplicate != (round == 1) || r.Durability != event.Fsync {
 							t.Errorf("%+v %v", r, err)
 						}
 					})
@@ -267,7 +268,7 @@ func TestUnknownLayout(t *testing.T) {
 	if j.Method() == journal.Blocks {
 		t.Fatal("an unknown file, and the journal syncs blocks alone")
 	}
-	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("a", "COMPLETED")); err != nil {
+	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), newEvent("a", "COMPLETED")); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -281,7 +282,7 @@ func TestLayout(t *testing.T) {
 	p := newPublisher(t, j)
 	pad := strings.Repeat("x", 512<<10)
 	for i := range 20 {
-		e := event(fmt.Sprint("job", i), "COMPLETED")
+		e := newEvent(fmt.Sprint("job", i), "COMPLETED")
 		e.Payload = fmt.Appendf(nil, `{"pad":%q}`, pad)
 		if _, err := p.Publish(within(t, 10*time.Second), e); err != nil {
 			t.Fatal(err)
@@ -322,7 +323,7 @@ func TestLayout(t *testing.T) {
 func TestOS(t *testing.T) {
 	t.Parallel()
 	d := &disk{}
-	j := open(t, journal.Options{Durability: publisher.OS, Sync: d.sync, OnCommit: func(s journal.CommitStats) {
+	j := open(t, journal.Options{Durability: event.OS, Sync: d.sync, OnCommit: func(s journal.CommitStats) {
 		if s.Sync != 0 {
 			t.Errorf("%+v", s)
 		}
@@ -330,8 +331,8 @@ func TestOS(t *testing.T) {
 	d.mu.Lock()
 	d.fail = errors.New("nobody should sync")
 	d.mu.Unlock()
-	r, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("a", "COMPLETED"))
-	if err != nil || r.Durability != publisher.OS {
+	r, err := newPublisher(t, j).Publish(within(t, 5*time.Second), newEvent("a", "COMPLETED"))
+	if err != nil || r.Durability != event.OS {
 		t.Fatalf("%+v %v", r, err)
 	}
 }
@@ -371,7 +372,7 @@ func BenchmarkCommit(b *testing.B) {
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					if _, err := p.Publish(b.Context(), event(fmt.Sprint("job", n.Add(1)), "COMPLETED")); err != nil {
+					if _, err := p.Publish(b.Context(), newEvent(fmt.Sprint("job", n.Add(1)), "COMPLETED")); err != nil {
 						b.Error(err)
 						return
 					}

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 )
 
@@ -30,7 +31,7 @@ func Example() {
 		return
 	}
 	for range 2 {
-		r, err := p.Publish(ctx, publisher.Event{ID: "job-42", Status: "COMPLETED", Payload: []byte(`{"id":"job-42","status":"COMPLETED"}`)})
+		r, err := p.Publish(ctx, event.Event{ID: "job-42", Status: "COMPLETED", Payload: []byte(`{"id":"job-42","status":"COMPLETED"}`)})
 		if err != nil {
 			fmt.Println(err)
 			return

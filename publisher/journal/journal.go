@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -76,8 +77,8 @@ type Options struct {
 	MaxConnections int
 	// TLS makes the server speak TLS on Listen; nil means plain.
 	TLS *tls.Config
-	// Durability is [publisher.Fsync], the default, or [publisher.OS].
-	Durability publisher.Durability
+	// Durability is [event.Fsync], the default, or [event.OS].
+	Durability event.Durability
 	// Stream is the stream of events.
 	Stream publisher.StreamOptions
 	// Private are further streams, in an account that no worker reaches.
@@ -184,11 +185,11 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
 	method := o.Method
-	if err := j.start(ctx, method == Always && o.Durability == publisher.Fsync); err != nil {
+	if err := j.start(ctx, method == Always && o.Durability == event.Fsync); err != nil {
 		return nil, err
 	}
 	if method == Auto {
-		if method = j.chooseMethod(); method == Always && o.Durability == publisher.Fsync {
+		if method = j.chooseMethod(); method == Always && o.Durability == event.Fsync {
 			j.shutdown()
 			if err := j.start(ctx, true); err != nil {
 				return nil, err
@@ -223,10 +224,10 @@ func (o *Options) check() error {
 	}
 	switch o.Durability {
 	case "":
-		o.Durability = publisher.Fsync
-	case publisher.Fsync, publisher.OS:
+		o.Durability = event.Fsync
+	case event.Fsync, event.OS:
 	default:
-		return fmt.Errorf("journal: Options.Durability is %q: want %s or %s", o.Durability, publisher.Fsync, publisher.OS)
+		return fmt.Errorf("journal: Options.Durability is %q: want %s or %s", o.Durability, event.Fsync, event.OS)
 	}
 	switch o.Method {
 	case Auto, Blocks, FileSystem, Always:
@@ -269,7 +270,7 @@ func (j *Journal) Stream() jetstream.Stream { return j.stream }
 func (j *Journal) Private() jetstream.JetStream { return j.keepJS }
 
 // Durability is what [Journal.Commit] reaches.
-func (j *Journal) Durability() publisher.Durability { return j.opts.Durability }
+func (j *Journal) Durability() event.Durability { return j.opts.Durability }
 
 // Method is how a commit reaches the disk.
 func (j *Journal) Method() Method { return j.commit.method }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 )
 
@@ -49,8 +50,8 @@ func newPublisher(t *testing.T, j *journal.Journal) *publisher.Publisher {
 	return p
 }
 
-func event(id, status string) publisher.Event {
-	return publisher.Event{ID: id, Status: status, Payload: fmt.Appendf(nil, `{"id":%q,"status":%q}`, id, status), ReceivedAt: time.Now()}
+func newEvent(id, status string) event.Event {
+	return event.Event{ID: id, Status: status, Payload: fmt.Appendf(nil, `{"id":%q,"status":%q}`, id, status), ReceivedAt: time.Now()}
 }
 
 // TestOneProcess holds a folder twice.
@@ -62,7 +63,7 @@ func TestOneProcess(t *testing.T) {
 	if !errors.Is(err, journal.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
 		t.Fatalf("%v", err)
 	}
-	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("a", "COMPLETED")); err != nil {
+	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), newEvent("a", "COMPLETED")); err != nil {
 		t.Fatalf("after the second was refused: %v", err)
 	}
 	if err := j.Close(); err != nil {
@@ -109,7 +110,7 @@ func TestClock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	j := open(t, journal.Options{Dir: dir})
-	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("a", "COMPLETED")); err != nil {
+	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), newEvent("a", "COMPLETED")); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Close(); err != nil {
@@ -139,7 +140,7 @@ func TestLostMeta(t *testing.T) {
 	j := open(t, journal.Options{Dir: dir})
 	p := newPublisher(t, j)
 	for i := range 10 {
-		if _, err := p.Publish(within(t, 5*time.Second), event(fmt.Sprint("job", i), "COMPLETED")); err != nil {
+		if _, err := p.Publish(within(t, 5*time.Second), newEvent(fmt.Sprint("job", i), "COMPLETED")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -154,7 +155,7 @@ func TestLostMeta(t *testing.T) {
 	if s, err := j.Stats(within(t, time.Second)); err != nil || s.Messages != 10 {
 		t.Fatalf("%+v %v", s, err)
 	}
-	if r, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("job3", "COMPLETED")); err != nil || !r.Duplicate {
+	if r, err := newPublisher(t, j).Publish(within(t, 5*time.Second), newEvent("job3", "COMPLETED")); err != nil || !r.Duplicate {
 		t.Fatalf("%+v %v", r, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -41,7 +42,7 @@ const diskReserve = 32 << 20
 const trimEvery = time.Second
 
 // Room makes room in a full stream, by removing the oldest events that no
-// durable consumer still owes. It returns [publisher.ErrFull], with the name of
+// durable consumer still owes. It returns [event.ErrFull], with the name of
 // who holds the journal, if there is none to be made.
 func (j *Journal) Room(ctx context.Context) error {
 	select {
@@ -52,7 +53,7 @@ func (j *Journal) Room(ctx context.Context) error {
 	}
 	room, err := j.trim(ctx)
 	if err == nil && !room {
-		err = fmt.Errorf("%w: %s", publisher.ErrFull, j.fullness)
+		err = fmt.Errorf("%w: %s", event.ErrFull, j.fullness)
 	}
 	return err
 }
@@ -70,7 +71,7 @@ func (j *Journal) watchSize() {
 		case <-tick.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		if err := j.Room(ctx); err != nil && !errors.Is(err, publisher.ErrFull) {
+		if err := j.Room(ctx); err != nil && !errors.Is(err, event.ErrFull) {
 			j.log.Warn("trim", zap.Error(err))
 		}
 		cancel()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -32,7 +33,7 @@ func fill(t *testing.T, j *journal.Journal, from, to int) (last publisher.Receip
 			status = "FAILED"
 		}
 		payload := fmt.Appendf(nil, `{"id":"job%d","status":%q,"pad":"%s"}`, i, status, strings.Repeat("x", pad))
-		if last, err = p.Publish(ctx, publisher.Event{ID: fmt.Sprint("job", i), Status: status, Payload: payload, ReceivedAt: time.Now()}); err != nil {
+		if last, err = p.Publish(ctx, event.Event{ID: fmt.Sprint("job", i), Status: status, Payload: payload, ReceivedAt: time.Now()}); err != nil {
 			return last, err
 		}
 	}
@@ -186,7 +187,7 @@ func TestTrimKeepsWhatIsOwed(t *testing.T) {
 				t.Errorf("%d bytes are owed; %+v", bytes, stats)
 			}
 			last, err := fill(t, j, 60, 1000)
-			if !errors.Is(err, publisher.ErrFull) || !strings.Contains(err.Error(), cfg.Durable) {
+			if !errors.Is(err, event.ErrFull) || !strings.Contains(err.Error(), cfg.Durable) {
 				t.Fatalf("%v after %d", err, last.Sequence)
 			}
 			if why := <-said; !strings.Contains(why, cfg.Durable) || !strings.Contains(why, fmt.Sprintf("sequence %d on", owed)) {

@@ -85,7 +85,7 @@ func TestWorkerMay(t *testing.T) {
 	}
 	p := newPublisher(t, j)
 	for i := range 3 {
-		if _, err := p.Publish(within(t, 5*time.Second), event(fmt.Sprint("job", i), "COMPLETED")); err != nil {
+		if _, err := p.Publish(within(t, 5*time.Second), newEvent(fmt.Sprint("job", i), "COMPLETED")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -165,7 +165,7 @@ func TestWorkerMayNot(t *testing.T) {
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Publish(within(t, 5*time.Second), event("a", "COMPLETED")); err != nil {
+	if _, err := p.Publish(within(t, 5*time.Second), newEvent("a", "COMPLETED")); err != nil {
 		t.Fatal(err)
 	}
 	m, err := seen.NextMsg(5 * time.Second)
@@ -207,7 +207,7 @@ func TestWorkerMayNot(t *testing.T) {
 	if _, err := c.Info(within(t, 5*time.Second)); err != nil { // the server has seen all of the above
 		t.Fatal(err)
 	}
-	r, err := p.Publish(within(t, 5*time.Second), event("b", "COMPLETED"))
+	r, err := p.Publish(within(t, 5*time.Second), newEvent("b", "COMPLETED"))
 	if err != nil || r.Sequence != 2 {
 		t.Fatalf("%+v %v", r, err)
 	}
@@ -263,7 +263,7 @@ func TestSetWorkers(t *testing.T) {
 				return
 			default:
 			}
-			if _, err := p.Publish(within(t, 10*time.Second), event(fmt.Sprint("job", n), "COMPLETED")); err != nil {
+			if _, err := p.Publish(within(t, 10*time.Second), newEvent(fmt.Sprint("job", n), "COMPLETED")); err != nil {
 				t.Error(err)
 			}
 		}
@@ -306,7 +306,7 @@ func TestSetWorkers(t *testing.T) {
 			t.Errorf("%v", workers)
 		}
 	}
-	if r, err := p.Publish(within(t, 5*time.Second), event("job0", "COMPLETED")); err != nil || !r.Duplicate {
+	if r, err := p.Publish(within(t, 5*time.Second), newEvent("job0", "COMPLETED")); err != nil || !r.Duplicate {
 		t.Fatal(r, err)
 	}
 }
@@ -377,7 +377,7 @@ func TestManyLogins(t *testing.T) {
 		nc.Close()
 		t.Error("a second worker is in")
 	}
-	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), event("job", "COMPLETED")); err != nil {
+	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), newEvent("job", "COMPLETED")); err != nil {
 		t.Error(err)
 	}
 }

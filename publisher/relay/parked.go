@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -54,10 +54,10 @@ func (p *Parking) Park(ctx context.Context, m *nats.Msg, reason string) error {
 	h.Set(parkedReason, reason)
 	h.Set(parkedID, h.Get(jetstream.MsgIDHeader))
 	if _, err := p.js.PublishMsg(ctx, &nats.Msg{Subject: "parked", Header: h, Data: m.Data}); err != nil {
-		return fmt.Errorf("park: %w: %w", publisher.ErrUnavailable, err)
+		return fmt.Errorf("park: %w: %w", event.ErrUnavailable, err)
 	}
 	if err := p.commit(ctx); err != nil {
-		return fmt.Errorf("park: %w: %w", publisher.ErrUnavailable, err)
+		return fmt.Errorf("park: %w: %w", event.ErrUnavailable, err)
 	}
 	return nil
 }

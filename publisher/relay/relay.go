@@ -23,6 +23,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
@@ -258,7 +259,7 @@ func (r *Relay) take(ctx context.Context, msg jetstream.Msg) {
 		return
 	}
 	i := &item{msg: msg, seq: seq, size: min(int64(len(msg.Data()))+1024, r.opts.Bytes)}
-	i.job = cmp.Or(msg.Headers().Get(publisher.JobIDHeader), msg.Headers().Get(jetstream.MsgIDHeader))
+	i.job = cmp.Or(msg.Headers().Get(event.JobIDHeader), msg.Headers().Get(jetstream.MsgIDHeader))
 	if r.memory.Acquire(ctx, i.size) != nil {
 		return
 	}
@@ -306,7 +307,7 @@ func (r *Relay) send(ctx context.Context, i *item) {
 	}
 	msg := &nats.Msg{Subject: i.msg.Subject(), Header: i.msg.Headers(), Data: i.msg.Data()}
 	_, err := r.opts.Remote.Forward(try, msg)
-	if errors.Is(err, publisher.ErrTooLarge) {
+	if errors.Is(err, event.ErrTooLarge) {
 		reason := err.Error()
 		if err = r.opts.Park(try, msg, reason); err == nil {
 			r.parked.Add(1)
@@ -317,7 +318,7 @@ func (r *Relay) send(ctx context.Context, i *item) {
 		span.RecordError(err)
 		span.SetStatus(codes.Error, publisher.Class(err).Error())
 		span.End()
-		if i.unknown.IsZero() && errors.Is(err, publisher.ErrUnknown) {
+		if i.unknown.IsZero() && errors.Is(err, event.ErrUnknown) {
 			i.unknown = began
 		}
 		r.retry(ctx, i, err)
@@ -337,7 +338,7 @@ func (r *Relay) send(ctx context.Context, i *item) {
 // span starts the span of an attempt, in the trace that the event names.
 func (r *Relay) span(ctx context.Context, i *item, began time.Time) (context.Context, trace.Span) {
 	h := i.msg.Headers()
-	sender := propagation.MapCarrier{publisher.TraceparentHeader: h.Get(publisher.TraceparentHeader), publisher.TracestateHeader: h.Get(publisher.TracestateHeader)}
+	sender := propagation.MapCarrier{event.TraceparentHeader: h.Get(event.TraceparentHeader), event.TracestateHeader: h.Get(event.TracestateHeader)}
 	return r.tracer.Start(propagation.TraceContext{}.Extract(ctx, sender), "relay", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(began))
 }
 

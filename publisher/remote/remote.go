@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -217,7 +218,7 @@ func (r *Remote) JetStream() jetstream.JetStream {
 }
 
 // Durability implements [publisher.Committer]: what the stream's PubAck means.
-func (*Remote) Durability() publisher.Durability { return publisher.Remote }
+func (*Remote) Durability() event.Durability { return event.Remote }
 
 // Commit implements [publisher.Committer]: there is nothing left to do.
 func (*Remote) Commit(context.Context) error { return nil }
@@ -243,7 +244,7 @@ func (r *Remote) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstrea
 	defer context.AfterFunc(link, func() { cancel(context.Cause(link)) })()
 	ack, err := js.PublishMsg(try, msg, append(slices.Clone(opts), jetstream.WithRetryAttempts(0))...)
 	if err != nil && !answered(err) {
-		return nil, fmt.Errorf("%w: %w: %w", publisher.ErrUnavailable, publisher.ErrUnknown, cmp.Or(context.Cause(try), err))
+		return nil, fmt.Errorf("%w: %w: %w", event.ErrUnavailable, event.ErrUnknown, cmp.Or(context.Cause(try), err))
 	}
 	return ack, err
 }
@@ -269,17 +270,17 @@ func (p patient) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstrea
 		try, cancel := context.WithTimeout(ctx, tryTimeout)
 		ack, err := p.Remote.PublishMsg(try, msg, opts...)
 		cancel()
-		if err == nil || !errors.Is(publisher.Class(err), publisher.ErrUnavailable) {
+		if err == nil || !errors.Is(publisher.Class(err), event.ErrUnavailable) {
 			return ack, err
 		}
-		unknown = unknown || errors.Is(err, publisher.ErrUnknown)
+		unknown = unknown || errors.Is(err, event.ErrUnknown)
 		pause := time.NewTimer(20*time.Millisecond + rand.N(80*time.Millisecond))
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
 			pause.Stop()
-			if unknown && !errors.Is(err, publisher.ErrUnknown) {
-				err = fmt.Errorf("%w: %w", publisher.ErrUnknown, err)
+			if unknown && !errors.Is(err, event.ErrUnknown) {
+				err = fmt.Errorf("%w: %w", event.ErrUnknown, err)
 			}
 			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/traffic"
@@ -58,7 +59,7 @@ func TestLateServer(t *testing.T) {
 	await(t, r, "without a stream", func(s remote.Status) bool { return s.Connected && len(s.Misconfigured()) == 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if _, err := publish(ctx, r, "too early"); !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, publisher.ErrUnknown) {
+	if _, err := publish(ctx, r, "too early"); !errors.Is(publisher.Class(err), event.ErrUnavailable) || errors.Is(err, event.ErrUnknown) {
 		t.Errorf("no stream: %v", err)
 	}
 	natsd.CreateStream(t, srv.AdminJS(t), 1)
@@ -87,7 +88,7 @@ func TestOutcome(t *testing.T) {
 		return ctx
 	}
 	proxy.Stall()
-	if _, err := publish(within(300*time.Millisecond), r, "stalled"); !errors.Is(err, publisher.ErrUnknown) || !errors.Is(err, publisher.ErrUnavailable) {
+	if _, err := publish(within(300*time.Millisecond), r, "stalled"); !errors.Is(err, event.ErrUnknown) || !errors.Is(err, event.ErrUnavailable) {
 		t.Errorf("no answer: %v", err)
 	}
 	// The connection ends: the answer cannot come any more, and nobody waits.
@@ -103,7 +104,7 @@ func TestOutcome(t *testing.T) {
 		return nil
 	})
 	proxy.Reset()
-	if err := <-answer; !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+	if err := <-answer; !errors.Is(publisher.Class(err), event.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("reset: %v", err)
 	}
 	proxy.Pass()
@@ -112,7 +113,7 @@ func TestOutcome(t *testing.T) {
 	}
 	proxy.Down()
 	await(t, r, "down", func(s remote.Status) bool { return !s.Connected })
-	if _, err := publish(within(100*time.Millisecond), r, "down"); !errors.Is(publisher.Class(err), publisher.ErrUnavailable) || errors.Is(err, publisher.ErrUnknown) {
+	if _, err := publish(within(100*time.Millisecond), r, "down"); !errors.Is(publisher.Class(err), event.ErrUnavailable) || errors.Is(err, event.ErrUnknown) {
 		t.Errorf("never sent: %v", err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
@@ -96,7 +97,7 @@ func NewUnstartedServer(t testing.TB) *Server {
 // Start starts the Server.
 func (s *Server) Start() {
 	s.t.Helper()
-	subject, err := publisher.ParseTemplate(s.Config.Subject)
+	subject, err := event.ParseTemplate(s.Config.Subject)
 	s.must(err)
 	j := &s.Config.Journal
 	j.Stream.Subject = subject
@@ -284,7 +285,7 @@ type store struct {
 	last      jetstream.Stream
 }
 
-func (s *store) open(j *journal.Journal, subject publisher.Template) error {
+func (s *store) open(j *journal.Journal, subject event.Template) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.journal != nil {
@@ -319,12 +320,12 @@ func (s *store) stream() jetstream.Stream {
 }
 
 // Publish implements [bridge.Publisher].
-func (s *store) Publish(ctx context.Context, e publisher.Event) (publisher.Receipt, error) {
+func (s *store) Publish(ctx context.Context, e event.Event) (publisher.Receipt, error) {
 	s.mu.RLock()
 	p := s.publisher
 	s.mu.RUnlock()
 	if p == nil {
-		return publisher.Receipt{}, fmt.Errorf("%w: NATS is stopped", publisher.ErrUnavailable)
+		return publisher.Receipt{}, fmt.Errorf("%w: NATS is stopped", event.ErrUnavailable)
 	}
 	return p.Publish(ctx, e)
 }

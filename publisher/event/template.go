@@ -1,4 +1,4 @@
-package publisher
+package event
 
 import (
 	"errors"
@@ -143,21 +143,4 @@ func (t Template) Patterns() []string {
 		}
 	}
 	return patterns
-}
-
-// covers reports whether every subject that pattern matches is matched by one
-// of subjects.
-func covers(subjects []string, pattern string) bool {
-	return slices.ContainsFunc(subjects, func(s string) bool {
-		have, want := strings.Split(s, "."), strings.Split(pattern, ".")
-		for i, token := range have {
-			switch {
-			case token == ">":
-				return len(want) > i
-			case i >= len(want), token != "*" && token != want[i]:
-				return false
-			}
-		}
-		return len(have) == len(want)
-	})
 }

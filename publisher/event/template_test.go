@@ -1,11 +1,11 @@
-package publisher_test
+package event_test
 
 import (
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
 func TestTemplate(t *testing.T) {
@@ -19,12 +19,12 @@ func TestTemplate(t *testing.T) {
 		{"events.{status}-{kind}", "events.timed_out-job", "events.unrecognized-job", "events.conflict-job", []string{"events.>"}},
 		{"x-{kind}.{id}.{status}", "x-job.a-1.timed_out", "x-job.a-1.unrecognized", "x-job.a-1.conflict", []string{"x-job.>", "x-batch.>"}},
 	} {
-		tmpl, err := publisher.ParseTemplate(r.template)
+		tmpl, err := event.ParseTemplate(r.template)
 		if err != nil {
 			t.Errorf("%s: %v", r.template, err)
 			continue
 		}
-		e := publisher.Event{Kind: publisher.Job, ID: "a-1", Status: "TIMED_OUT"}
+		e := event.Event{Kind: event.Job, ID: "a-1", Status: "TIMED_OUT"}
 		if got := tmpl.Subject(e); got != r.subject {
 			t.Errorf("%s: subject %s, want %s", r.template, got, r.subject)
 		}
@@ -41,7 +41,7 @@ func TestTemplate(t *testing.T) {
 	}
 	for _, bad := range []string{"job", "{status}", "{status}.{kind}", "{id}.{status}", "$JS.{status}", "_INBOX.{status}", "job..{status}", "job.{status}.", ".{status}",
 		"job.*.{status}", "job.>", "job {status}", "{kind}.{state}", "{kind}-{status}", "job.{status", "jöb.{status}"} {
-		if _, err := publisher.ParseTemplate(bad); err == nil || !strings.Contains(err.Error(), bad) {
+		if _, err := event.ParseTemplate(bad); err == nil || !strings.Contains(err.Error(), bad) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
@@ -49,12 +49,12 @@ func TestTemplate(t *testing.T) {
 
 // TestSubjectStaysInToken feeds what could break a subject or a header.
 func TestSubjectStaysInToken(t *testing.T) {
-	tmpl, err := publisher.ParseTemplate("{kind}.{status}.{id}")
+	tmpl, err := event.ParseTemplate("{kind}.{status}.{id}")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, evil := range []string{"", ".", "*", ">", "a.b", "a b", "a\r\nb", "{kind}", "é", strings.Repeat("a", 129), "\x00", "a/b"} {
-		e := publisher.Event{Kind: "$JS", ID: evil, Status: evil, Payload: []byte(evil)}
+		e := event.Event{Kind: "$JS", ID: evil, Status: evil, Payload: []byte(evil)}
 		if got := tmpl.Subject(e); got != "job.unrecognized.unknown" {
 			t.Errorf("%q: %s", evil, got)
 		}
@@ -69,10 +69,10 @@ func TestSubjectStaysInToken(t *testing.T) {
 }
 
 func BenchmarkSubject(b *testing.B) {
-	e := publisher.Event{ID: "731f0c19-7a5e-4d9b-9a60-6e3c1d0c6f5a", Status: "COMPLETED"}
-	for _, text := range []string{publisher.DefaultSubject, "sync.{kind}.{status}.{id}"} {
+	e := event.Event{ID: "731f0c19-7a5e-4d9b-9a60-6e3c1d0c6f5a", Status: "COMPLETED"}
+	for _, text := range []string{event.DefaultSubject, "sync.{kind}.{status}.{id}"} {
 		b.Run(text, func(b *testing.B) {
-			template, err := publisher.ParseTemplate(text)
+			template, err := event.ParseTemplate(text)
 			if err != nil {
 				b.Fatal(err)
 			}

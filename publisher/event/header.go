@@ -1,0 +1,84 @@
+package event
+
+import (
+	"bytes"
+	"time"
+)
+
+// The headers of a published message.
+const (
+	// MessageIDHeader holds [Event.MessageID]; NATS discards a second message
+	// with the same id.
+	MessageIDHeader = "Nats-Msg-Id"
+	// JournalHeader holds the id of the journal that the event was stored in, and
+	// SequenceHeader its sequence there. In direct mode both are absent.
+	JournalHeader  = "Job-Journal"
+	SequenceHeader = "Job-Sequence"
+
+	JobIDHeader       = "Job-Id"
+	JobStatusHeader   = "Job-Status"
+	JobKindHeader     = "Job-Kind"
+	SignatureHeader   = "Sync-Signature"
+	ReceivedAtHeader  = "Received-At" // RFC 3339 with nanoseconds, UTC
+	TraceparentHeader = "traceparent"
+	TracestateHeader  = "tracestate"
+)
+
+// maxTracestate is the length that the W3C asks everybody to pass on at least.
+const maxTracestate = 512
+
+// AppendHeader appends the event's headers to dst as lines of the NATS protocol,
+// "Name: value\r\n" each. It leaves out the headers that belong to one
+// publication: the message id, the journal and the sequence. [ParseHeader] is its
+// inverse.
+func (e Event) AppendHeader(dst []byte) []byte {
+	dst = appendLine(dst, JobKindHeader, e.kind())
+	dst = append(dst, ReceivedAtHeader+": "...)
+	dst = e.ReceivedAt.UTC().AppendFormat(dst, time.RFC3339Nano)
+	dst = append(dst, "\r\n"...)
+	if id := e.UsableID(); id != "" {
+		dst = appendLine(dst, JobIDHeader, id)
+	}
+	if e.Recognized() {
+		dst = appendLine(dst, JobStatusHeader, e.Status)
+	}
+	if e.Signature != "" {
+		dst = appendLine(dst, SignatureHeader, e.Signature)
+	}
+	if e.Traceparent != "" {
+		dst = appendLine(dst, TraceparentHeader, e.Traceparent)
+	}
+	if e.Tracestate != "" && len(e.Tracestate) <= maxTracestate {
+		dst = appendLine(dst, TracestateHeader, e.Tracestate)
+	}
+	return dst
+}
+
+// appendLine appends one header line. A line break in the value would begin
+// another header, so it becomes a space.
+func appendLine(dst []byte, name, value string) []byte {
+	dst = append(dst, name...)
+	dst = append(dst, ": "...)
+	start := len(dst)
+	dst = append(dst, value...)
+	for i, c := range dst[start:] {
+		if c == '\r' || c == '\n' {
+			dst[start+i] = ' '
+		}
+	}
+	return append(dst, "\r\n"...)
+}
+
+// ParseHeader returns the headers in lines that [Event.AppendHeader] wrote. Names
+// keep their case. What is no header line is skipped.
+func ParseHeader(lines []byte) map[string][]string {
+	header := make(map[string][]string, 10)
+	for len(lines) > 0 {
+		var line []byte
+		line, lines, _ = bytes.Cut(lines, []byte("\r\n"))
+		if name, value, ok := bytes.Cut(line, []byte(": ")); ok {
+			header[string(name)] = append(header[string(name)], string(value))
+		}
+	}
+	return header
+}

@@ -1,0 +1,69 @@
+package event_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/event"
+)
+
+// TestHeader writes every header and reads it again.
+func TestHeader(t *testing.T) {
+	t.Parallel()
+	full := event.Event{
+		ID: "job-1", Status: "COMPLETED", Payload: []byte("{}"), Signature: "t=1,v1=ab", ReceivedAt: time.Unix(1, 5).In(time.FixedZone("", 3600)),
+		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Tracestate: "a=1",
+	}
+	got := event.ParseHeader(full.AppendHeader(nil))
+	want := map[string]string{
+		"Job-Kind": "job", "Received-At": "1970-01-01T00:00:01.000000005Z", "Job-Id": "job-1", "Job-Status": "COMPLETED",
+		"Sync-Signature": "t=1,v1=ab", "traceparent": full.Traceparent, "tracestate": "a=1",
+	}
+	if len(got) != len(want) {
+		t.Errorf("headers: %v", slices.Sorted(maps.Keys(got)))
+	}
+	for name, value := range want {
+		if !slices.Equal(got[name], []string{value}) {
+			t.Errorf("%s: %q, want %q", name, got[name], value)
+		}
+	}
+	for name, r := range map[string]struct {
+		bend   func(*event.Event)
+		header string
+		want   []string
+	}{
+		"an id with a line break":        {func(e *event.Event) { e.ID = "a\r\nX: y" }, "Job-Id", nil},
+		"no status":                      {func(e *event.Event) { e.Status = "" }, "Job-Status", nil},
+		"an unrecognized batch":          {func(e *event.Event) { e.Kind, e.Status = event.Batch, "" }, "Job-Kind", []string{"job"}},
+		"a signature with a line break":  {func(e *event.Event) { e.Signature = "a\r\nX: y" }, "Sync-Signature", []string{"a  X: y"}},
+		"a tracestate of 513 characters": {func(e *event.Event) { e.Tracestate = strings.Repeat("a", 513) }, "tracestate", nil},
+	} {
+		e := full
+		r.bend(&e)
+		if got := event.ParseHeader(e.AppendHeader(nil))[r.header]; !slices.Equal(got, r.want) {
+			t.Errorf("%s: %q, want %q", name, got, r.want)
+		}
+	}
+}
+
+// TestMessageID names a job's event, a batch's, and one that has no usable name.
+func TestMessageID(t *testing.T) {
+	t.Parallel()
+	for _, r := range []struct {
+		e       event.Event
+		id, key string
+	}{
+		{event.Event{ID: "a", Status: "Completed"}, "sync:a:COMPLETED", "sync:job:a"},
+		{event.Event{Kind: event.Batch, ID: "a", Status: "FAILED"}, "sync:batch:a:FAILED", "sync:batch:a"},
+		{event.Event{ID: strings.Repeat("a", 128), Status: strings.Repeat("b", 64)}, "sync:" + strings.Repeat("a", 128) + ":" + strings.Repeat("B", 64), "sync:job:" + strings.Repeat("a", 128)},
+		{event.Event{ID: strings.Repeat("a", 129), Status: "A", Payload: []byte("{}")}, "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a", ""},
+		{event.Event{ID: "a", Status: strings.Repeat("b", 65), Payload: []byte("{}")}, "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a", "sync:job:a"},
+	} {
+		if id, key := r.e.MessageID(), r.e.Key(); id != r.id || key != r.key {
+			t.Errorf("%.80v: %s and %s, want %s and %s", r.e, id, key, r.id, r.key)
+		}
+	}
+}
