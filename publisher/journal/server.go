@@ -21,17 +21,6 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// The accounts of the server. Workers are in the first, with the events; no
-// network user is in the second.
-const (
-	eventsAccount  = "EVENTS"
-	privateAccount = "PRIVATE"
-)
-
-// accounts declares both with JetStream. Only the server's own configuration
-// language can say so before it starts to listen.
-const accounts = `accounts { ` + eventsAccount + ` { jetstream: enabled }, ` + privateAccount + ` { jetstream: enabled } }`
-
 // CheckListen refuses what [Open] does of [Options.Listen] and [Options.Workers]:
 // above all, to serve the network without passwords.
 func CheckListen(addr string, workers []Worker) error {
@@ -174,12 +163,9 @@ func (j *Journal) streamConfig(ctx context.Context) (jetstream.StreamConfig, err
 
 func (j *Journal) serverOptions(workers []Worker) (*server.Options, error) {
 	opts := new(server.Options)
-	if err := opts.ProcessConfigString(accounts); err != nil {
-		return nil, fmt.Errorf("accounts: %w", err)
-	}
-	opts.Users = users(opts.Accounts, j.password, workers, j.streamName())
-	if len(workers) == 0 {
-		opts.NoAuthUser = workerUser
+	config := j.opts.Stream.Config()
+	if err := setAccounts(opts, workers, config.Name, config.Subjects, j.password); err != nil {
+		return nil, err
 	}
 	opts.ServerName = "jobbridge"
 	opts.NoSigs = true // or the server would catch SIGTERM and exit the process

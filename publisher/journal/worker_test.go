@@ -183,11 +183,14 @@ func TestWorkerMayNot(t *testing.T) {
 			t.Errorf("a worker may publish on %s", subject)
 		}
 	}
-	if _, err := w.SubscribeSync("_INBOX_BRIDGE.>"); err != nil {
-		t.Fatal(err)
+	// The bridge's inbox and the requests of others are in another account.
+	for _, subject := range []string{"$JS.>", "$JS.ACK.>", "$SYS.>"} {
+		if _, err := w.SubscribeSync(subject); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if !w.forbidden(t, &nats.Msg{Subject: "anything"}) || !refusedSubscription(w) {
-		t.Error("a worker may listen to the bridge's inbox")
+		t.Error("a worker may listen to the requests of others")
 	}
 
 	// What a worker may ask the server to send, the server sends with its own
@@ -379,5 +382,79 @@ func TestManyLogins(t *testing.T) {
 	}
 	if _, err := newPublisher(t, j).Publish(within(t, 5*time.Second), newEvent("job", "COMPLETED")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWorkerSees has workers subscribe to everything: they get events, and no
+// internal subject of the bridge, the server or another worker.
+func TestWorkerSees(t *testing.T) {
+	t.Parallel()
+	for _, named := range []bool{false, true} {
+		t.Run(fmt.Sprint("named=", named), func(t *testing.T) {
+			t.Parallel()
+			o := journal.Options{Listen: "127.0.0.1:0"}
+			login := func(string) nats.Option { return nats.Name("worker") }
+			if named {
+				o.Workers = []journal.Worker{{User: "ann", Password: "secret"}, {User: "bob", Password: "secret"}}
+				login = func(user string) nats.Option { return nats.UserInfo(user, "secret") }
+			}
+			j := open(t, o)
+			ann, bob := connect(t, j, login("ann")), connect(t, j, login("bob"))
+			everything, err := ann.SubscribeSync(">")
+			if err != nil {
+				t.Fatal(err)
+			}
+			inbox, err := ann.SubscribeSync("_INBOX_BRIDGE.>")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := ann.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			p, ctx := newPublisher(t, j), within(t, 20*time.Second)
+			c, err := bob.js.CreateConsumer(ctx, "JOBS", jetstream.ConsumerConfig{Durable: "w"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			const events = 5
+			for i := range events {
+				if _, err := p.Publish(ctx, newEvent(fmt.Sprint("job", i), "COMPLETED")); err != nil {
+					t.Fatal(err)
+				}
+				m, err := c.Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := m.DoubleAck(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// The last event of all follows everything that ann may see before it.
+			if _, err := p.Publish(ctx, newEvent("last", "FAILED")); err != nil {
+				t.Fatal(err)
+			}
+			for seen := 0; ; {
+				m, err := everything.NextMsgWithContext(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch {
+				case m.Subject == "job.failed":
+					if seen != events {
+						t.Errorf("%d events, want %d", seen, events)
+					}
+					if n, _, err := inbox.Pending(); n != 0 || err != nil {
+						t.Errorf("%d messages of the bridge's inbox, %v", n, err)
+					}
+					return
+				case !named && (strings.HasPrefix(m.Subject, "_INBOX.") || strings.HasPrefix(m.Reply, "$JS.ACK.")):
+					// Nameless workers share an account: what bob gets in his inbox, ann sees.
+				case m.Subject == "job.completed":
+					seen++
+				default:
+					t.Errorf("ann sees %s", m.Subject)
+				}
+			}
+		})
 	}
 }
