@@ -106,6 +106,7 @@ func (j *Journal) trim(ctx context.Context) (room bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	floor = min(floor, info.State.LastSeq+1) // events that came since are in nobody's count
 	upTo, err := j.trimPoint(info.State.FirstSeq, floor, size-min(limit/8*trimTo, limit-largest))
 	if err != nil {
 		return false, err
@@ -255,7 +256,12 @@ func (j *Journal) counts(c *jetstream.ConsumerInfo) bool {
 
 // nextOwed returns the first event after a consumer's ack floor that matches
 // its filters. The floor alone misleads: it stays at the last one that matched.
+// A consumer with nothing pending owes nothing, even if an earlier event matches
+// its filter: the filter was changed after the consumer had passed that event.
 func (j *Journal) nextOwed(ctx context.Context, c *jetstream.ConsumerInfo) (uint64, error) {
+	if c.NumPending == 0 && c.NumAckPending == 0 {
+		return math.MaxUint64, nil
+	}
 	after := c.AckFloor.Stream
 	if c.NumAckPending == 0 {
 		after = max(after, c.Delivered.Stream)

@@ -228,6 +228,43 @@ func TestTrimKeepsWhatIsOwed(t *testing.T) {
 	}
 }
 
+// TestTrimAfterAFilterChanged has a worker change the filter of its durable. The
+// consumer passed the failed events while they did not match, so that nothing is
+// pending: it must not hold the journal for them.
+func TestTrimAfterAFilterChanged(t *testing.T) {
+	t.Parallel()
+	j := small(t, journal.Options{})
+	cfg := jetstream.ConsumerConfig{Durable: "changed", FilterSubject: "job.completed"}
+	c, err := j.Stream().CreateConsumer(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fill(t, j, 0, 60); err != nil {
+		t.Fatal(err)
+	}
+	take(t, c, 54)
+	// A request that waits makes the consumer pass the last event, which failed.
+	if m, err := c.Next(jetstream.FetchMaxWait(100 * time.Millisecond)); err == nil {
+		t.Fatalf("an event on %s", m.Subject())
+	}
+	cfg.FilterSubject = "job.failed"
+	if c, err = j.Stream().UpdateConsumer(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	info, err := c.Info(t.Context())
+	if err != nil || info.NumPending != 0 || info.NumAckPending != 0 {
+		t.Fatalf("%+v %v", info, err)
+	}
+	for from := 70; from < 700; from += 10 { // completed ones alone
+		if _, err := fill(t, j, from, from+9); err != nil {
+			t.Fatalf("from %d on: %v", from, err)
+		}
+	}
+	if owed, stats := room(t, j); owed != 0 || stats.Full {
+		t.Errorf("%d bytes are owed; %+v", owed, stats)
+	}
+}
+
 // TestTrimmedBlocksComeBack: a power cut can bring back what was trimmed last,
 // so that more is held than fits. The journal opens all the same, at the bound
 // it has or a larger one, and makes room.
