@@ -45,13 +45,13 @@ func (a *Attack) Run(t testing.TB) int {
 			t.Fatal(err)
 		}
 	}
-	event := next(t, ctx, attacker)
+	event := next(ctx, t, attacker)
 	for _, name := range []string{"mine", "other"} {
 		if _, err := a.Owner.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: name}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := a.state(t, ctx)
+	want := a.state(ctx, t)
 	want.Msgs, want.LastSeq = want.Msgs+deliveries, want.LastSeq+deliveries
 
 	targets := targets(event.Reply)
@@ -74,11 +74,11 @@ func (a *Attack) Run(t testing.TB) int {
 	}
 	running.Wait()
 	race()
-	a.await(t, ctx)
-	if got := a.state(t, ctx); !reflect.DeepEqual(got, want) {
+	a.await(ctx, t)
+	if got := a.state(ctx, t); !reflect.DeepEqual(got, want) {
 		t.Errorf("after the attack:\n%+v, want\n%+v", got, want)
 	}
-	inspect(t, ctx, bystander)
+	inspect(ctx, t, bystander)
 	return len(attempts)
 }
 
@@ -93,7 +93,7 @@ type state struct {
 	OtherFloor              uint64
 }
 
-func (a *Attack) state(t testing.TB, ctx context.Context) state {
+func (a *Attack) state(ctx context.Context, t testing.TB) state {
 	t.Helper()
 	s, err := a.Owner.Info(ctx)
 	if err != nil {
@@ -203,7 +203,7 @@ func (a *Attack) race(t testing.TB) (end func()) {
 // await returns when the server has done what the attacker asked: its requests
 // are served in their order, and heartbeats of a later consumer follow those of
 // the earlier ones.
-func (a *Attack) await(t testing.TB, ctx context.Context) {
+func (a *Attack) await(ctx context.Context, t testing.TB) {
 	t.Helper()
 	js, err := jetstream.New(a.Attacker)
 	if err != nil {
@@ -217,16 +217,16 @@ func (a *Attack) await(t testing.TB, ctx context.Context) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		next(t, ctx, heartbeats)
+		next(ctx, t, heartbeats)
 	}
 }
 
 // inspect fails the test unless a worker got each event once, and nothing else.
-func inspect(t testing.TB, ctx context.Context, worker <-chan *nats.Msg) {
+func inspect(ctx context.Context, t testing.TB, worker <-chan *nats.Msg) {
 	t.Helper()
 	got := make(map[string]int)
 	for range before + deliveries {
-		m := next(t, ctx, worker)
+		m := next(ctx, t, worker)
 		job := m.Header.Get("Job-Id")
 		if got[job]++; m.Subject != "job.completed" || job == "" || got[job] > 1 {
 			t.Errorf("forged: %s %v %q", m.Subject, m.Header, m.Data)
@@ -253,7 +253,7 @@ func subscribe(t testing.TB, nc *nats.Conn, subjects ...string) <-chan *nats.Msg
 	return messages
 }
 
-func next(t testing.TB, ctx context.Context, messages <-chan *nats.Msg) *nats.Msg {
+func next(ctx context.Context, t testing.TB, messages <-chan *nats.Msg) *nats.Msg {
 	t.Helper()
 	select {
 	case m := <-messages:
