@@ -19,6 +19,11 @@ const (
 	DefaultDedupe    = 24 * time.Hour
 )
 
+// MaxConsumers bounds the consumers of a stream: each takes tens of kilobytes of
+// the server's memory. The server answers a request for one more with "maximum
+// consumers limit reached" (10026). A stream keeps the bound it was created with.
+const MaxConsumers = 256
+
 // StreamOptions describes the stream of events; the zero value is the default.
 type StreamOptions struct {
 	// Name of the stream; empty means [DefaultStream].
@@ -40,17 +45,18 @@ type StreamOptions struct {
 func (o StreamOptions) Config() jetstream.StreamConfig {
 	retention := cmp.Or(o.Retention, DefaultRetention)
 	return jetstream.StreamConfig{
-		Name:        cmp.Or(o.Name, DefaultStream),
-		Description: "Job-status events, each as its sender signed it",
-		Subjects:    o.Subject.StreamSubjects(),
-		Storage:     jetstream.FileStorage,
-		Retention:   jetstream.LimitsPolicy,
-		Discard:     jetstream.DiscardNew,
-		MaxAge:      retention,
-		MaxBytes:    cmp.Or(o.MaxBytes, -1),
-		Duplicates:  min(cmp.Or(o.Dedupe, DefaultDedupe), retention),
-		Replicas:    1,
-		AllowDirect: true,
+		Name:         cmp.Or(o.Name, DefaultStream),
+		Description:  "Job-status events, each as its sender signed it",
+		Subjects:     o.Subject.StreamSubjects(),
+		Storage:      jetstream.FileStorage,
+		Retention:    jetstream.LimitsPolicy,
+		Discard:      jetstream.DiscardNew,
+		MaxAge:       retention,
+		MaxBytes:     cmp.Or(o.MaxBytes, -1),
+		MaxConsumers: MaxConsumers,
+		Duplicates:   min(cmp.Or(o.Dedupe, DefaultDedupe), retention),
+		Replicas:     1,
+		AllowDirect:  true,
 	}
 }
 

@@ -32,7 +32,7 @@ func scale(ctx context.Context, o options) (any, error) {
 			return o.fill(ctx, "subjects", "--subject={kind}.{status}.{id}")
 		},
 		func(ctx context.Context, o options) ([]scaled, error) {
-			return o.consumers(ctx, "idle consumers", []int{0, 1, 10, 100, 1000}, false)
+			return o.consumers(ctx, "idle consumers", []int{0, 1, 10, 100, 250}, false)
 		},
 		func(ctx context.Context, o options) ([]scaled, error) {
 			return o.consumers(ctx, "working consumers", []int{0, 1, 2, 4, 8}, true)

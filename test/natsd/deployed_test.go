@@ -287,7 +287,7 @@ func TestStreamFile(t *testing.T) {
 	}
 	want := publisher.StreamOptions{MaxBytes: 10 << 30}.Config()
 	want.Replicas = 3
-	want.MaxMsgs, want.MaxMsgsPerSubject, want.MaxMsgSize, want.MaxConsumers = -1, -1, -1, -1
+	want.MaxMsgs, want.MaxMsgsPerSubject, want.MaxMsgSize = -1, -1, -1
 	if !reflect.DeepEqual(file, want) {
 		t.Errorf("stream.json is\n%+v, want\n%+v", file, want)
 	}
