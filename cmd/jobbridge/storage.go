@@ -44,13 +44,14 @@ type storage struct {
 
 // The parts of the bridge's health that are decided here.
 const (
-	journalPart = "journal"
-	roomPart    = "room"
-	diskPart    = "disk"
-	remotePart  = "remote"
-	relayPart   = "relay"
-	drainPart   = "drain"
-	configPart  = "configuration"
+	journalPart   = "journal"
+	roomPart      = "room"
+	consumersPart = "consumers"
+	diskPart      = "disk"
+	remotePart    = "remote"
+	relayPart     = "relay"
+	drainPart     = "drain"
+	configPart    = "configuration"
 )
 
 // direct reports whether a 2xx waits for the remote stream.
@@ -129,6 +130,7 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 	if !c.direct() { // there, it has no events, and no delivery waits for it
 		options.OnCommit = newCommitMetrics(o.registry).observe
 		options.OnFull = func(why string) { setReason(o.health, roomPart, bridge.Full, why) }
+		options.OnCrowded = func(why string) { setReason(o.health, consumersPart, bridge.Ready, why) }
 	}
 	if c.CommitMethod != "auto" {
 		options.Method = journal.Method(c.CommitMethod)

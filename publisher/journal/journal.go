@@ -100,6 +100,9 @@ type Options struct {
 	// OnFull is called with the reason when the journal begins to refuse events
 	// because it is full, and with "" when it has room again; it must not block.
 	OnFull func(why string)
+	// OnCrowded is called with the reason when the stream comes close to
+	// [publisher.MaxConsumers], and with "" when it no longer is; it must not block.
+	OnCrowded func(why string)
 
 	// Method forces a way to sync.
 	Method Method
@@ -138,6 +141,7 @@ type Journal struct {
 
 	trimming chan struct{} // holds a token while the journal is trimmed
 	fullness string        // why it is full, or ""; guarded by trimming
+	crowded  string        // why there are too many consumers soon, or ""; of watchConsumers alone
 	full     atomic.Bool   // fullness is not ""
 	trimmed  atomic.Uint64 // bytes
 
@@ -206,7 +210,12 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	if j.commit, err = newCommitter(j, method); err != nil {
 		return nil, err
 	}
+	advisories, err := j.subscribeConsumers()
+	if err != nil {
+		return nil, errors.Join(err, j.commit.files.close())
+	}
 	j.watch.Go(j.commit.run)
+	j.watch.Go(func() { j.watchConsumers(advisories) })
 	j.watch.Go(j.watchHealth)
 	j.watch.Go(j.watchSize)
 	if why := volatile(j.opts.Dir); why != "" {
