@@ -135,6 +135,8 @@ type Journal struct {
 	keeper *nats.Conn // for the private streams, if there are any
 	keepJS jetstream.JetStream
 	commit *committer
+	// accounts decides who may connect to srv.
+	accounts *accounts
 	// What the server was started with.
 	syncAlways bool
 	password   string

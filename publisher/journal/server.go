@@ -25,8 +25,8 @@ import (
 // above all, to serve the network without passwords.
 func CheckListen(addr string, workers []Worker) error {
 	for i, w := range workers {
-		if w.User == "" || w.Password == "" || w.User == bridgeUser {
-			return fmt.Errorf("journal: Options.Workers[%d]: a worker needs a name, other than %q, and a password", i, bridgeUser)
+		if w.User == "" || w.Password == "" || w.User == bridgeUser || w.User == keeperUser {
+			return fmt.Errorf("journal: Options.Workers[%d]: a worker needs a name, other than %q and %q, and a password", i, bridgeUser, keeperUser)
 		}
 	}
 	if addr == "" {
@@ -45,11 +45,14 @@ func CheckListen(addr string, workers []Worker) error {
 // start runs a server on the folder, connects to it and ensures the stream.
 func (j *Journal) start(ctx context.Context, syncAlways bool) error {
 	j.syncAlways, j.password = syncAlways, rand.Text()
-	opts, err := j.serverOptions(j.opts.Workers)
+	opts, err := j.serverOptions()
 	if err != nil {
 		return err
 	}
 	if j.srv, err = server.NewServer(opts); err != nil {
+		return fmt.Errorf("embedded NATS server: %w", err)
+	}
+	if err := j.accounts.start(j.srv, j.opts.Workers); err != nil {
 		return fmt.Errorf("embedded NATS server: %w", err)
 	}
 	logger := newServerLogger(j.log.Named("nats"), j.opts.OnSampled)
@@ -161,10 +164,10 @@ func (j *Journal) streamConfig(ctx context.Context) (jetstream.StreamConfig, err
 	return want, nil
 }
 
-func (j *Journal) serverOptions(workers []Worker) (*server.Options, error) {
+func (j *Journal) serverOptions() (_ *server.Options, err error) {
 	opts := new(server.Options)
 	config := j.opts.Stream.Config()
-	if err := setAccounts(opts, workers, config.Name, config.Subjects, j.password); err != nil {
+	if j.accounts, err = newAccounts(opts, config.Name, config.Subjects, j.password); err != nil {
 		return nil, err
 	}
 	opts.ServerName = "jobbridge"
@@ -200,8 +203,8 @@ func (j *Journal) serverOptions(workers []Worker) (*server.Options, error) {
 	return opts, nil
 }
 
-// SetWorkers replaces those who may connect. Whoever is not among them any more,
-// or under another password, is disconnected; nobody else is disturbed.
+// SetWorkers replaces the workers that may connect. A worker that is no longer
+// among them, or has another password, is disconnected; nobody else is disturbed.
 func (j *Journal) SetWorkers(workers []Worker) error {
 	if err := CheckListen(j.opts.Listen, workers); err != nil {
 		return err
@@ -209,11 +212,7 @@ func (j *Journal) SetWorkers(workers []Worker) error {
 	if len(workers) == 0 {
 		return errors.New("journal: no workers: everybody would be one")
 	}
-	opts, err := j.serverOptions(workers)
-	if err != nil {
-		return err
-	}
-	if err := j.srv.ReloadOptions(opts); err != nil {
+	if err := j.accounts.setWorkers(workers); err != nil {
 		return fmt.Errorf("embedded NATS server: %w", err)
 	}
 	return nil

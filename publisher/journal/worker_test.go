@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/crypto/bcrypt"
 )
 
 // worker connects over the network and collects what the server forbids.
@@ -317,11 +318,21 @@ func TestSetWorkers(t *testing.T) {
 // TestPasswords lets in only those who are named.
 func TestPasswords(t *testing.T) {
 	t.Parallel()
-	j := open(t, journal.Options{Listen: "127.0.0.1:0", Workers: []journal.Worker{{User: "ann", Password: "secret"}}})
-	if nc, err := nats.Connect(j.URL()); err == nil {
-		nc.Close()
-		t.Fatal("connected without a name")
+	hash, err := bcrypt.GenerateFromPassword([]byte("bobs"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
 	}
+	j := open(t, journal.Options{Listen: "127.0.0.1:0", Workers: []journal.Worker{{User: "ann", Password: "secret"}, {User: "bob", Password: string(hash)}}})
+	for _, login := range []nats.Option{
+		nats.Name("nobody"), nats.UserInfo("ann", ""), nats.UserInfo("ann", "bobs"), nats.UserInfo("bob", string(hash)), nats.UserInfo("", "secret"),
+		nats.UserInfo("bridge", ""), nats.UserInfo("keeper", ""), nats.UserInfo("eve", ""), nats.Token("secret"),
+	} {
+		if nc, err := nats.Connect(j.URL(), login); err == nil {
+			nc.Close()
+			t.Fatal("connected without a name and its password")
+		}
+	}
+	connect(t, j, nats.UserInfo("bob", "bobs"))
 	w := connect(t, j, nats.UserInfo("ann", "secret"))
 	if !w.forbidden(t, &nats.Msg{Subject: "job.completed"}) {
 		t.Fatal("a named worker may publish")
@@ -456,5 +467,70 @@ func TestWorkerSees(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestReloadDisturbsNobody changes other workers again and again while ann
+// consumes, subscribes and asks: she gets each event once, in order, each of her
+// acknowledgements counts, and each request is answered.
+func TestReloadDisturbsNobody(t *testing.T) {
+	t.Parallel()
+	ann := journal.Worker{User: "ann", Password: "secret"}
+	j := open(t, journal.Options{Listen: "127.0.0.1:0", Workers: []journal.Worker{ann}})
+	w, p, ctx := connect(t, j, nats.UserInfo("ann", "secret")), newPublisher(t, j), within(t, 60*time.Second)
+	plain, err := w.SubscribeSync("job.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := w.js.CreateConsumer(ctx, "JOBS", jetstream.ConsumerConfig{Durable: "ann", AckWait: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const events, reloads = 300, 30
+	got := make(chan string, 2*events)
+	consuming, err := c.Consume(func(m jetstream.Msg) {
+		got <- m.Headers().Get("Job-Id")
+		if err := m.DoubleAck(ctx); err != nil {
+			t.Errorf("ack: %v", err)
+		}
+	}, jetstream.PullMaxMessages(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer consuming.Stop()
+	var reloading sync.WaitGroup
+	reloading.Go(func() {
+		for i := range reloads {
+			if err := j.SetWorkers([]journal.Worker{ann, {User: fmt.Sprint("bob", i), Password: "x"}}); err != nil {
+				t.Error(err)
+			}
+			if _, err := w.js.Stream(ctx, "JOBS"); err != nil {
+				t.Errorf("stream info: %v", err)
+			}
+		}
+	})
+	for i := range events {
+		if _, err := p.Publish(ctx, newEvent(fmt.Sprint("job", i), "COMPLETED")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reloading.Wait()
+	for i := range events {
+		select {
+		case job := <-got:
+			if job != fmt.Sprint("job", i) {
+				t.Fatalf("event %d is of %s", i, job)
+			}
+		case <-ctx.Done():
+			t.Fatalf("%d of %d events", i, events)
+		}
+	}
+	consuming.Stop()
+	<-consuming.Closed()
+	if info, err := c.Info(ctx); err != nil || info.NumPending != 0 || info.NumAckPending != 0 || info.NumRedelivered != 0 {
+		t.Errorf("%+v %v", info, err)
+	}
+	if n, _, err := plain.Pending(); n != events || err != nil {
+		t.Errorf("a plain subscription got %d of %d events, %v", n, events, err)
 	}
 }
