@@ -534,3 +534,44 @@ func TestReloadDisturbsNobody(t *testing.T) {
 		t.Errorf("a plain subscription got %d of %d events, %v", n, events, err)
 	}
 }
+
+// TestGoneWorkerGetsNothing has a worker leave while its request for events
+// waits: the next event goes to the one that stays, and not to nobody until
+// AckWait ends.
+func TestGoneWorkerGetsNothing(t *testing.T) {
+	t.Parallel()
+	j := open(t, journal.Options{Listen: "127.0.0.1:0"})
+	gone, stays, ctx := connect(t, j), connect(t, j), within(t, 20*time.Second)
+	c, err := gone.js.CreateConsumer(ctx, "JOBS", jetstream.ConsumerConfig{Durable: "shared", AckWait: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Fetch(100, jetstream.FetchMaxWait(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for waiting := 0; waiting == 0; { // the server takes the request on its own time
+		info, err := c.Info(ctx)
+		if err != nil {
+			t.Fatalf("the request does not wait: %v", err)
+		}
+		waiting = info.NumWaiting
+	}
+	gone.Close()
+	for connections := 2; connections > 1; { // until the server has noticed
+		stats, err := j.Stats(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		connections = stats.Connections
+	}
+	if _, err := newPublisher(t, j).Publish(ctx, newEvent("job", "COMPLETED")); err != nil {
+		t.Fatal(err)
+	}
+	same, err := stays.js.Consumer(ctx, "JOBS", "shared")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := same.Next(jetstream.FetchMaxWait(10 * time.Second)); err != nil {
+		t.Errorf("the event went to a worker that is gone: %v", err)
+	}
+}
