@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -14,108 +16,300 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/jobbridge/jobbridge/verify"
+	"golang.org/x/sys/unix"
 )
 
-// spec is what a load sends.
+// spec describes a load. Every delivery is signed before the clock of the load
+// starts, so a load must end within the tolerance of 5 minutes.
 type spec struct {
 	URL         string
 	Connections int
-	// Rate is of arrivals per second, at random moments, whether or not there are
-	// answers: an open loop. If it is 0, each connection sends when it has its
-	// answer: a closed one.
+	// Rate is the number of arrivals per second, at random moments, whether or
+	// not earlier deliveries were answered: an open loop. 0 is a closed loop:
+	// each connection sends its next delivery when the last one was answered.
 	Rate float64
-	// Length of what is measured; Count, if it is not 0, ends the load earlier.
+	// Length is what is measured, after a warm-up of a fifth of it.
 	Length time.Duration
-	Count  int
+	// Count bounds the deliveries; 0 is as many as Length can need.
+	Count int
+	// Bursts, if not 0, replaces Rate and Length: so many times, all connections
+	// send one delivery at the same moment and wait until the last is answered.
+	Bursts int
 	// Body is the size of a body in bytes.
 	Body int
+	// Prefix makes the job ids differ from those of other loads.
+	Prefix string
+	// Spread is how many deliveries lie between two statuses of one job. 1 makes
+	// the three statuses adjacent, Count makes each delivery a job of its own, 0
+	// is defaultSpread.
+	Spread int
 	// Forged signs with a wrong secret.
 	Forged bool
-	// Costly sends what takes longest to judge: a megabyte of one key over and
-	// over, which is two kilobytes when it is compressed.
+	// Costly sends the body that takes longest to verify: a megabyte of one key
+	// repeated, compressed to two kilobytes.
 	Costly bool
-	// Prefix makes the jobs' ids differ from those of another load.
-	Prefix string
 }
 
-// loaded is what became of it, after the warm-up.
+// signatureLife bounds a load: its signatures are valid for 5 minutes.
+const signatureLife = 4*time.Minute + 50*time.Second
+
+const (
+	warmUp        = 5 // the warm-up is Length divided by this
+	defaultSpread = 1000
+	mostPerSecond = 100_000 // deliveries that a closed loop prepares for each second
+)
+
+// loaded is the outcome of a load, without the warm-up where not stated.
 type loaded struct {
-	// Good answers are 200, Refused ones 503, Forged ones 400; any other is Bad.
+	// Good counts the answers 200, Refused 503, Forged 400 and 429, Bad all others.
 	Good, Refused, Forged, Bad int
-	PerSecond                  float64 // of the good ones
+	PerSecond                  float64 // good answers
 	Offered                    float64 // deliveries sent per second
-	// Times of good answers, in an open loop since the delivery was due; of
-	// refusals, since it was sent.
+	// Times of good answers, in an open loop since the delivery was due;
+	// RefusedTimes since it was sent.
 	Times, RefusedTimes times
-	// Lag is how late the load itself sent, in an open loop.
-	Lag times
-	// Acknowledged counts the good answers of the warm-up too.
-	Acknowledged int
-	Took         time.Duration
+	// Late is how late the load itself sent, in an open loop.
+	Late times
+	// Last is when the last of a burst was answered.
+	Last times
+	// Acknowledged counts all good answers, Sent all deliveries, both with the warm-up.
+	Acknowledged, Sent int
+	// Took is from the start to the last answer, with the warm-up.
+	Took time.Duration
+	// LoadCPU is the load's own processor time per delivery, in microseconds.
+	LoadCPU float64
+	// ServerCPU is the processor time of the server until the load ended.
+	ServerCPU time.Duration
+	// Started is the moment from which "due" in the bodies counts, in nanoseconds.
+	Started time.Time
 }
 
 // times are percentiles in microseconds.
-type times struct{ P50, P90, P99, Max float64 }
+type times struct{ P50, P99, Max float64 }
 
 func percentiles(h *hdrhistogram.Histogram) times {
-	at := func(q float64) float64 { return float64(h.ValueAtQuantile(q)) }
-	return times{at(50), at(90), at(99), float64(h.Max())}
+	return times{float64(h.ValueAtQuantile(50)), float64(h.ValueAtQuantile(99)), float64(h.Max())}
 }
 
-// start starts a load as a process of its own; wait returns its figures.
-func (s spec) start(ctx context.Context) (wait func() (loaded, error), err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	arg, err := json.Marshal(s)
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, self, "load", string(arg))
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, os.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return func() (l loaded, err error) {
-		if err := cmd.Wait(); err != nil {
-			return l, fmt.Errorf("load: %w", err)
-		}
-		if err := json.Unmarshal(out.Bytes(), &l); err != nil {
-			return l, fmt.Errorf("load: %w", err)
-		}
-		if l.Bad > 0 {
-			return l, fmt.Errorf("load: %d answers were neither 200 nor 400 nor 503", l.Bad)
-		}
-		return l, nil
-	}, nil
-}
+// newHistogram counts microseconds, up to ten minutes.
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 600_000_000, 3) }
 
-func (s spec) run(ctx context.Context) (loaded, error) {
-	wait, err := s.start(ctx)
+// load runs a load against the process and waits for it.
+func (p *process) load(ctx context.Context, s spec) (loaded, error) {
+	_, wait, err := p.startLoad(ctx, s)
 	if err != nil {
 		return loaded{}, err
 	}
 	return wait()
 }
 
-// warmUp is which part of its length a load runs before it measures.
-const warmUp = 5
+// startLoad starts a load as a process of its own, once all its deliveries are
+// signed and its connections are open. It returns when the load started.
+func (p *process) startLoad(ctx context.Context, s spec) (started time.Time, wait func() (loaded, error), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return started, nil, err
+	}
+	s.URL = p.url
+	arg, err := json.Marshal(s)
+	if err != nil {
+		return started, nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, "load", string(arg))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return started, nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return started, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return started, nil, err
+	}
+	r := bufio.NewReader(out)
+	if _, err := r.ReadString('\n'); err != nil {
+		return started, nil, fmt.Errorf("load: %w", errors.Join(err, cmd.Wait()))
+	}
+	before := p.cpu()
+	started = time.Now()
+	if _, err := fmt.Fprintln(in, started.UnixNano()); err != nil {
+		return started, nil, fmt.Errorf("load: %w", errors.Join(err, cmd.Wait()))
+	}
+	return started, func() (l loaded, err error) {
+		err = json.NewDecoder(r).Decode(&l)
+		l.ServerCPU, l.Started = p.cpu()-before, started
+		if err := errors.Join(cmd.Wait(), err); err != nil {
+			return l, fmt.Errorf("load: %w", err)
+		}
+		if l.Bad > 0 {
+			return l, fmt.Errorf("load: %d answers were none of 200, 400, 429 and 503", l.Bad)
+		}
+		return l, nil
+	}, nil
+}
 
-// newHistogram is of microseconds, up to a minute.
-func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 60_000_000, 3) }
+// supply is every delivery of a load, signed. A request is one of three frames,
+// with the blanks filled in.
+type supply struct {
+	spec
+	frames [3]frame
+	macs   []byte          // 64 hex digits for each delivery
+	due    []time.Duration // since the start; nil in a closed loop
+}
 
-// load sends what the JSON of a spec says, and prints what it measured as JSON.
-// It writes HTTP by hand: a client library would cost more of the shared
-// processors than the server does.
+// frame is a request of one status, and where its blanks are.
+type frame struct {
+	request            []byte
+	mac, id, due, body int
+}
+
+const idDigits, dueDigits, macDigits = 9, 13, 64
+
+var statuses = [3]string{"PENDING", "PROCESSING", "COMPLETED"}
+
+func newSupply(s spec, path string) *supply {
+	p := &supply{spec: s}
+	rate := float64(mostPerSecond)
+	if s.Rate > 0 {
+		rate = s.Rate
+	}
+	total := s.Length + s.Length/warmUp
+	count := int(rate*total.Seconds()) + 1
+	if s.Count > 0 {
+		count = s.Count
+	}
+	if s.Bursts > 0 {
+		count = s.Bursts * s.Connections
+	}
+	if p.Spread == 0 {
+		p.Spread = defaultSpread
+	}
+	if s.Rate > 0 && s.Bursts == 0 {
+		for at := 0.0; len(p.due) < count; {
+			at += rand.ExpFloat64() / s.Rate
+			p.due = append(p.due, time.Duration(at*float64(time.Second)))
+		}
+	}
+	signed := time.Now()
+	for i, status := range statuses {
+		p.frames[i] = newFrame(s, path, status, signed)
+	}
+	p.sign(count, signed)
+	return p
+}
+
+func newFrame(s spec, path, status string, signed time.Time) (f frame) {
+	blank := func(n int) string { return strings.Repeat("0", n) }
+	body := fmt.Sprintf(`{"id":"%s%s","status":"%s","due":"%s","model":"lipsync-2","outputUrl":"https://assets.example/out.mp4","pad":"`,
+		s.Prefix, blank(idDigits), status, blank(dueDigits))
+	body += strings.Repeat("x", max(0, s.Body-len(body)-2)) + `"}`
+	encoding := ""
+	if s.Costly {
+		body, encoding = costly(), "Content-Encoding: gzip\r\n"
+	}
+	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n%s: t=%d,v1=",
+		path, encoding, len(body), verify.HeaderName, signed.Unix())
+	f.mac = len(head)
+	f.body = f.mac + macDigits + len("\r\n\r\n")
+	f.id = f.body + len(`{"id":"`+s.Prefix)
+	f.due = f.id + idDigits + len(`","status":"`+status+`","due":"`)
+	f.request = []byte(head + blank(macDigits) + "\r\n\r\n" + body)
+	return f
+}
+
+// sign signs all deliveries, on all processors.
+func (p *supply) sign(count int, signed time.Time) {
+	key := secret
+	if p.Forged {
+		key = "whsec_forged"
+	}
+	p.macs = make([]byte, count*macDigits)
+	var wg sync.WaitGroup
+	const chunk = 1000
+	var next atomic.Int64
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			buf := p.copies()
+			for from := int(next.Add(chunk)) - chunk; from < count; from = int(next.Add(chunk)) - chunk {
+				for n := from; n < min(from+chunk, count); n++ {
+					f, request := p.request(buf, n)
+					header := verify.Sign(key, signed, request[f.body:])
+					copy(p.macs[n*macDigits:], header[len(header)-macDigits:])
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// copies returns a copy of each frame, for one connection to fill.
+func (p *supply) copies() (buf [3][]byte) {
+	for i, f := range p.frames {
+		buf[i] = bytes.Clone(f.request)
+	}
+	return buf
+}
+
+// request fills the n-th delivery into one of the copies.
+func (p *supply) request(buf [3][]byte, n int) (*frame, []byte) {
+	block, place := n/(3*p.Spread), n%(3*p.Spread)
+	status := place / p.Spread
+	f, request := &p.frames[status], buf[status]
+	copy(request[f.mac:], p.macs[n*macDigits:][:macDigits])
+	if p.Costly {
+		return f, request
+	}
+	decimal(request[f.id:f.id+idDigits], block*p.Spread+place%p.Spread)
+	if p.due != nil {
+		decimal(request[f.due:f.due+dueDigits], int(p.due[n]))
+	}
+	return f, request
+}
+
+func decimal(dst []byte, v int) {
+	for i := len(dst) - 1; i >= 0; i-- {
+		dst[i], v = byte('0'+v%10), v/10
+	}
+}
+
+func costly() string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = io.WriteString(w, `{"a":1`+strings.Repeat(`,"a":1`, 1<<20/6-10)+`}`) // memory does not fail
+	_ = w.Close()
+	return b.String()
+}
+
+// answer is the outcome of one delivery, in microseconds since the start.
+type answer struct {
+	sent, took uint32
+	code       uint16
+}
+
+// traffic is a load under way.
+type traffic struct {
+	*supply
+	start, end time.Time
+	next       atomic.Int64
+	arrived    chan int // an open loop's deliveries that are due
+	answers    []answer // by delivery; a code of 0 was not sent
+}
+
+// load runs the load that the JSON of a spec describes, and prints the outcome
+// as JSON. Before it starts, it prints a line and reads the moment of the start.
 func load(args []string) error {
 	var s spec
 	if len(args) != 1 || json.Unmarshal([]byte(args[0]), &s) != nil {
@@ -125,181 +319,228 @@ func load(args []string) error {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
-	a := &arrivals{spec: s, next: start, warm: start.Add(s.Length / warmUp)}
-	a.end = a.warm.Add(s.Length)
-	var wg sync.WaitGroup
+	t := &traffic{supply: newSupply(s, u.Path)}
+	t.answers = make([]answer, len(t.macs)/macDigits)
+	t.arrived = make(chan int, len(t.due))
 	senders := make([]*sender, s.Connections)
-	errs := make([]error, s.Connections)
 	for i := range senders {
-		senders[i] = &sender{arrivals: a, good: newHistogram(), refused: newHistogram(), lag: newHistogram()}
-		wg.Go(func() { errs[i] = senders[i].run(u) })
+		senders[i] = &sender{traffic: t, address: u.Host, requests: t.copies(), in: make([]byte, 4096)}
+		if err := senders[i].dial(); err != nil {
+			return err
+		}
 	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	runtime.GC()
+	debug.SetGCPercent(-1) // nothing is allocated from here on
+	var nanoseconds int64
+	fmt.Println("ready")
+	if _, err := fmt.Scanln(&nanoseconds); err != nil {
 		return err
 	}
-	l := loaded{Took: time.Since(start)}
-	good, refused, lag := newHistogram(), newHistogram(), newHistogram()
-	for _, s := range senders {
-		good.Merge(s.good)
-		refused.Merge(s.refused)
-		lag.Merge(s.lag)
-		l.Forged += s.forged
-		l.Bad += s.bad
-		l.Acknowledged += s.acknowledged
+	t.start = time.Now()
+	t.start = t.start.Add(time.Unix(0, nanoseconds).Sub(t.start)) // keeps the monotonic clock
+	t.end = t.start.Add(s.Length + s.Length/warmUp)
+	before, last := processorTime(), newHistogram()
+	if s.Bursts > 0 {
+		err = t.bursts(senders, last)
+	} else {
+		err = t.steady(senders)
 	}
-	l.Good, l.Refused = int(good.TotalCount()), int(refused.TotalCount())
-	measured := (l.Took - s.Length/warmUp).Seconds()
-	l.PerSecond = float64(l.Good) / measured
-	l.Offered = float64(l.Good+l.Refused+l.Forged) / measured
-	l.Times, l.RefusedTimes, l.Lag = percentiles(good), percentiles(refused), percentiles(lag)
+	if err != nil {
+		return err
+	}
+	took, cpu := time.Since(t.start), processorTime()-before
+	l := t.outcome(took)
+	l.Last = percentiles(last)
+	l.LoadCPU = float64(cpu.Microseconds()) / float64(max(1, l.Sent))
 	return json.NewEncoder(os.Stdout).Encode(l)
 }
 
-// arrivals deals out deliveries to connections.
-type arrivals struct {
-	spec
-	warm, end time.Time
-	mu        sync.Mutex
-	next      time.Time
-	n         int
+// processorTime is what this process has used.
+func processorTime() time.Duration {
+	var r syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r) // it cannot fail
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// take returns the number of the next delivery and when it is due, in a closed
-// loop now.
-func (a *arrivals) take() (n int, due time.Time, ok bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.Rate == 0 {
-		due = time.Now()
-	} else {
-		a.next = a.next.Add(time.Duration(rand.ExpFloat64() / a.Rate * float64(time.Second)))
-		due = a.next
+func (t *traffic) steady(senders []*sender) error {
+	claim := func() (int, bool) {
+		n := int(t.next.Add(1)) - 1
+		return n, n < len(t.answers)
 	}
-	// A load that cannot send as fast as it should ends in time all the same.
-	if due.After(a.end) || time.Now().After(a.end) || a.Count > 0 && a.n >= a.Count {
-		return 0, due, false
+	if t.due != nil {
+		go t.arrive()
+		claim = func() (int, bool) { n, ok := <-t.arrived; return n, ok }
 	}
-	a.n++
-	return a.n, due, true
-}
-
-// sender is one connection.
-type sender struct {
-	*arrivals
-	good, refused, lag        *hdrhistogram.Histogram
-	forged, bad, acknowledged int
-}
-
-// run delivers one event after the other, each of a job of its own.
-func (s *sender) run(u *url.URL) (err error) {
-	key := secret
-	if s.Forged {
-		key = "whsec_forged"
-	}
-	var conn net.Conn
-	defer func() {
-		if conn != nil {
-			conn.Close()
-		}
-	}()
-	var r *bufio.Reader
-	var request bytes.Buffer
-	for {
-		n, due, ok := s.take()
-		if !ok {
-			return nil
-		}
-		time.Sleep(time.Until(due))
-		if conn == nil {
-			if conn, err = net.Dial("tcp", u.Host); err != nil {
+	return each(senders, func(s *sender) error {
+		for {
+			n, ok := claim()
+			if !ok || time.Now().After(t.end) {
+				return nil
+			}
+			if err := s.send(n); err != nil {
 				return err
 			}
-			r = bufio.NewReader(conn)
 		}
-		body := s.body(n, due)
-		request.Reset()
-		encoding := ""
-		if s.Costly {
-			body, encoding = costly(), "Content-Encoding: gzip\r\n"
+	})
+}
+
+// arrive passes each delivery on when it is due. It sleeps in the kernel: Go's
+// timers are a millisecond late.
+func (t *traffic) arrive() {
+	runtime.LockOSThread()
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // then it is 50 µs late
+	defer close(t.arrived)
+	for n, due := range t.due {
+		wait := time.Until(t.start.Add(due))
+		if t.start.Add(due).After(t.end) {
+			return
 		}
-		fmt.Fprintf(&request, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n%s%s: %s\r\nContent-Length: %d\r\n\r\n", u.Path, encoding, verify.HeaderName, verify.Sign(key, time.Now(), body), len(body))
-		request.Write(body)
-		sent := time.Now()
-		if s.Rate == 0 {
-			due = sent
+		if wait > 0 {
+			ts := unix.NsecToTimespec(int64(wait))
+			_ = unix.Nanosleep(&ts, nil) // a signal shortens it
 		}
-		if _, err := conn.Write(request.Bytes()); err != nil {
+		t.arrived <- n
+	}
+}
+
+// bursts records how long the last of each burst waited.
+func (t *traffic) bursts(senders []*sender, last *hdrhistogram.Histogram) error {
+	for i := range t.Bursts {
+		start := time.Now()
+		if err := each(senders, func(s *sender) error { return s.send(int(t.next.Add(1)) - 1) }); err != nil {
 			return err
 		}
-		code, err := readAnswer(r)
-		if err != nil {
-			return err
+		if took := time.Since(start).Microseconds(); i > 0 { // the first warms up
+			_ = last.RecordValue(took) // no burst takes longer than the histogram's range
 		}
-		if code == 200 {
-			s.acknowledged++
-		}
-		if sent.Before(s.warm) {
+		time.Sleep(50 * time.Millisecond) // the server is idle again
+	}
+	return nil
+}
+
+func each(senders []*sender, f func(*sender) error) error {
+	errs := make([]error, len(senders))
+	var wg sync.WaitGroup
+	for i, s := range senders {
+		wg.Go(func() { errs[i] = f(s) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// outcome counts the answers.
+func (t *traffic) outcome(took time.Duration) loaded {
+	l := loaded{Took: took}
+	good, refused, late := newHistogram(), newHistogram(), newHistogram()
+	warm := t.Length / warmUp
+	if t.Count > 0 || t.Bursts > 0 {
+		warm = 0
+	}
+	for n, a := range t.answers {
+		if a.code == 0 {
 			continue
 		}
-		// A value beyond the histograms' range would be later than a minute.
-		switch code {
+		l.Sent++
+		if a.code == 200 {
+			l.Acknowledged++
+		}
+		if time.Duration(a.sent)*time.Microsecond < warm {
+			continue
+		}
+		delay := int64(0)
+		if t.due != nil {
+			delay = max(0, int64(a.sent)-t.due[n].Microseconds())
+			_ = late.RecordValue(delay) // no load takes longer than the histogram's range
+		}
+		switch a.code {
 		case 200:
-			err = s.good.RecordValue(time.Since(due).Microseconds())
+			_ = good.RecordValue(int64(a.took) + delay)
 		case 503:
-			err = s.refused.RecordValue(time.Since(sent).Microseconds())
+			_ = refused.RecordValue(int64(a.took))
 		case 400, 429:
-			s.forged++
+			l.Forged++
 		default:
-			s.bad++
+			l.Bad++
 		}
-		if err := errors.Join(err, s.lag.RecordValue(sent.Sub(due).Microseconds())); err != nil {
+	}
+	l.Good, l.Refused = int(good.TotalCount()), int(refused.TotalCount())
+	measured := (took - warm).Seconds()
+	l.PerSecond = float64(l.Good) / measured
+	l.Offered = float64(l.Good+l.Refused+l.Forged) / measured
+	l.Times, l.RefusedTimes, l.Late = percentiles(good), percentiles(refused), percentiles(late)
+	return l
+}
+
+// sender is one connection. It writes HTTP by hand: a client library would use
+// more of the shared processors than the server does.
+type sender struct {
+	*traffic
+	address  string
+	conn     net.Conn
+	requests [3][]byte
+	in       []byte // buffer for one answer
+}
+
+func (s *sender) dial() (err error) {
+	if s.conn, err = net.Dial("tcp", s.address); err != nil {
+		return err
+	}
+	return s.conn.SetDeadline(time.Now().Add(signatureLife))
+}
+
+// send sends the n-th delivery and records its answer.
+func (s *sender) send(n int) error {
+	if s.conn == nil {
+		if err := s.dial(); err != nil {
 			return err
 		}
 	}
+	_, request := s.request(s.requests, n)
+	sent := time.Since(s.start)
+	if _, err := s.conn.Write(request); err != nil {
+		return err
+	}
+	head, err := s.readAnswer()
+	if err != nil {
+		return err
+	}
+	code, err := strconv.Atoi(string(head[9:12]))
+	if err != nil {
+		return fmt.Errorf("status line: %w", err)
+	}
+	took := time.Since(s.start) - sent
+	s.answers[n] = answer{uint32(sent.Microseconds()), uint32(took.Microseconds()), uint16(code)}
+	if code != 200 && bytes.Contains(head, []byte("\r\nConnection: close")) {
+		err = s.conn.Close()
+		s.conn = nil
+	}
+	return err
 }
 
-// body is a notification of a size, with the moment at which it was due.
-func (s *sender) body(n int, due time.Time) []byte {
-	frame := fmt.Sprintf(`{"id":"%s%d","status":"COMPLETED","due":%d,"model":"lipsync-2","outputUrl":"https://assets.example/out.mp4","pad":""}`, s.Prefix, n, due.UnixNano())
-	return []byte(strings.Replace(frame, `"pad":""`, `"pad":"`+strings.Repeat("x", max(0, s.Body-len(frame)))+`"`, 1))
-}
-
-var costly = sync.OnceValue(func() []byte {
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	_, _ = io.WriteString(w, `{"a":1`+strings.Repeat(`,"a":1`, 1<<20/6-10)+`}`) // memory does not fail
-	_ = w.Close()
-	return b.Bytes()
-})
-
-// readAnswer reads one answer and returns its status code.
-func readAnswer(r *bufio.Reader) (code int, err error) {
-	length := 0
-	for first := true; ; first = false {
-		line, err := r.ReadSlice('\n')
+// readAnswer reads one answer, of at most 4 KiB, and returns its head.
+func (s *sender) readAnswer() (head []byte, err error) {
+	for n := 0; ; {
+		m, err := s.conn.Read(s.in[n:])
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if first {
-			if len(line) < 12 {
-				return 0, fmt.Errorf("status line %q", line)
-			}
-			if code, err = strconv.Atoi(string(line[9:12])); err != nil {
-				return 0, err
-			}
+		n += m
+		end := bytes.Index(s.in[:n], []byte("\r\n\r\n"))
+		if end < 12 {
 			continue
 		}
-		if len(line) <= 2 {
-			break
-		}
-		if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return 0, err
+		head = s.in[:end+2]
+		length := 0
+		if _, value, ok := bytes.Cut(head, []byte("\r\nContent-Length: ")); ok {
+			for _, digit := range value {
+				if digit == '\r' {
+					break
+				}
+				length = 10*length + int(digit-'0')
 			}
 		}
+		if n >= end+4+length {
+			return head, nil
+		}
 	}
-	_, err = io.CopyN(io.Discard, r, int64(length))
-	return code, err
 }

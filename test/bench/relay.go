@@ -1,156 +1,136 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
-// relayed is how the relay kept up, and caught up.
+// relayed is the lag of a remote at half the capacity.
 type relayed struct {
-	// Ingest is per second in a closed loop, with the relay beside it; Rate is
-	// half of it.
-	Ingest, Rate float64
-	// Lag in events, each second: median and most of each half.
+	Capacity float64 // deliveries per second in a closed loop, with the relay beside it
+	Rate     float64
+	// Lag in events, each second: median and most of each half of a minute.
 	FirstMedian, FirstMost, SecondMedian, SecondMost float64
-	// Backlog in events, and how fast it went; OneByOne is how fast a publisher
-	// is that waits for each PubAck.
-	Backlog                   int
-	CaughtUp, OneByOne, Ratio float64
 }
 
-// relays runs a bridge that copies to a NATS server, another process.
-func relays(ctx context.Context, o options) (_ any, err error) {
+// relay runs a bridge in front of a NATS server that is another process.
+func relay(ctx context.Context, o options) (_ any, err error) {
 	length := time.Minute
 	if o.quick {
 		length = 10 * time.Second
 	}
-	data, err := o.folder()
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(filepath.Dir(data))
-	remote, err := o.self("nats", "127.0.0.1:0", data+"-remote")
+	remote, err := o.startRemote(ctx, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remote.stop()) }()
 	var r relayed
-	if r.OneByOne, err = oneByOne(ctx, remote.url, o.length, o.body); err != nil {
-		return nil, err
-	}
-	p, err := o.bridge(ctx, data, "--nats-url="+remote.url)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, p.stop()) }()
-	full, err := spec{URL: p.url, Connections: 64, Length: o.length, Body: o.body, Prefix: "full-"}.run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r.Ingest = full.PerSecond
-	if err := p.awaitRelay(ctx); err != nil {
-		return nil, err
-	}
-
-	r.Rate = r.Ingest / 2
-	wait, err := spec{URL: p.url, Connections: 256, Rate: r.Rate, Length: length, Body: o.body, Prefix: "half-"}.start(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var lags []float64
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for end := time.Now().Add(length); time.Now().Before(end); <-tick.C {
-		m, err := p.metrics()
-		if err != nil {
-			return nil, err
-		}
-		lags = append(lags, m["jobbridge_relay_lag_events"])
-	}
-	half, err := wait()
-	if err != nil {
-		return nil, err
-	}
-	first, second := lags[:len(lags)/2], lags[len(lags)/2:]
-	r.FirstMost, r.SecondMost = slices.Max(first), slices.Max(second)
-	r.FirstMedian, r.SecondMedian = median(first), median(second)
-	fmt.Printf("ingest %.0f/s with the relay beside it; at %.0f/s for %v the lag was %.0f events (most %.0f) in the first half, %.0f (most %.0f) in the second\n",
-		r.Ingest, half.PerSecond, length, r.FirstMedian, r.FirstMost, r.SecondMedian, r.SecondMost)
-
-	// The remote goes away, and a backlog grows.
-	if err := p.awaitRelay(ctx); err != nil {
-		return nil, err
-	}
-	if err := remote.stop(); err != nil {
-		return nil, err
-	}
-	if _, err := (spec{URL: p.url, Connections: 256, Length: time.Hour, Count: o.events, Body: o.body, Prefix: "backlog-"}).run(ctx); err != nil {
-		return nil, err
-	}
-	m, err := p.metrics()
-	if err != nil {
-		return nil, err
-	}
-	r.Backlog = int(m["jobbridge_relay_lag_events"])
-	again, err := o.self("nats", strings.TrimPrefix(remote.url, "nats://"), data+"-remote")
-	if err != nil {
-		return nil, err
-	}
-	remote = again
-	start := time.Now()
-	if err := p.awaitRelay(ctx); err != nil {
-		return nil, err
-	}
-	r.CaughtUp = float64(r.Backlog) / time.Since(start).Seconds()
-	r.Ratio = r.CaughtUp / r.OneByOne
-	fmt.Printf("a backlog of %d events went at %.0f/s, the reconnect included; published one by one: %.0f/s; ratio %.1f\n", r.Backlog, r.CaughtUp, r.OneByOne, r.Ratio)
-	return r, nil
-}
-
-// awaitRelay waits until nothing is left to be relayed.
-func (p *process) awaitRelay(ctx context.Context) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(10 * patience); time.Now().Before(end); <-tick.C {
-		m, err := p.metrics()
+	err = o.with(ctx, func(p *process) error {
+		full, err := p.load(ctx, spec{Connections: 64, Length: o.length, Body: o.body, Prefix: "full-"})
 		if err != nil {
 			return err
 		}
-		if lag, ok := m["jobbridge_relay_lag_events"]; ok && lag == 0 {
-			return nil
+		if err := p.forwarded(ctx); err != nil {
+			return err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+		r.Capacity = full.PerSecond
+		_, wait, err := p.startLoad(ctx, spec{Connections: 256, Rate: r.Capacity / 2, Length: length, Body: o.body, Prefix: "half-"})
+		if err != nil {
+			return err
 		}
-	}
-	return errors.New("the relay did not catch up in time")
+		var lags []float64
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for end := time.Now().Add(length); time.Now().Before(end); <-tick.C {
+			lag, err := p.lag()
+			if err != nil {
+				return err
+			}
+			lags = append(lags, lag)
+		}
+		half, err := wait()
+		if err != nil {
+			return err
+		}
+		first, second := lags[:len(lags)/2], lags[len(lags)/2:]
+		r.Rate = half.PerSecond
+		r.FirstMost, r.SecondMost = slices.Max(first), slices.Max(second)
+		r.FirstMedian, r.SecondMedian = median(first), median(second)
+		fmt.Printf("capacity %.0f/s with the relay beside it; at %.0f/s for %v the lag was %.0f events (most %.0f) in the first half, %.0f (most %.0f) in the second\n",
+			r.Capacity, r.Rate, length, r.FirstMedian, r.FirstMost, r.SecondMedian, r.SecondMost)
+		return nil
+	}, "--nats-url="+remote.url)
+	return r, err
 }
 
-// oneByOne makes the stream that the bridge copies to, and publishes to it,
-// each event after the PubAck of the one before.
-func oneByOne(ctx context.Context, url string, length time.Duration, size int) (float64, error) {
-	nc, js, err := connect(url)
+// caughtUp is how fast a backlog was forwarded.
+type caughtUp struct {
+	Target    string
+	Backlog   float64 // events
+	PerSecond float64
+}
+
+// catchUp fills a journal whose remote cannot be reached, three adjacent events a
+// job, and ends the bridge by SIGKILL. Each start after that has another target,
+// so the bridge forwards the whole journal to it.
+func catchUp(ctx context.Context, o options) (_ any, err error) {
+	data, err := os.MkdirTemp(o.dir, "data-")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer nc.Close()
-	if _, _, err := publisher.EnsureStream(ctx, js, publisher.StreamOptions{}.Config()); err != nil {
-		return 0, err
+	defer os.RemoveAll(data)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
 	}
-	n, start := 0, time.Now()
-	for ; time.Since(start) < length; n++ {
-		if _, err := js.Publish(ctx, "job.completed", make([]byte, size), jetstream.WithMsgID(fmt.Sprintf("one-%d", n))); err != nil {
-			return 0, err
+	defer ln.Close() // it accepts nothing, and nobody else gets its port
+	p, err := o.bridge(ctx, data, "--nats-url=nats://"+ln.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	err = p.fill(ctx, o.events, spec{Body: o.body, Prefix: "backlog-", Spread: 1})
+	p.kill()
+	if err != nil {
+		return nil, err
+	}
+	var all []caughtUp
+	for _, round := range []time.Duration{0, 5 * time.Millisecond} {
+		remote, err := o.startRemote(ctx, round)
+		if err != nil {
+			return nil, err
 		}
+		c, err := o.catchUp(ctx, data, fmt.Sprintf("remote, round trip %v", round), "--nats-url="+remote.url)
+		if err := errors.Join(err, remote.stop()); err != nil {
+			return nil, err
+		}
+		all = append(all, c)
 	}
-	return float64(n) / time.Since(start).Seconds(), nil
+	c, err := o.catchUp(ctx, data, "embedded stream")
+	if err != nil {
+		return nil, err
+	}
+	must{"into the embedded stream, events/s", 50_000, 0, false}.judge(c.PerSecond)
+	return append(all, c), nil
+}
+
+func (o options) catchUp(ctx context.Context, data, target string, args ...string) (c caughtUp, err error) {
+	p, err := o.bridge(ctx, data, args...)
+	if err != nil {
+		return c, err
+	}
+	start := time.Now()
+	c.Target = target
+	if c.Backlog, err = p.lag(); err == nil {
+		err = p.forwarded(ctx)
+	}
+	c.PerSecond = c.Backlog / time.Since(start).Seconds()
+	fmt.Printf("%s: a backlog of %.0f events at %.0f/s\n", target, c.Backlog, c.PerSecond)
+	return c, errors.Join(err, p.stop())
 }

@@ -1,18 +1,16 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"strconv"
 	"sync"
-	"text/tabwriter"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -20,113 +18,136 @@ import (
 // subscribed is how long events took to a worker, from when they were due to be
 // posted.
 type subscribed struct {
-	Rate         float64
-	Acknowledged times // of the POST
-	Consumer     times // a JetStream consumer that acks
-	Plain        times // a plain subscription
+	Rate         float64 // deliveries per second; a third are for the workers
+	Durables     int     // consumers that acknowledge
+	Acknowledged times   // of the POST
+	Plain        times   // a plain subscription
+	Consumer     times   // the first durable consumer
+	Late         times   // of the load itself
 }
 
-// subscribers posts at several rates and listens on job.completed.
+// subscribers posts at several rates, beside workers that listen on job.completed.
 func subscribers(ctx context.Context, o options) (any, error) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "events/s\tPOST p50 ms\tp99\tconsumer p50\tp99\tplain p50\tp99\t")
+	t := columns(os.Stdout)
+	fmt.Fprintln(t, "events/s\tdurables\tPOST p50 ms\tp99\tplain p50\tp99\tdurable p50\tp99\tload late p50\t")
 	var all []subscribed
-	for _, rate := range []float64{1, 100, 1000, 10000} {
-		s, err := o.subscribers(ctx, rate)
-		if err != nil {
-			return nil, fmt.Errorf("at %.0f/s: %w", rate, err)
+	for _, v := range []struct {
+		rate     float64
+		durables int
+	}{{10, 1}, {100, 1}, {1000, 0}, {1000, 1}, {1000, 100}, {10_000, 1}} {
+		s := subscribed{Rate: v.rate, Durables: v.durables}
+		if err := o.with(ctx, func(p *process) error { return o.subscribe(ctx, p, &s) }); err != nil {
+			return nil, fmt.Errorf("at %.0f/s with %d durables: %w", v.rate, v.durables, err)
 		}
 		all = append(all, s)
-		fmt.Fprintf(w, "%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", rate, s.Acknowledged.P50/1e3, s.Acknowledged.P99/1e3, s.Consumer.P50/1e3, s.Consumer.P99/1e3, s.Plain.P50/1e3, s.Plain.P99/1e3)
+		ms := func(us float64) string { return fmt.Sprintf("%.2f", us/1e3) }
+		fmt.Fprintf(t, "%.0f\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", s.Rate, s.Durables, ms(s.Acknowledged.P50), ms(s.Acknowledged.P99),
+			ms(s.Plain.P50), ms(s.Plain.P99), ms(s.Consumer.P50), ms(s.Consumer.P99), ms(s.Late.P50))
 	}
-	return all, w.Flush()
-}
-
-func (o options) subscribers(ctx context.Context, rate float64) (s subscribed, err error) {
-	data, err := o.folder()
-	if err != nil {
-		return s, err
+	if err := t.Flush(); err != nil {
+		return nil, err
 	}
-	defer os.RemoveAll(filepath.Dir(data))
-	p, err := o.bridge(ctx, data)
-	if err != nil {
-		return s, err
-	}
-	defer func() { err = errors.Join(err, p.stop()) }()
-	nc, js, err := connect(p.nats)
-	if err != nil {
-		return s, err
-	}
-	defer nc.Close()
-	var plain, consumed arrived
-	if _, err := nc.Subscribe("job.completed", func(m *nats.Msg) { plain.note(m.Data) }); err != nil {
-		return s, err
-	}
-	worker, err := js.CreateConsumer(ctx, publisher.DefaultStream, jetstream.ConsumerConfig{Durable: "worker", FilterSubject: "job.completed", MaxAckPending: 10000})
-	if err != nil {
-		return s, err
-	}
-	consuming, err := worker.Consume(func(m jetstream.Msg) {
-		consumed.note(m.Data())
-		_ = m.Ack() // a lost one comes again, and is counted twice
-	})
-	if err != nil {
-		return s, err
-	}
-	length := max(o.length, 10*time.Second) // ten events at the lowest rate
-	l, err := spec{URL: p.url, Connections: int(min(max(4, rate/10), 256)), Rate: rate, Length: length, Body: o.body, Prefix: "sub-"}.run(ctx)
-	if err != nil {
-		return s, err
-	}
-	if err := consumed.await(l.Acknowledged); err != nil {
-		return s, err
-	}
-	consuming.Stop()
-	return subscribed{rate, l.Times, consumed.times(), plain.times()}, nil
-}
-
-// arrived counts events, and how late each was.
-type arrived struct {
-	mu   sync.Mutex
-	n    int
-	late *hdrhistogram.Histogram
-}
-
-func (a *arrived) note(payload []byte) {
-	now := time.Now()
-	var event struct{ Due int64 }
-	if json.Unmarshal(payload, &event) != nil {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.late == nil {
-		a.late = newHistogram()
-	}
-	a.n++
-	_ = a.late.RecordValue(now.Sub(time.Unix(0, event.Due)).Microseconds()) // more than a minute is no value
-}
-
-func (a *arrived) times() times {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.late == nil {
-		return times{}
-	}
-	return percentiles(a.late)
-}
-
-// await waits for n events.
-func (a *arrived) await(n int) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
-		a.mu.Lock()
-		have := a.n
-		a.mu.Unlock()
-		if have >= n {
-			return nil
+	for _, s := range all {
+		if s.Rate == 1000 {
+			must{fmt.Sprintf("POST to a plain subscriber with %d durables, p50 ms", s.Durables), 1, 0, true}.judge(s.Plain.P50 / 1e3)
 		}
 	}
-	return fmt.Errorf("%d events did not reach the worker in time", n)
+	return all, nil
+}
+
+func (o options) subscribe(ctx context.Context, p *process, s *subscribed) error {
+	nc, js, err := connect(p.nats)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	plain, first := &arrivals{}, &arrivals{}
+	if _, err := nc.Subscribe("job.completed", func(m *nats.Msg) { plain.add(m.Data) }); err != nil {
+		return err
+	}
+	stop, err := durables(ctx, js, s.Durables, func(i int, m jetstream.Msg) {
+		if i == 0 {
+			first.add(m.Data())
+		}
+		_ = m.Ack() // if it is lost, the message comes again
+	})
+	defer stop()
+	if err != nil {
+		return err
+	}
+	// A job's statuses are about 100 ms apart.
+	l, err := p.load(ctx, spec{
+		Connections: int(min(max(4, s.Rate/10), 256)), Rate: s.Rate, Length: max(o.length, 5*time.Second), Body: o.body, Prefix: "sub-", Spread: int(max(1, s.Rate/10)),
+	})
+	if err != nil {
+		return err
+	}
+	if l.Acknowledged < l.Sent {
+		return fmt.Errorf("%d of %d deliveries were acknowledged", l.Acknowledged, l.Sent)
+	}
+	if err := p.forwarded(ctx); err != nil {
+		return err
+	}
+	time.Sleep(time.Second) // then every worker has had its events
+	s.Acknowledged, s.Late, s.Plain, s.Consumer = l.Times, l.Late, plain.times(l.Started), first.times(l.Started)
+	return nil
+}
+
+// durables starts n consumers of job.completed, which call work with their number
+// until stop.
+func durables(ctx context.Context, js jetstream.JetStream, n int, work func(i int, m jetstream.Msg)) (stop func(), err error) {
+	var consuming []jetstream.ConsumeContext
+	stop = func() {
+		for _, c := range consuming {
+			c.Stop()
+		}
+	}
+	for i := range n {
+		worker, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{Durable: fmt.Sprintf("worker-%d", i), FilterSubject: "job.completed", MaxAckPending: 10_000})
+		if err != nil {
+			return stop, err
+		}
+		if work == nil {
+			continue
+		}
+		c, err := worker.Consume(func(m jetstream.Msg) { work(i, m) })
+		if err != nil {
+			return stop, err
+		}
+		consuming = append(consuming, c)
+	}
+	return stop, nil
+}
+
+// arrivals are the moments at which events reached a worker.
+type arrivals struct {
+	mu  sync.Mutex
+	all []arrival
+}
+
+type arrival struct {
+	at  time.Time
+	due string // nanoseconds since the start of the load
+}
+
+func (a *arrivals) add(payload []byte) {
+	now := time.Now()
+	var event struct{ Due string }
+	if json.Unmarshal(payload, &event) == nil {
+		a.mu.Lock()
+		a.all = append(a.all, arrival{now, event.Due})
+		a.mu.Unlock()
+	}
+}
+
+func (a *arrivals) times(started time.Time) times {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := newHistogram()
+	for _, e := range a.all {
+		if due, err := strconv.ParseInt(e.due, 10, 64); err == nil {
+			_ = h.RecordValue(max(0, (e.at.Sub(started) - time.Duration(due)).Microseconds())) // no load takes longer than the range
+		}
+	}
+	return percentiles(h)
 }
