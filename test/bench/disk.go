@@ -17,9 +17,9 @@ import (
 )
 
 // bareDisk writes 1.25 KiB, about the record of a body of 1 KiB, into a
-// preallocated file and syncs it, for a second. It returns the times of that.
-func (o options) bareDisk() (t times, err error) {
-	f, err := os.Create(filepath.Join(o.dir, "bare"))
+// preallocated file in dir and syncs it, again and again for a second.
+func bareDisk(dir string) (t times, err error) {
+	f, err := os.Create(filepath.Join(dir, "bare"))
 	if err != nil {
 		return t, err
 	}
@@ -48,8 +48,8 @@ func (o options) bareDisk() (t times, err error) {
 }
 
 // slowDisk shows a folder of the disk again, through FUSE, such that each sync of
-// a file takes at least delay. Reads and writes go past FUSE where
-// the kernel can do that. unmount ends it.
+// a file takes at least delay. Reads and writes go past FUSE, which needs a kernel
+// with passthrough, and no question for attributes at each write. unmount ends it.
 func (o options) slowDisk(delay time.Duration) (dir string, unmount func() error, err error) {
 	base, err := os.MkdirTemp(o.dir, "slow-")
 	if err != nil {
@@ -66,7 +66,7 @@ func (o options) slowDisk(delay time.Duration) (dir string, unmount func() error
 	cached := time.Minute // nobody else changes the folder
 	server, err := fs.Mount(dir, &slowNode{root.(*fs.LoopbackNode), delay}, &fs.Options{
 		EntryTimeout: &cached, AttrTimeout: &cached,
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "slow", Name: "slow", MaxStackDepth: 1, MaxWrite: 512 << 10},
+		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "slow", Name: "slow", DisableXAttrs: true},
 	})
 	if err != nil {
 		return "", nil, fmt.Errorf("slow disk: needs root and /dev/fuse: %w", err)

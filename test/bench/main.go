@@ -12,8 +12,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -29,8 +29,7 @@ import (
 
 type experiment struct {
 	name, help string
-	// run prints its figures and returns them for --json.
-	run func(ctx context.Context, o options) (figures any, err error)
+	run        func(ctx context.Context, o options) error
 }
 
 // experiments by name; the first runs if none is named. Those after the first
@@ -98,28 +97,18 @@ func start(ctx context.Context, args []string) error {
 	if len(o.builds) == 0 {
 		return errors.New("--tree=false needs a --binary")
 	}
-	figures := make(map[string]any)
-	builds := o.builds
 	if i == 0 {
-		builds = builds[:1] // the table has all builds in the same rounds
+		return table(ctx, o)
 	}
-	for _, b := range builds {
-		o.build = b
-		if b.name != "" && i > 0 {
-			fmt.Printf("== %s\n", b.name)
+	for _, o.build = range o.builds {
+		if len(o.builds) > 1 {
+			fmt.Printf("== %s\n", cmp.Or(o.build.name, "this tree"))
 		}
-		if figures[b.name], err = experiments[i].run(ctx, o); err != nil {
+		if err := experiments[i].run(ctx, o); err != nil {
 			return err
 		}
 	}
-	if o.json == "" {
-		return nil
-	}
-	data, err := json.MarshalIndent(figures, "", " ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(o.json, append(data, '\n'), 0o600)
+	return nil
 }
 
 // options of all experiments.
@@ -128,7 +117,7 @@ type options struct {
 	rounds, body  int
 	length, burst time.Duration
 	events        int
-	json, dir     string
+	dir           string
 	only          []string
 	tree          bool
 	builds        []build
@@ -151,7 +140,6 @@ func parse(name string, args []string) (o options, err error) {
 	flags.DurationVar(&o.burst, "burst", 10*time.Second, "table: length of a run with fsync")
 	flags.IntVar(&o.body, "body", 1024, "size of a body in bytes")
 	flags.IntVar(&o.events, "events", 1_000_000, "catchup, memory, scale: events to store")
-	flags.StringVar(&o.json, "json", "", "file for every figure, as JSON")
 	flags.StringVar(&o.dir, "dir", "", "where data folders are made; default: the folder for temporary files, which may be in memory")
 	flags.Func("only", "table: rows beside the ceiling, separated by commas: os, fsync, direct", func(s string) error {
 		o.only = strings.Split(s, ",")

@@ -55,13 +55,13 @@ func (o options) rows() []row {
 	return rows
 }
 
-func table(ctx context.Context, o options) (any, error) {
+func table(ctx context.Context, o options) error {
 	var all []result
 	var disks []float64
 	for round := range o.rounds {
-		disk, err := o.bareDisk()
+		disk, err := bareDisk(o.dir)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		disks = append(disks, disk.P50)
 		for _, c := range concurrencies {
@@ -70,7 +70,7 @@ func table(ctx context.Context, o options) (any, error) {
 				o.build = row.build
 				results, err := o.one(ctx, row, c)
 				if err != nil {
-					return nil, fmt.Errorf("%s at c=%d: %w", row.name(), c, err)
+					return fmt.Errorf("%s at c=%d: %w", row.name(), c, err)
 				}
 				if row.kind == "ceiling" {
 					ceiling = results[0]
@@ -87,7 +87,7 @@ func table(ctx context.Context, o options) (any, error) {
 	printResults(all)
 	fmt.Printf("\na bare write of 1.25 KiB and fdatasync on a preallocated file: p50 %.0f µs\n\n", median(disks))
 	printVerdicts(all)
-	return map[string]any{"runs": all, "disk_p50_us": disks}, nil
+	return nil
 }
 
 // one starts a server and runs a closed loop against it.
