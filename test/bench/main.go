@@ -32,8 +32,8 @@ type experiment struct {
 	run        func(ctx context.Context, o options) error
 }
 
-// experiments by name; the first runs if none is named. Those after the first
-// run for one build after the other.
+// experiments by name; the first runs if none is named. It measures all builds in
+// the same rounds, the others measure one build after the other.
 var experiments = []experiment{
 	{"table", "acknowledgements per second as a ratio to bare HTTP", table},
 	{"slowdisk", "256 deliveries at once while each fsync takes 5 or 20 ms", slowDisks},

@@ -74,7 +74,7 @@ func median(values []float64) float64 {
 func quartiles(values []float64) (low, median, high float64) {
 	sorted := slices.Sorted(slices.Values(values))
 	last := len(sorted) - 1
-	return sorted[(last+2)/4], sorted[(last+1)/2], sorted[last-(last+2)/4]
+	return sorted[last/4], sorted[(last+1)/2], sorted[last-last/4]
 }
 
 // columns returns a writer that aligns columns; the caller flushes it.

@@ -194,6 +194,7 @@ var tableMusts = []struct {
 	{"fsync burst", 64, must{"ratio", .40, .55, false}, ratioOf},
 	{"fsync burst", 256, must{"ratio", .50, .70, false}, ratioOf},
 	{"fsync burst", 1, must{"p50, bare syncs", 2.7, 2.2, true}, func(r result) float64 { return r.OfDisk }},
+	{"ceiling", 64, must{"load's CPU µs, ceiling 19", 20, 0, true}, func(r result) float64 { return 19 * r.LoadCPU / r.CPU }},
 	{"fsync sustained", 64, must{"CPU µs, ceiling 19", 80, 65, true}, func(r result) float64 { return 19 * r.OfCeiling }},
 	{"direct", 64, must{"CPU µs, ceiling 19", 80, 0, true}, func(r result) float64 { return 19 * r.OfCeiling }},
 	{"fsync burst", 256, must{"RSS less 80 B an entry, MiB", 110, 0, true}, func(r result) float64 {
