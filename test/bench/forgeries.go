@@ -43,7 +43,7 @@ func forgeries(ctx context.Context, o options) error {
 				if f.large {
 					forge.Rate, forge.Connections, forge.Costly = 0, 256, true
 				}
-				_, wait, err := p.startLoad(ctx, forge)
+				wait, err := p.startLoad(ctx, forge)
 				if err != nil {
 					return err
 				}
@@ -54,7 +54,8 @@ func forgeries(ctx context.Context, o options) error {
 				}
 				flood, err := wait()
 				ratios[f.name] = append(ratios[f.name], beside.PerSecond/alone.PerSecond)
-				fmt.Printf("%s: %.0f good deliveries a second alone, %.0f beside %.0f forgeries (a small one costs %.0f µs)\n", f.name, alone.PerSecond, beside.PerSecond, flood.Offered, cost)
+				fmt.Printf("%s: %.0f good deliveries a second alone, %.0f beside %.0f forgeries (a small one costs %.0f µs)\n",
+					f.name, alone.PerSecond, beside.PerSecond, flood.Offered, cost)
 				return err
 			}, f.flag); err != nil {
 				return err

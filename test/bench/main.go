@@ -89,7 +89,8 @@ func start(ctx context.Context, args []string) error {
 	o.dir = tmp
 	if o.tree {
 		binary := filepath.Join(o.dir, "jobbridge")
-		if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/jobbridge/jobbridge/cmd/jobbridge").CombinedOutput(); err != nil {
+		out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/jobbridge/jobbridge/cmd/jobbridge").CombinedOutput()
+		if err != nil {
 			return fmt.Errorf("build jobbridge: %s", out)
 		}
 		o.builds = append([]build{{"", []string{binary}}}, o.builds...)

@@ -36,7 +36,9 @@ func slowDisks(ctx context.Context, o options) error {
 
 // onSlowDisk is with, on a disk whose sync takes at least delay. It passes the
 // median of a bare sync there, in microseconds.
-func (o options) onSlowDisk(ctx context.Context, delay time.Duration, use func(p *process, sync float64) error, args ...string) (err error) {
+func (o options) onSlowDisk(
+	ctx context.Context, delay time.Duration, use func(p *process, sync float64) error, args ...string,
+) (err error) {
 	dir, unmount, err := o.slowDisk(delay)
 	if err != nil {
 		return err
@@ -77,8 +79,9 @@ func overload(ctx context.Context, o options) error {
 		}
 		stored, err := p.stored(ctx)
 		refused := float64(during.Refused) / float64(max(1, during.Good+during.Refused)) * during.Offered
-		fmt.Fprintf(t, "%.0f\t%.1f×\t%.1f×\t%.2f\t%.0f\t%.1f\t%.1f\t%.1f\t%d\t%.2f\t\n", before.PerSecond, multiple, during.Offered/before.PerSecond,
-			during.PerSecond/before.PerSecond, refused, during.RefusedTimes.P50/1e3, during.RefusedTimes.P99/1e3, during.RefusedTimes.Max/1e3,
+		fmt.Fprintf(t, "%.0f\t%.1f×\t%.1f×\t%.2f\t%.0f\t%.1f\t%.1f\t%.1f\t%d\t%.2f\t\n",
+			before.PerSecond, multiple, during.Offered/before.PerSecond, during.PerSecond/before.PerSecond,
+			refused, during.RefusedTimes.P50/1e3, during.RefusedTimes.P99/1e3, during.RefusedTimes.Max/1e3,
 			max(0, acknowledged-stored), after.PerSecond/before.PerSecond)
 		return err
 	}
@@ -89,7 +92,8 @@ func overload(ctx context.Context, o options) error {
 		}
 	}
 	fmt.Fprint(t, "a disk of 20 ms, 64 in flight\t")
-	if err := o.onSlowDisk(ctx, 20*time.Millisecond, func(p *process, _ float64) error { return measure(p, 64, 4) }, "--max-in-flight=64"); err != nil {
+	few := func(p *process, _ float64) error { return measure(p, 64, 4) }
+	if err := o.onSlowDisk(ctx, 20*time.Millisecond, few, "--max-in-flight=64"); err != nil {
 		return err
 	}
 	return t.Flush()

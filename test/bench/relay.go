@@ -44,7 +44,9 @@ func (o options) halfCapacity(ctx context.Context, length time.Duration, args ..
 		fmt.Printf("%.0f deliveries/s, and at half of it:\n     s  RSS MiB  lag median     most\n", full.PerSecond)
 		start := time.Now()
 		for i := range 10 {
-			_, wait, err := p.startLoad(ctx, spec{Connections: 256, Rate: full.PerSecond / 2, Length: length / 12, Body: o.body, Prefix: fmt.Sprintf("half-%d-", i)})
+			wait, err := p.startLoad(ctx, spec{
+				Connections: 256, Rate: full.PerSecond / 2, Length: length / 12, Body: o.body, Prefix: fmt.Sprintf("half-%d-", i),
+			})
 			if err != nil {
 				return err
 			}

@@ -19,7 +19,8 @@ func scale(ctx context.Context, o options) error {
 	probe := func(p *process, what string, n int) error {
 		l, err := p.load(ctx, spec{Connections: 64, Length: o.length, Body: 256, Prefix: fmt.Sprintf("probe-%d-", n)})
 		fmt.Fprintf(os.Stderr, "%s %d: %.0f/s\n", what, n, l.PerSecond)
-		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.1f\t\n", what, n, l.PerSecond, l.Times.P50/1e3, l.Times.P99/1e3, perDelivery(l.ServerCPU, l.Acknowledged))
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.1f\t\n",
+			what, n, l.PerSecond, l.Times.P50/1e3, l.Times.P99/1e3, perDelivery(l.ServerCPU, l.Acknowledged))
 		return err
 	}
 	for _, v := range [][2]string{{"events", "{kind}.{status}"}, {"subjects", "{kind}.{status}.{id}"}} {

@@ -9,8 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,9 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jobbridge/jobbridge/verify"
-	"github.com/labstack/echo/v4"
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -62,7 +57,9 @@ func run(cmd *exec.Cmd) (*process, error) {
 // log, a line per delivery, goes to a file beside the folder.
 func (o options) bridge(ctx context.Context, data string, args ...string) (*process, error) {
 	last := len(o.words) - 1
-	args = append([]string{"serve", "--log-format=json", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--nats-listen=127.0.0.1:0", "--data-dir=" + data}, args...)
+	args = append([]string{
+		"serve", "--log-format=json", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--nats-listen=127.0.0.1:0", "--data-dir=" + data,
+	}, args...)
 	cmd := exec.Command(o.words[last], args...)
 	cmd.Env = append(append(os.Environ(), "SYNC_WEBHOOK_SECRET="+secret), o.words[:last]...)
 	sink, err := os.Create(o.dir + "/log")
@@ -257,132 +254,4 @@ func connect(url string) (*nats.Conn, jetstream.JetStream, error) {
 		nc.Close()
 	}
 	return nc, js, err
-}
-
-// serveCeiling serves what no bridge can be faster than, and prints its URL:
-// echo, the signature, a 200.
-func serveCeiling(ctx context.Context) error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	verifier, err := verify.New([]string{secret}, verify.Options{})
-	if err != nil {
-		return err
-	}
-	e := echo.New()
-	e.POST("/webhook", func(c echo.Context) error {
-		body, err := io.ReadAll(c.Request().Body)
-		if err != nil {
-			return err
-		}
-		if _, err := verifier.Verify(c.Request().Header.Get(verify.HeaderName), body); err != nil {
-			return echo.NewHTTPError(http.StatusBadRequest)
-		}
-		return c.JSON(http.StatusOK, map[string]string{"message": "Webhook signature verified"})
-	})
-	srv := &http.Server{Handler: e} //nolint:gosec // for one client, of our own
-	context.AfterFunc(ctx, func() { _ = srv.Close() })
-	fmt.Printf("http://%s/webhook\n", ln.Addr())
-	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
-}
-
-// startRemote starts a NATS server with the stream, as the build creates it, on
-// a new folder. Round is the round trip to it.
-func (o options) startRemote(ctx context.Context, round time.Duration) (*process, error) {
-	dir, err := os.MkdirTemp(o.dir, "remote-")
-	if err != nil {
-		return nil, err
-	}
-	p, err := self("nats", dir, round.String())
-	if err != nil {
-		return nil, err
-	}
-	out, err := exec.CommandContext(ctx, o.words[len(o.words)-1], "stream", "create", "--nats-url="+p.url).CombinedOutput()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("stream create: %w: %s", err, out), p.stop())
-	}
-	return p, nil
-}
-
-// serveNATS runs a NATS server with JetStream on a folder, a round trip away,
-// and prints its URL.
-func serveNATS(ctx context.Context, args []string) error {
-	if len(args) != 2 {
-		return errors.New("nats: want a folder and the round trip")
-	}
-	round, err := time.ParseDuration(args[1])
-	if err != nil {
-		return err
-	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: args[0], NoSigs: true, NoLog: true})
-	if err != nil {
-		return err
-	}
-	s.Start()
-	if !s.ReadyForConnections(patience) {
-		return errors.New("nats: not ready in time")
-	}
-	url := s.ClientURL()
-	if round > 0 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		defer ln.Close()
-		go forwardAll(ln, s.Addr().String(), round/2)
-		url = "nats://" + ln.Addr().String()
-	}
-	fmt.Println(url)
-	<-ctx.Done()
-	s.Shutdown()
-	s.WaitForShutdown()
-	return nil
-}
-
-// forwardAll forwards connections to an address, each way with a delay.
-func forwardAll(ln net.Listener, address string, delay time.Duration) {
-	for {
-		client, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		server, err := net.Dial("tcp", address)
-		if err != nil {
-			client.Close()
-			continue
-		}
-		go forwardLate(client, server, delay)
-		go forwardLate(server, client, delay)
-	}
-}
-
-// forwardLate copies one direction until either side ends.
-func forwardLate(from, to net.Conn, delay time.Duration) {
-	type chunk struct {
-		data []byte
-		due  time.Time
-	}
-	way := make(chan chunk, 4096)
-	go func() {
-		defer to.Close()
-		for c := range way {
-			time.Sleep(time.Until(c.due))
-			if _, err := to.Write(c.data); err != nil {
-				from.Close()
-			}
-		}
-	}()
-	defer close(way)
-	for {
-		buf := make([]byte, 64<<10)
-		n, err := from.Read(buf)
-		if err != nil {
-			return
-		}
-		way <- chunk{buf[:n], time.Now().Add(delay)}
-	}
 }

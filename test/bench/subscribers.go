@@ -70,7 +70,8 @@ func (o options) subscribe(ctx context.Context, p *process, rate float64, n int)
 	}
 	// A job's statuses are about 100 ms apart.
 	l, err = p.load(ctx, spec{
-		Connections: int(min(max(4, rate/10), 256)), Rate: rate, Length: max(o.length, 5*time.Second), Body: o.body, Prefix: "sub-", Spread: int(max(1, rate/10)),
+		Connections: int(min(max(4, rate/10), 256)), Rate: rate, Length: max(o.length, 5*time.Second),
+		Body: o.body, Prefix: "sub-", Spread: int(max(1, rate/10)),
 	})
 	if err == nil && l.Acknowledged < l.Sent {
 		err = fmt.Errorf("%d of %d deliveries were acknowledged", l.Acknowledged, l.Sent)
@@ -89,7 +90,9 @@ func (o options) subscribe(ctx context.Context, p *process, rate float64, n int)
 // number until the connection is closed. A nil work leaves them idle.
 func durables(ctx context.Context, js jetstream.JetStream, n int, work func(i int, m jetstream.Msg)) error {
 	for i := range n {
-		worker, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{Durable: fmt.Sprintf("worker-%d", i), FilterSubject: "job.completed", MaxAckPending: 10_000})
+		worker, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+			Durable: fmt.Sprintf("worker-%d", i), FilterSubject: "job.completed", MaxAckPending: 10_000,
+		})
 		if err != nil {
 			return err
 		}

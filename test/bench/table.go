@@ -107,8 +107,8 @@ func (o options) one(ctx context.Context, r row, c int) (results []result, err e
 	case "fsync":
 		o.length = o.burst
 	case "direct":
-		remote, err := o.startRemote(ctx, 0)
-		if err != nil {
+		var remote *process
+		if remote, err = o.startRemote(ctx, 0); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, remote.stop()) }()
@@ -215,7 +215,8 @@ func printVerdicts(all []result) {
 			}
 			values := figures(all, r.Row, m.c, m.of)
 			low, median, high := quartiles(values)
-			fmt.Fprintf(t, "%s\t%d\t%s\t%v\t%s\t%s\t%s\t%s\t\n", r.Row, m.c, m.what, m.must, short(low), short(median), short(high), m.verdict(values))
+			fmt.Fprintf(t, "%s\t%d\t%s\t%v\t%s\t%s\t%s\t%s\t\n",
+				r.Row, m.c, m.what, m.must, short(low), short(median), short(high), m.verdict(values))
 		}
 	}
 	_ = t.Flush() // of standard output
