@@ -123,7 +123,8 @@ func (o options) catchUp(ctx context.Context, data, target string, args ...strin
 		return 0, err
 	}
 	start, backlog := time.Now(), 0.0
-	for backlog == 0 && time.Since(start) < 5*time.Second && err == nil { // the forwarder may still compare
+	for backlog == 0 && time.Since(start) < 5*time.Second && err == nil {
+		time.Sleep(5 * time.Millisecond) // the forwarder may still compare the target with the journal
 		backlog, err = p.lag()
 	}
 	if err == nil {
