@@ -43,9 +43,11 @@ type process struct {
 	url, nats, admin string
 }
 
-// run starts a command whose end is awaited in the background.
+// run starts a command whose end is awaited in the background. It does not outlast
+// this program.
 func run(cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
