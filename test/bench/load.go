@@ -74,8 +74,8 @@ type loaded struct {
 	LoadCPU float64
 	// ServerCPU is the processor time of the server until the load ended.
 	ServerCPU time.Duration
-	// Started is the moment from which "due" in the bodies counts, in nanoseconds.
-	Started time.Time
+	// Started is the moment, by monotonic, from which "due" in the bodies counts.
+	Started time.Duration
 }
 
 // times are percentiles in microseconds.
@@ -98,7 +98,7 @@ func (p *process) load(ctx context.Context, s spec) (loaded, error) {
 }
 
 // startLoad starts a load as a process of its own, and returns when all its
-// deliveries are signed, its connections are open and its clock has started.
+// deliveries are signed and its connections are open.
 func (p *process) startLoad(ctx context.Context, s spec) (wait func() (loaded, error), err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -126,13 +126,13 @@ func (p *process) startLoad(ctx context.Context, s spec) (wait func() (loaded, e
 	if _, err := r.ReadString('\n'); err != nil {
 		return nil, fmt.Errorf("load: %w", errors.Join(err, cmd.Wait()))
 	}
-	before, started := p.cpu(), time.Now()
-	if _, err := fmt.Fprintln(in, started.UnixNano()); err != nil {
+	before := p.cpu()
+	if _, err := fmt.Fprintln(in); err != nil {
 		return nil, fmt.Errorf("load: %w", errors.Join(err, cmd.Wait()))
 	}
 	return func() (l loaded, err error) {
 		err = json.NewDecoder(r).Decode(&l)
-		l.ServerCPU, l.Started = p.cpu()-before, started
+		l.ServerCPU = p.cpu() - before
 		if err := errors.Join(cmd.Wait(), err); err != nil {
 			return l, fmt.Errorf("load: %w", err)
 		}

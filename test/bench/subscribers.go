@@ -109,12 +109,12 @@ func durables(ctx context.Context, js jetstream.JetStream, n int, work func(i in
 // arrivals are the moments at which events reached a worker.
 type arrivals struct {
 	mu  sync.Mutex
-	at  []time.Time
-	due []string // nanoseconds since the start of the load
+	at  []time.Duration // by monotonic
+	due []string        // nanoseconds since the start of the load
 }
 
 func (a *arrivals) add(payload []byte) {
-	now := time.Now()
+	now := monotonic()
 	var event struct{ Due string }
 	if json.Unmarshal(payload, &event) == nil {
 		a.mu.Lock()
@@ -123,13 +123,13 @@ func (a *arrivals) add(payload []byte) {
 	}
 }
 
-func (a *arrivals) times(started time.Time) times {
+func (a *arrivals) times(started time.Duration) times {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h := newHistogram()
 	for i, at := range a.at {
 		if due, err := strconv.ParseInt(a.due[i], 10, 64); err == nil {
-			_ = h.RecordValue(max(0, (at.Sub(started) - time.Duration(due)).Microseconds())) // no load takes longer than the range
+			_ = h.RecordValue(max(0, (at - started - time.Duration(due)).Microseconds())) // no load takes longer than the range
 		}
 	}
 	return percentiles(h)

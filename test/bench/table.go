@@ -145,7 +145,7 @@ func (o options) measure(ctx context.Context, p *process, w row, c int) ([]resul
 	}
 	s := r
 	r.Row, s.Row = w.name()+" burst", w.name()+" sustained"
-	s.PerSecond = float64(l.Acknowledged) / time.Since(l.Started).Seconds()
+	s.PerSecond = float64(l.Acknowledged) / (monotonic() - l.Started).Seconds()
 	s.CPU = perDelivery(p.cpu()-before, l.Acknowledged)
 	return []result{s, r}, nil
 }

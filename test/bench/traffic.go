@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
@@ -39,8 +38,7 @@ type traffic struct {
 }
 
 // load runs the load that the JSON of a spec describes, and prints the outcome
-// as JSON. Before it starts, it prints a line and reads the moment of the start;
-// without one it starts at once.
+// as JSON. Before its clock starts, it prints a line and waits for one.
 func load(args []string) error {
 	var s spec
 	if len(args) != 1 || json.Unmarshal([]byte(args[0]), &s) != nil {
@@ -63,14 +61,10 @@ func load(args []string) error {
 	runtime.GC()
 	debug.SetGCPercent(-1) // nothing is allocated from here on
 	fmt.Println("ready")
-	nanoseconds := time.Now().UnixNano()
-	if _, err := fmt.Scanln(&nanoseconds); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
+	_, _ = os.Stdin.Read(make([]byte, 1)) // without a standard input it starts at once
+	started, before, last := monotonic(), processorTime(), newHistogram()
 	t.start = time.Now()
-	t.start = t.start.Add(time.Unix(0, nanoseconds).Sub(t.start)) // keeps the monotonic clock
 	t.end = t.start.Add(s.Length + s.Length/warmUp)
-	before, last := processorTime(), newHistogram()
 	if s.Bursts > 0 {
 		err = t.bursts(senders, last)
 	} else {
@@ -81,9 +75,16 @@ func load(args []string) error {
 	}
 	took, cpu := time.Since(t.start), processorTime()-before
 	l := t.outcome(took)
-	l.Last = percentiles(last)
+	l.Started, l.Last = started, percentiles(last)
 	l.LoadCPU = float64(cpu.Microseconds()) / float64(max(1, l.Sent))
 	return json.NewEncoder(os.Stdout).Encode(l)
+}
+
+// monotonic is a clock that all processes share and nobody sets.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // it cannot fail
+	return time.Duration(ts.Nano())
 }
 
 // processorTime is what this process has used.
