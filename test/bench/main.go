@@ -1,21 +1,24 @@
+//go:build linux
+
 // Command bench measures what a durable acknowledgement costs beside bare HTTP,
-// and what becomes of it under load of other kinds:
+// and how jobbridge behaves under other loads:
 //
 //	go run ./test/bench [EXPERIMENT] [flags]
 //
-// Every figure comes from a jobbridge of its own, built from this tree and run
-// as a process with all that a production one has on, with the load as another
-// process. Machines drift, so that what matters is given as a ratio to
-// something measured in the same round.
+// Every figure comes from a jobbridge that runs as a process, with everything
+// that production has on; the load is another process on the same machine.
+// Machines drift, so throughput is given as a ratio to the ceiling of the same
+// round: echo, the signature check and a 200.
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -24,25 +27,29 @@ import (
 	"time"
 )
 
-// experiments by name; the first is run if none is named.
-var experiments = []struct {
+type experiment struct {
 	name, help string
-	run        func(ctx context.Context, o options) (figures any, err error)
-}{
+	run        func(ctx context.Context, o options) error
+}
+
+// experiments by name; the first runs if none is named. It measures all builds in
+// the same rounds, the others measure one build after the other.
+var experiments = []experiment{
 	{"table", "acknowledgements per second as a ratio to bare HTTP", table},
-	{"overload", "four times the capacity, in an open loop", overload},
-	{"slowdisk", "256 deliveries in flight while each fsync takes 5 or 20 ms", slowDisk},
-	{"forgeries", "good deliveries beside a core's worth of forged ones", forgeries},
-	{"relay", "the lag at half the capacity, and a backlog caught up", relays},
-	{"memory", "memory and disk by the number of events, and the start with them", memory},
-	{"soak", "memory over ten minutes at half the capacity", soak},
+	{"slowdisk", "256 deliveries at once while each fsync takes 5 or 20 ms", slowDisks},
 	{"subscribers", "from the POST to a worker's callback", subscribers},
+	{"memory", "memory, disk and time to start by the number of events", memory},
+	{"catchup", "a backlog, into the embedded stream and to a remote", catchUp},
+	{"relay", "the lag of a remote at half the capacity, for a minute", relay},
+	{"overload", "four times the capacity, in an open loop", overload},
+	{"forgeries", "good deliveries beside a processor's worth of forged ones", forgeries},
+	{"soak", "memory over ten minutes at half the capacity", soak},
 	{"scale", "throughput by events, jobs and consumers stored", scale},
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
+	err := start(ctx, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -50,26 +57,20 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func start(ctx context.Context, args []string) error {
 	name := experiments[0].name
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
 	}
-	// The processes that the experiments start.
-	switch name {
-	case "server":
-		return serve(ctx, args)
+	switch name { // the processes that the experiments start
+	case "ceiling":
+		return serveCeiling(ctx)
 	case "load":
 		return load(args)
 	case "nats":
-		return natsServer(ctx, args)
+		return serveNATS(ctx, args)
 	}
-	i := slices.IndexFunc(experiments, func(e struct {
-		name, help string
-		run        func(ctx context.Context, o options) (any, error)
-	}) bool {
-		return e.name == name
-	})
+	i := slices.IndexFunc(experiments, func(e experiment) bool { return e.name == name })
 	if i < 0 {
 		return fmt.Errorf("no experiment %q; see --help", name)
 	}
@@ -86,30 +87,42 @@ func run(ctx context.Context, args []string) error {
 	}
 	defer os.RemoveAll(tmp)
 	o.dir = tmp
-	if err := o.build(ctx); err != nil {
-		return err
+	if o.tree {
+		binary := filepath.Join(o.dir, "jobbridge")
+		out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/jobbridge/jobbridge/cmd/jobbridge").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("build jobbridge: %s", out)
+		}
+		o.builds = append([]build{{"", []string{binary}}}, o.builds...)
 	}
-	figures, err := experiments[i].run(ctx, o)
-	if err != nil || o.json == "" {
-		return err
+	if len(o.builds) == 0 {
+		return errors.New("--tree=false needs a --binary")
 	}
-	data, err := json.MarshalIndent(figures, "", " ")
-	if err != nil {
-		return err
+	if i == 0 {
+		return table(ctx, o)
 	}
-	return os.WriteFile(o.json, append(data, '\n'), 0o600)
+	for _, o.build = range o.builds {
+		if len(o.builds) > 1 {
+			fmt.Printf("== %s\n", cmp.Or(o.build.name, "this tree"))
+		}
+		if err := experiments[i].run(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // options of all experiments.
 type options struct {
-	quick          bool
-	rounds, body   int
-	length         time.Duration
-	events         int
-	json, svg, dir string
-	only           string
-	others         []string // name=[VAR=VALUE …] binary
-	binary         string
+	quick         bool
+	rounds, body  int
+	length, burst time.Duration
+	events        int
+	dir           string
+	only          []string
+	tree          bool
+	builds        []build
+	build         // the one that runs
 }
 
 func parse(name string, args []string) (o options, err error) {
@@ -122,20 +135,24 @@ func parse(name string, args []string) (o options, err error) {
 		fmt.Fprintln(flags.Output())
 		flags.PrintDefaults()
 	}
-	flags.BoolVar(&o.quick, "quick", false, "fewer rounds, shorter runs, less data")
-	flags.IntVar(&o.rounds, "rounds", 5, "rounds, of which medians are taken")
-	flags.DurationVar(&o.length, "length", 3*time.Second, "length of one run")
+	flags.BoolVar(&o.quick, "quick", false, "three short rounds, at most 100,000 events")
+	flags.IntVar(&o.rounds, "rounds", 5, "rounds, of which medians and quartiles are printed")
+	flags.DurationVar(&o.length, "length", 2*time.Second, "length of one run")
+	flags.DurationVar(&o.burst, "burst", 10*time.Second, "table: length of a run with fsync")
 	flags.IntVar(&o.body, "body", 1024, "size of a body in bytes")
-	flags.IntVar(&o.events, "events", 1_000_000, "relay, memory, scale: events to store")
-	flags.StringVar(&o.json, "json", "", "file for every figure, as JSON")
-	flags.StringVar(&o.svg, "svg", "", "table: file for a plot")
-	flags.StringVar(&o.dir, "dir", "", "where the journals are made; default: the system's folder for temporary files, which may be in memory")
-	flags.StringVar(&o.only, "only", "", "table: run these variants beside the ceiling, by comma")
-	flags.Func("binary", "table: another variant, `name=[VAR=VALUE ...] PATH` of a jobbridge; may be repeated", func(s string) error {
-		if name, command, _ := strings.Cut(s, "="); name == "" || command == "" {
-			return errors.New("want name=[VAR=VALUE ...] PATH")
+	flags.IntVar(&o.events, "events", 1_000_000, "catchup, memory, scale: events to store")
+	flags.StringVar(&o.dir, "dir", "", "where data folders are made; default: the folder for temporary files, which may be in memory")
+	flags.Func("only", "table: rows beside the ceiling, separated by commas: os, fsync, direct", func(s string) error {
+		o.only = strings.Split(s, ",")
+		return nil
+	})
+	flags.BoolVar(&o.tree, "tree", true, "build this tree and measure it")
+	flags.Func("binary", "measure another build too, `NAME=[VAR=VALUE ...] PATH` of a jobbridge; may be repeated", func(s string) error {
+		name, command, _ := strings.Cut(s, "=")
+		if name == "" || command == "" {
+			return errors.New("want NAME=[VAR=VALUE ...] PATH")
 		}
-		o.others = append(o.others, s)
+		o.builds = append(o.builds, build{name, strings.Fields(command)})
 		return nil
 	})
 	if err := flags.Parse(args); err != nil {
@@ -144,14 +161,11 @@ func parse(name string, args []string) (o options, err error) {
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("%s takes no argument %q", name, flags.Arg(0))
 	}
+	if o.rounds < 1 {
+		return o, errors.New("--rounds must be above 0")
+	}
 	if o.quick {
-		o.rounds, o.length, o.events = 3, 1500*time.Millisecond, min(o.events, 100_000)
+		o.rounds, o.length, o.burst, o.events = min(o.rounds, 3), time.Second, 2*time.Second, min(o.events, 100_000)
 	}
 	return o, nil
-}
-
-// folder makes one for a journal.
-func (o options) folder() (string, error) {
-	dir, err := os.MkdirTemp(o.dir, "run-")
-	return filepath.Join(dir, "data"), err
 }

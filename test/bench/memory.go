@@ -1,102 +1,133 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
-	"text/tabwriter"
 	"time"
 )
 
-// stored is a bridge with so many events.
-type stored struct {
-	Name   string
-	Events int
-	RSS    float64 // MiB
-	Heap   float64 // MiB that is live after the last collection
-	Disk   float64 // MiB of the data folder
-	// Start is how long a start with these events took, to ready.
-	Start    time.Duration
-	StartRSS float64 // MiB then
-}
-
-// memory stores events, small ones, and restarts with them: once with all of
-// them in the duplicate window, once with a window of seconds.
-func memory(ctx context.Context, o options) (any, error) {
-	var all []stored
-	for _, v := range []struct {
-		name string
-		args []string
-	}{
-		{"all in the window", nil},
-		{"window of 2 s", []string{"--dedupe-window=2s", "--tolerance=2s"}},
-	} {
-		rows, err := o.memory(ctx, v.name, v.args)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", v.name, err)
-		}
-		all = append(all, rows...)
-	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\tevents\tRSS MiB\theap MiB\tdisk MiB\tstart s\tRSS then\t")
-	for _, s := range all {
-		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.2f\t%.0f\t\n", s.Name, s.Events, s.RSS, s.Heap, s.Disk, s.Start.Seconds(), s.StartRSS)
-	}
-	return all, w.Flush()
-}
-
-func (o options) memory(ctx context.Context, name string, args []string) (all []stored, err error) {
-	data, err := o.folder()
+// memory stores events, each of a job of its own, and restarts with them, with
+// and without the journal's sidecars.
+func memory(ctx context.Context, o options) error {
+	data, err := os.MkdirTemp(o.dir, "data-")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer os.RemoveAll(filepath.Dir(data))
-	p, err := o.bridge(ctx, data, args...)
-	if err != nil {
-		return nil, err
-	}
-	running := true
-	defer func() {
-		if running {
-			err = errors.Join(err, p.stop())
-		}
-	}()
-	have := 0
+	defer os.RemoveAll(data)
+	t := columns(os.Stdout)
+	fmt.Fprintln(t, "events\tRSS MiB\tdisk MiB\tstart s\twithout sidecars\tRSS then\theap MiB\t")
+	var idle, entry, start, scan, empty float64
 	for _, n := range []int{0, o.events / 10, o.events / 2, o.events} {
-		if n > have {
-			if _, err := (spec{URL: p.url, Connections: 64, Length: time.Hour, Count: n - have, Body: 256, Prefix: fmt.Sprintf("to-%d-", n)}).run(ctx); err != nil {
-				return nil, err
+		var rss, rssThen, heap float64
+		if _, err := o.restart(ctx, data, func(p *process) error {
+			have, err := p.stored(ctx)
+			if err == nil {
+				err = p.fill(ctx, n-have, spec{Body: 256, Prefix: fmt.Sprintf("to-%d-", n)})
 			}
-			have = n
+			rss = p.rss()
+			return errors.Join(err, p.forwarded(ctx))
+		}); err != nil {
+			return err
 		}
-		s := stored{Name: name, Events: n, RSS: p.rss()}
-		m, err := p.metrics()
+		disk, err := size(data)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		s.Heap = m["go_memstats_next_gc_bytes"] / (1 << 20) / (1 + m["go_gc_gogc_percent"]/100)
-		if s.Disk, err = size(data); err != nil {
-			return nil, err
+		if start, err = o.restart(ctx, data, func(p *process) (err error) {
+			rssThen = p.rss()
+			heap, err = p.heap()
+			return err
+		}); err != nil {
+			return err
 		}
-		if err := p.stop(); err != nil {
-			return nil, err
+		if err := removeSidecars(data); err != nil {
+			return err
 		}
-		running = false
-		start := time.Now()
-		if p, err = o.bridge(ctx, data, args...); err != nil {
-			return nil, err
+		if scan, err = o.restart(ctx, data, func(*process) error { return nil }); err != nil {
+			return err
 		}
-		running = true
-		s.Start, s.StartRSS = time.Since(start), p.rss()
-		all = append(all, s)
+		fmt.Fprintf(t, "%d\t%.0f\t%.0f\t%.2f\t%.2f\t%.0f\t%.1f\t\n", n, rss, disk, start, scan, rssThen, heap)
+		if n == 0 {
+			idle, empty = rss, heap
+		}
+		entry = (heap - empty) * (1 << 20) / float64(max(1, n))
 	}
-	return all, nil
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	must{"idle RSS, MiB", 40, 0, true}.judge(idle)
+	must{"bytes of heap an entry", 80, 0, true}.judge(entry)
+	must{"start with all events, s", 1, 0, true}.judge(start)
+	must{"start without sidecars, s", 2, 0, true}.judge(scan)
+	return nil
 }
 
-// size returns the MiB in a folder.
+// restart starts a bridge on a folder, calls use and ends the bridge. It returns
+// the seconds to ready.
+func (o options) restart(ctx context.Context, data string, use func(p *process) error) (float64, error) {
+	start := time.Now()
+	p, err := o.bridge(ctx, data, "--pprof")
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(start).Seconds()
+	return took, errors.Join(use(p), p.stop())
+}
+
+// removeSidecars makes the next start read the journal. Without a journal there
+// are none.
+func removeSidecars(data string) error {
+	names, err := filepath.Glob(filepath.Join(data, "journal", "*.idx"))
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
+}
+
+// fill delivers n events in loads whose signatures stay valid, each event of a
+// job of its own unless s has a Spread.
+func (p *process) fill(ctx context.Context, n int, s spec) error {
+	prefix, spread := s.Prefix, s.Spread
+	for ; n > 0; n -= s.Count {
+		s.Connections, s.Length, s.Count = 64, signatureLife/2, min(n, 250_000)
+		s.Prefix, s.Spread = fmt.Sprintf("%s%d-", prefix, n), spread
+		if spread == 0 {
+			s.Spread = s.Count
+		}
+		l, err := p.load(ctx, s)
+		if err != nil {
+			return err
+		}
+		if l.Acknowledged < s.Count {
+			return fmt.Errorf("%d of %d deliveries were acknowledged", l.Acknowledged, s.Count)
+		}
+	}
+	return nil
+}
+
+// heap returns the MiB of heap that are live. The bridge needs --pprof.
+func (p *process) heap() (float64, error) {
+	resp, err := http.Get(p.admin + "/debug/pprof/heap?gc=1") //nolint:noctx // of our own process; it answers or has ended
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return 0, err
+	}
+	m, err := p.metrics()
+	return m["go_memstats_heap_alloc_bytes"] / (1 << 20), err
+}
+
+// size returns the MiB that the files of a folder occupy.
 func size(dir string) (mib float64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -109,53 +140,4 @@ func size(dir string) (mib float64, err error) {
 		return err
 	})
 	return mib, err
-}
-
-// soak runs a bridge for ten minutes at half its capacity, and looks at its
-// memory.
-func soak(ctx context.Context, o options) (_ any, err error) {
-	length := 10 * time.Minute
-	if o.quick {
-		length = 30 * time.Second
-	}
-	data, err := o.folder()
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(filepath.Dir(data))
-	// A window that is full after a while: what it holds does not grow then.
-	p, err := o.bridge(ctx, data, "--dedupe-window=1m", "--tolerance=1m", "--retention=2m")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, p.stop()) }()
-	full, err := spec{URL: p.url, Connections: 64, Length: o.length, Body: 256, Prefix: "full-"}.run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	wait, err := spec{URL: p.url, Connections: 256, Rate: full.PerSecond / 2, Length: length, Body: 256, Prefix: "soak-"}.start(ctx)
-	if err != nil {
-		return nil, err
-	}
-	type sample struct{ Seconds, RSS, Messages float64 }
-	var samples []sample
-	tick := time.NewTicker(length / 20)
-	defer tick.Stop()
-	fmt.Println("     s  RSS MiB   events")
-	for start := time.Now(); time.Since(start) < length; {
-		<-tick.C
-		m, err := p.metrics()
-		if err != nil {
-			return nil, err
-		}
-		s := sample{time.Since(start).Seconds(), p.rss(), m["jobbridge_journal_messages"]}
-		samples = append(samples, s)
-		fmt.Printf("%6.0f  %7.0f  %7.0f\n", s.Seconds, s.RSS, s.Messages)
-	}
-	half, err := wait()
-	if err != nil {
-		return nil, err
-	}
-	fmt.Printf("at %.0f deliveries/s; refused: %d\n", half.PerSecond, half.Refused)
-	return samples, nil
 }

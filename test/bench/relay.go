@@ -1,156 +1,136 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
-// relayed is how the relay kept up, and caught up.
-type relayed struct {
-	// Ingest is per second in a closed loop, with the relay beside it; Rate is
-	// half of it.
-	Ingest, Rate float64
-	// Lag in events, each second: median and most of each half.
-	FirstMedian, FirstMost, SecondMedian, SecondMost float64
-	// Backlog in events, and how fast it went; OneByOne is how fast a publisher
-	// is that waits for each PubAck.
-	Backlog                   int
-	CaughtUp, OneByOne, Ratio float64
+// soak samples memory over ten minutes at half the capacity. The window and the
+// stream are full after three minutes: they do not grow then.
+func soak(ctx context.Context, o options) error {
+	return o.halfCapacity(ctx, 10*time.Minute, "--dedupe-window=2m", "--tolerance=2m", "--retention=3m")
 }
 
-// relays runs a bridge that copies to a NATS server, another process.
-func relays(ctx context.Context, o options) (_ any, err error) {
-	length := time.Minute
+// relay samples the lag of a remote over a minute at half the capacity.
+func relay(ctx context.Context, o options) error {
+	remote, err := o.startRemote(ctx, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(o.halfCapacity(ctx, time.Minute, "--nats-url="+remote.url), remote.stop())
+}
+
+// halfCapacity measures the capacity of a bridge in a closed loop, then offers
+// half of it, and prints the resident memory and the lag of each tenth of length.
+func (o options) halfCapacity(ctx context.Context, length time.Duration, args ...string) error {
 	if o.quick {
-		length = 10 * time.Second
+		length /= 10
 	}
-	data, err := o.folder()
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(filepath.Dir(data))
-	remote, err := o.self("nats", "127.0.0.1:0", data+"-remote")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, remote.stop()) }()
-	var r relayed
-	if r.OneByOne, err = oneByOne(ctx, remote.url, o.length, o.body); err != nil {
-		return nil, err
-	}
-	p, err := o.bridge(ctx, data, "--nats-url="+remote.url)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, p.stop()) }()
-	full, err := spec{URL: p.url, Connections: 64, Length: o.length, Body: o.body, Prefix: "full-"}.run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r.Ingest = full.PerSecond
-	if err := p.awaitRelay(ctx); err != nil {
-		return nil, err
-	}
-
-	r.Rate = r.Ingest / 2
-	wait, err := spec{URL: p.url, Connections: 256, Rate: r.Rate, Length: length, Body: o.body, Prefix: "half-"}.start(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var lags []float64
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for end := time.Now().Add(length); time.Now().Before(end); <-tick.C {
-		m, err := p.metrics()
-		if err != nil {
-			return nil, err
-		}
-		lags = append(lags, m["jobbridge_relay_lag_events"])
-	}
-	half, err := wait()
-	if err != nil {
-		return nil, err
-	}
-	first, second := lags[:len(lags)/2], lags[len(lags)/2:]
-	r.FirstMost, r.SecondMost = slices.Max(first), slices.Max(second)
-	r.FirstMedian, r.SecondMedian = median(first), median(second)
-	fmt.Printf("ingest %.0f/s with the relay beside it; at %.0f/s for %v the lag was %.0f events (most %.0f) in the first half, %.0f (most %.0f) in the second\n",
-		r.Ingest, half.PerSecond, length, r.FirstMedian, r.FirstMost, r.SecondMedian, r.SecondMost)
-
-	// The remote goes away, and a backlog grows.
-	if err := p.awaitRelay(ctx); err != nil {
-		return nil, err
-	}
-	if err := remote.stop(); err != nil {
-		return nil, err
-	}
-	if _, err := (spec{URL: p.url, Connections: 256, Length: time.Hour, Count: o.events, Body: o.body, Prefix: "backlog-"}).run(ctx); err != nil {
-		return nil, err
-	}
-	m, err := p.metrics()
-	if err != nil {
-		return nil, err
-	}
-	r.Backlog = int(m["jobbridge_relay_lag_events"])
-	again, err := o.self("nats", strings.TrimPrefix(remote.url, "nats://"), data+"-remote")
-	if err != nil {
-		return nil, err
-	}
-	remote = again
-	start := time.Now()
-	if err := p.awaitRelay(ctx); err != nil {
-		return nil, err
-	}
-	r.CaughtUp = float64(r.Backlog) / time.Since(start).Seconds()
-	r.Ratio = r.CaughtUp / r.OneByOne
-	fmt.Printf("a backlog of %d events went at %.0f/s, the reconnect included; published one by one: %.0f/s; ratio %.1f\n", r.Backlog, r.CaughtUp, r.OneByOne, r.Ratio)
-	return r, nil
-}
-
-// awaitRelay waits until nothing is left to be relayed.
-func (p *process) awaitRelay(ctx context.Context) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(10 * patience); time.Now().Before(end); <-tick.C {
-		m, err := p.metrics()
+	return o.with(ctx, func(p *process) error {
+		full, err := p.load(ctx, spec{Connections: 64, Length: o.length, Body: o.body, Prefix: "full-"})
 		if err != nil {
 			return err
 		}
-		if lag, ok := m["jobbridge_relay_lag_events"]; ok && lag == 0 {
-			return nil
+		if err := p.forwarded(ctx); err != nil {
+			return err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+		fmt.Printf("%.0f deliveries/s, and at half of it:\n     s  RSS MiB  lag median     most\n", full.PerSecond)
+		start := time.Now()
+		for i := range 10 {
+			wait, err := p.startLoad(ctx, spec{
+				Connections: 256, Rate: full.PerSecond / 2, Length: length / 12, Body: o.body, Prefix: fmt.Sprintf("half-%d-", i),
+			})
+			if err != nil {
+				return err
+			}
+			var lags []float64
+			tick := time.NewTicker(length / 200)
+			for range 16 { // within the load
+				<-tick.C
+				lag, err := p.lag()
+				if err != nil {
+					return err
+				}
+				lags = append(lags, lag)
+			}
+			tick.Stop()
+			l, err := wait()
+			if err != nil {
+				return err
+			}
+			if l.Acknowledged < l.Sent {
+				return fmt.Errorf("%d of %d deliveries were acknowledged", l.Acknowledged, l.Sent)
+			}
+			fmt.Printf("%6.0f  %7.0f  %10.0f  %7.0f\n", time.Since(start).Seconds(), p.rss(), median(lags), slices.Max(lags))
 		}
-	}
-	return errors.New("the relay did not catch up in time")
+		return nil
+	}, args...)
 }
 
-// oneByOne makes the stream that the bridge copies to, and publishes to it,
-// each event after the PubAck of the one before.
-func oneByOne(ctx context.Context, url string, length time.Duration, size int) (float64, error) {
-	nc, js, err := connect(url)
+// catchUp fills a journal whose remote cannot be reached, three adjacent events a
+// job, and ends the bridge by SIGKILL. Each start after that has another target,
+// so the bridge forwards the whole journal to it.
+func catchUp(ctx context.Context, o options) error {
+	data, err := os.MkdirTemp(o.dir, "data-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(data)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer ln.Close() // it accepts nothing, and nobody else gets its port
+	p, err := o.bridge(ctx, data, "--nats-url=nats://"+ln.Addr().String())
+	if err != nil {
+		return err
+	}
+	err = p.fill(ctx, o.events, spec{Body: o.body, Prefix: "backlog-", Spread: 1})
+	p.kill()
+	if err != nil {
+		return err
+	}
+	for _, round := range []time.Duration{0, 5 * time.Millisecond} {
+		remote, err := o.startRemote(ctx, round)
+		if err != nil {
+			return err
+		}
+		_, err = o.catchUp(ctx, data, fmt.Sprintf("remote, round trip %v", round), "--nats-url="+remote.url)
+		if err := errors.Join(err, remote.stop()); err != nil {
+			return err
+		}
+	}
+	perSecond, err := o.catchUp(ctx, data, "embedded stream")
+	if err != nil {
+		return err
+	}
+	must{"into the embedded stream, events/s", 50_000, 0, false}.judge(perSecond)
+	return nil
+}
+
+// catchUp starts a bridge with a new target and measures how fast the backlog is
+// forwarded.
+func (o options) catchUp(ctx context.Context, data, target string, args ...string) (perSecond float64, err error) {
+	p, err := o.bridge(ctx, data, args...)
 	if err != nil {
 		return 0, err
 	}
-	defer nc.Close()
-	if _, _, err := publisher.EnsureStream(ctx, js, publisher.StreamOptions{}.Config()); err != nil {
-		return 0, err
+	start, backlog := time.Now(), 0.0
+	for backlog == 0 && time.Since(start) < 5*time.Second && err == nil {
+		time.Sleep(5 * time.Millisecond) // the forwarder may still compare the target with the journal
+		backlog, err = p.lag()
 	}
-	n, start := 0, time.Now()
-	for ; time.Since(start) < length; n++ {
-		if _, err := js.Publish(ctx, "job.completed", make([]byte, size), jetstream.WithMsgID(fmt.Sprintf("one-%d", n))); err != nil {
-			return 0, err
-		}
+	if err == nil {
+		err = p.forwarded(ctx)
 	}
-	return float64(n) / time.Since(start).Seconds(), nil
+	perSecond = backlog / time.Since(start).Seconds()
+	fmt.Printf("%s: a backlog of %.0f events at %.0f/s\n", target, backlog, perSecond)
+	return perSecond, errors.Join(err, p.stop())
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -7,80 +9,76 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/jobbridge/jobbridge/publisher/journal"
-	"github.com/jobbridge/jobbridge/verify"
-	"github.com/labstack/echo/v4"
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
-const secret = "whsec_bench"
+const (
+	secret = "whsec_bench"
+	stream = "JOBS"
+	// patience bounds every wait that is not measured.
+	patience = time.Minute
+)
 
-// patience bounds every wait.
-const patience = time.Minute
+// build is a jobbridge that is measured.
+type build struct {
+	name  string
+	words []string // VAR=VALUE, and the binary last
+}
 
-// process is a server under measurement.
+// process is a server that is measured.
 type process struct {
-	cmd *exec.Cmd
-	// URLs; those of a ceiling and a NATS server are the first alone.
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended, with err
+	err  error
+	// URLs; ceilings and NATS servers have the first alone.
 	url, nats, admin string
-	log              string // path
 }
 
-// build makes the jobbridge that is measured.
-func (o *options) build(ctx context.Context) error {
-	o.binary = filepath.Join(o.dir, "jobbridge")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", o.binary, "github.com/jobbridge/jobbridge/cmd/jobbridge").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build jobbridge: %s", out)
+// run starts a command whose end is awaited in the background. It does not outlast
+// this program.
+func run(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return nil, err
 	}
-	return nil
+	go func() { p.err = cmd.Wait(); close(p.done) }()
+	return p, nil
 }
 
-// bridge starts a jobbridge on a data folder and waits until it is ready. Its
-// log, a line per delivery, goes to a file.
+// bridge starts the jobbridge on a data folder and waits until it is ready. Its
+// log, a line per delivery, goes to a file beside the folder.
 func (o options) bridge(ctx context.Context, data string, args ...string) (*process, error) {
-	return o.command(ctx, []string{o.binary}, data, args...)
-}
-
-// command is a jobbridge that is started by other words: VAR=VALUE, and the
-// binary last.
-func (o options) command(ctx context.Context, words []string, data string, args ...string) (*process, error) {
-	last := len(words) - 1
-	args = append([]string{"serve", "--log-format=json", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--nats-listen=127.0.0.1:0", "--data-dir=" + data}, args...)
-	p := &process{cmd: exec.Command(words[last], args...), log: data + ".log"}
-	p.cmd.Env = append(append(os.Environ(), "SYNC_WEBHOOK_SECRET="+secret), words[:last]...)
-	sink, err := os.OpenFile(p.log, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o600)
+	last := len(o.words) - 1
+	args = append([]string{
+		"serve", "--log-format=json", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--nats-listen=127.0.0.1:0", "--data-dir=" + data,
+	}, args...)
+	cmd := exec.Command(o.words[last], args...)
+	cmd.Env = append(append(os.Environ(), "SYNC_WEBHOOK_SECRET="+secret), o.words[:last]...)
+	sink, err := os.Create(o.dir + "/log")
 	if err != nil {
 		return nil, err
 	}
 	defer sink.Close()
-	p.cmd.Stderr = sink
-	if err := p.cmd.Start(); err != nil {
+	cmd.Stderr = sink
+	p, err := run(cmd)
+	if err != nil {
 		return nil, err
 	}
-	// Polled, not piped: a pipe's reader would share the processors.
+	// The log is a file and not a pipe, whose reader would share the processors.
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
-		text, err := os.ReadFile(p.log)
+	for end := time.Now().Add(patience); time.Now().Before(end) && ctx.Err() == nil; {
+		text, err := os.ReadFile(sink.Name())
 		if err != nil {
 			return nil, errors.Join(err, p.stop())
 		}
@@ -92,58 +90,74 @@ func (o options) command(ctx context.Context, words []string, data string, args 
 				return p, nil
 			}
 		}
-		if p.exited() {
+		select {
+		case <-p.done:
 			return nil, fmt.Errorf("jobbridge did not start: %s", text)
+		case <-tick.C:
 		}
 	}
 	return nil, errors.Join(errors.New("jobbridge was not ready in time"), p.stop())
 }
 
-// self starts this program as a server, which prints its URL.
-func (o options) self(args ...string) (*process, error) {
+// with starts the jobbridge on a new data folder, calls use, and ends it.
+func (o options) with(ctx context.Context, use func(p *process) error, args ...string) (err error) {
+	data, err := os.MkdirTemp(o.dir, "data-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(data)
+	p, err := o.bridge(ctx, data, args...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(use(p), p.stop())
+}
+
+// self starts this program as a server that prints its URL.
+func self(args ...string) (*process, error) {
 	path, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.Command(path, args...)}
-	out, err := p.cmd.StdoutPipe()
+	cmd := exec.Command(path, args...)
+	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	p.cmd.Stderr = os.Stderr
-	if err := p.cmd.Start(); err != nil {
+	defer r.Close()
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	p, err := run(cmd)
+	w.Close()
+	if err != nil {
 		return nil, err
 	}
-	if _, err := fmt.Fscanln(out, &p.url); err != nil {
+	if _, err := fmt.Fscanln(r, &p.url); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", args[0], err), p.stop())
 	}
 	return p, nil
 }
 
-// exited reports whether the process has ended, without waiting for it.
-func (p *process) exited() bool {
-	var info syscall.WaitStatus
-	pid, err := syscall.Wait4(p.cmd.Process.Pid, &info, syscall.WNOHANG, nil)
-	return err != nil || pid != 0
-}
-
-// stop ends a process that may have ended, by SIGTERM.
+// stop ends the process by SIGTERM, and by SIGKILL if that takes too long.
 func (p *process) stop() error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	kill := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	kill := time.AfterFunc(patience, p.kill)
 	defer kill.Stop()
-	if err := p.cmd.Wait(); err != nil && p.cmd.ProcessState != nil {
-		return fmt.Errorf("server: %w", err)
+	<-p.done
+	if p.err != nil {
+		return fmt.Errorf("server: %w", p.err)
 	}
 	return nil
 }
 
-// rss returns the resident memory in MiB; 0 if it cannot be told.
+// kill ends the process by SIGKILL.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.done
+}
+
+// rss returns the resident memory in MiB; 0 if the process has ended.
 func (p *process) rss() float64 {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	for line := range strings.Lines(string(data)) {
 		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 			kb, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
@@ -153,16 +167,15 @@ func (p *process) rss() float64 {
 	return 0
 }
 
-// cpu returns the processor time that the process has used; 0 if it cannot be
-// told.
+// cpu returns the processor time that the process has used, to 10 ms; 0 if it
+// has ended.
 func (p *process) cpu() time.Duration {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	// After the name in brackets, user time is the 12th field, system time the 13th.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 13 {
 		return 0
 	}
-	// After the name in brackets: user time is the 12th field, system time the
-	// 13th, in hundredths of a second.
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	user, _ := strconv.Atoi(fields[11])
 	system, _ := strconv.Atoi(fields[12])
 	return time.Duration(user+system) * 10 * time.Millisecond
@@ -185,114 +198,50 @@ func (p *process) metrics() (map[string]float64, error) {
 	return values, nil
 }
 
-// serve runs one of the servers that are no jobbridge until SIGTERM, and prints
-// its URL: the ceiling, or a bridge on a disk that is slow and with room for few
-// deliveries in flight.
-func serve(ctx context.Context, args []string) error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// lag returns how many events are durable and not yet forwarded. Builds without
+// a journal in front of NATS have no lag, or one of the relay.
+func (p *process) lag() (events float64, err error) {
+	m, err := p.metrics()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	verifier, err := verify.New([]string{secret}, verify.Options{})
-	if err != nil {
-		return err
-	}
-	switch {
-	case len(args) == 1 && args[0] == "ceiling":
-		return ceiling(ctx, ln, verifier)
-	case len(args) == 4 && args[0] == "slow":
-		delay, err := time.ParseDuration(args[1])
-		if err != nil {
-			return err
-		}
-		inFlight, err := strconv.Atoi(args[2])
-		if err != nil {
-			return err
-		}
-		return slow(ctx, ln, verifier, delay, inFlight, args[3])
-	}
-	return errors.New("server: want ceiling, or slow with a delay, a bound and a folder")
+	return m["jobbridge_forward_lag_events"] + m["jobbridge_relay_lag_events"], nil
 }
 
-// ceiling is what no bridge can be faster than: echo, the signature, a 200.
-func ceiling(ctx context.Context, ln net.Listener, verifier *verify.Verifier) error {
-	e := echo.New()
-	e.POST("/webhook", func(c echo.Context) error {
-		body, err := io.ReadAll(c.Request().Body)
-		if err != nil {
+// forwarded waits until the lag is 0.
+func (p *process) forwarded(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * patience); time.Now().Before(end); {
+		if lag, err := p.lag(); err != nil || lag == 0 {
 			return err
 		}
-		if _, err := verifier.Verify(c.Request().Header.Get(verify.HeaderName), body); err != nil {
-			return echo.NewHTTPError(http.StatusBadRequest)
-		}
-		return c.JSON(http.StatusOK, map[string]string{"message": "Webhook signature verified"})
-	})
-	srv := &http.Server{Handler: e} //nolint:gosec // for one client, of our own
-	context.AfterFunc(ctx, func() { _ = srv.Close() })
-	fmt.Printf("http://%s/webhook\n", ln.Addr())
-	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
-}
-
-// slow is a bridge whose fsync takes delay on top of its own time.
-func slow(ctx context.Context, ln net.Listener, verifier *verify.Verifier, delay time.Duration, inFlight int, dir string) (err error) {
-	sink, err := os.Create(dir + ".log")
-	if err != nil {
-		return err
-	}
-	defer sink.Close()
-	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.Lock(sink), zap.InfoLevel))
-	j, err := journal.Open(ctx, journal.Options{Dir: dir, Logger: log, Sync: func(f *os.File) error {
-		time.Sleep(delay)
-		return f.Sync()
-	}})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, j.Close()) }()
-	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: publisher.DefaultStream, Commit: j, Room: j.Room})
-	if err != nil {
-		return err
-	}
-	b, err := bridge.New(bridge.Config{Verifier: verifier, Publisher: p, MaxInFlight: inFlight, Registerer: prometheus.NewRegistry(), Logger: log})
-	if err != nil {
-		return err
-	}
-	fmt.Printf("http://%s/webhook\n", ln.Addr())
-	return b.Serve(ctx, ln)
-}
-
-// natsServer runs a NATS server with JetStream on an address and a folder until
-// SIGTERM, and prints its URL.
-func natsServer(ctx context.Context, args []string) error {
-	if len(args) != 2 {
-		return errors.New("nats: want an address and a folder")
-	}
-	host, port, err := net.SplitHostPort(args[0])
-	if err != nil {
-		return err
-	}
-	o := &server.Options{Host: host, Port: server.RANDOM_PORT, JetStream: true, StoreDir: args[1], NoSigs: true, NoLog: true}
-	if port != "0" {
-		if o.Port, err = strconv.Atoi(port); err != nil {
-			return err
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.done:
+			return errors.New("the bridge ended before it had forwarded everything")
+		case <-tick.C:
 		}
 	}
-	s, err := server.NewServer(o)
+	return errors.New("not everything was forwarded in time")
+}
+
+// stored returns how many events the stream holds, once everything is forwarded.
+func (p *process) stored(ctx context.Context) (int, error) {
+	if err := p.forwarded(ctx); err != nil {
+		return 0, err
+	}
+	nc, js, err := connect(p.nats)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	s.Start()
-	if !s.ReadyForConnections(patience) {
-		return errors.New("nats: not ready in time")
+	defer nc.Close()
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return 0, err
 	}
-	fmt.Println(s.ClientURL())
-	<-ctx.Done()
-	s.Shutdown()
-	s.WaitForShutdown()
-	return nil
+	return int(s.CachedInfo().State.Msgs), nil
 }
 
 // connect returns a connection to a NATS server, for the caller to close, and

@@ -1,132 +1,136 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"strconv"
 	"sync"
-	"text/tabwriter"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// subscribed is how long events took to a worker, from when they were due to be
-// posted.
-type subscribed struct {
-	Rate         float64
-	Acknowledged times // of the POST
-	Consumer     times // a JetStream consumer that acks
-	Plain        times // a plain subscription
-}
-
-// subscribers posts at several rates and listens on job.completed.
-func subscribers(ctx context.Context, o options) (any, error) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "events/s\tPOST p50 ms\tp99\tconsumer p50\tp99\tplain p50\tp99\t")
-	var all []subscribed
-	for _, rate := range []float64{1, 100, 1000, 10000} {
-		s, err := o.subscribers(ctx, rate)
-		if err != nil {
-			return nil, fmt.Errorf("at %.0f/s: %w", rate, err)
+// subscribers measures how long events take to workers that listen on
+// job.completed, from when they were due to be posted.
+func subscribers(ctx context.Context, o options) error {
+	t := columns(os.Stdout)
+	fmt.Fprintln(t, "events/s\tdurables\tPOST p50 ms\tp99\tplain p50\tp99\tdurable p50\tp99\tload late p50\t")
+	plain := make(map[int]float64) // p50 in ms at 1,000/s, by the number of durables
+	for _, v := range []struct {
+		rate     float64
+		durables int
+	}{{10, 1}, {100, 1}, {1000, 0}, {1000, 1}, {1000, 100}, {10_000, 1}} {
+		if err := o.with(ctx, func(p *process) error {
+			l, w, err := o.subscribe(ctx, p, v.rate, v.durables)
+			if v.rate == 1000 {
+				plain[v.durables] = w[0].P50 / 1e3
+			}
+			fmt.Fprintf(t, "%.0f\t%d", v.rate, v.durables)
+			for _, x := range []float64{l.Times.P50, l.Times.P99, w[0].P50, w[0].P99, w[1].P50, w[1].P99, l.Late.P50} {
+				fmt.Fprintf(t, "\t%.2f", x/1e3)
+			}
+			fmt.Fprintln(t, "\t")
+			return err
+		}); err != nil {
+			return fmt.Errorf("at %.0f/s with %d durables: %w", v.rate, v.durables, err)
 		}
-		all = append(all, s)
-		fmt.Fprintf(w, "%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", rate, s.Acknowledged.P50/1e3, s.Acknowledged.P99/1e3, s.Consumer.P50/1e3, s.Consumer.P99/1e3, s.Plain.P50/1e3, s.Plain.P99/1e3)
 	}
-	return all, w.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	must{"POST to a plain subscriber at 1,000/s, p50 ms", 1, 0, true}.judge(plain[0])
+	must{"beside 100 durables that acknowledge, p50 ms", 1, 0, true}.judge(plain[100])
+	return nil
 }
 
-func (o options) subscribers(ctx context.Context, rate float64) (s subscribed, err error) {
-	data, err := o.folder()
-	if err != nil {
-		return s, err
-	}
-	defer os.RemoveAll(filepath.Dir(data))
-	p, err := o.bridge(ctx, data)
-	if err != nil {
-		return s, err
-	}
-	defer func() { err = errors.Join(err, p.stop()) }()
+// subscribe returns the load, and the times to a plain subscriber and to the first
+// durable consumer.
+func (o options) subscribe(ctx context.Context, p *process, rate float64, n int) (l loaded, workers [2]times, err error) {
 	nc, js, err := connect(p.nats)
 	if err != nil {
-		return s, err
+		return l, workers, err
 	}
 	defer nc.Close()
-	var plain, consumed arrived
-	if _, err := nc.Subscribe("job.completed", func(m *nats.Msg) { plain.note(m.Data) }); err != nil {
-		return s, err
+	var seen [2]arrivals
+	if _, err := nc.Subscribe("job.completed", func(m *nats.Msg) { seen[0].add(m.Data) }); err != nil {
+		return l, workers, err
 	}
-	worker, err := js.CreateConsumer(ctx, publisher.DefaultStream, jetstream.ConsumerConfig{Durable: "worker", FilterSubject: "job.completed", MaxAckPending: 10000})
-	if err != nil {
-		return s, err
+	if err := durables(ctx, js, n, func(i int, m jetstream.Msg) {
+		if i == 0 {
+			seen[1].add(m.Data())
+		}
+		_ = m.Ack() // if it is lost, the message comes again
+	}); err != nil {
+		return l, workers, err
 	}
-	consuming, err := worker.Consume(func(m jetstream.Msg) {
-		consumed.note(m.Data())
-		_ = m.Ack() // a lost one comes again, and is counted twice
+	// A job's statuses are about 100 ms apart.
+	l, err = p.load(ctx, spec{
+		Connections: int(min(max(4, rate/10), 256)), Rate: rate, Length: max(o.length, 5*time.Second),
+		Body: o.body, Prefix: "sub-", Spread: int(max(1, rate/10)),
 	})
-	if err != nil {
-		return s, err
+	if err == nil && l.Acknowledged < l.Sent {
+		err = fmt.Errorf("%d of %d deliveries were acknowledged", l.Acknowledged, l.Sent)
 	}
-	length := max(o.length, 10*time.Second) // ten events at the lowest rate
-	l, err := spec{URL: p.url, Connections: int(min(max(4, rate/10), 256)), Rate: rate, Length: length, Body: o.body, Prefix: "sub-"}.run(ctx)
-	if err != nil {
-		return s, err
+	if err == nil {
+		err = p.forwarded(ctx)
 	}
-	if err := consumed.await(l.Acknowledged); err != nil {
-		return s, err
+	time.Sleep(time.Second) // then the workers have had their events, except in an overload
+	for i := range seen {
+		workers[i] = seen[i].times(l.Started)
 	}
-	consuming.Stop()
-	return subscribed{rate, l.Times, consumed.times(), plain.times()}, nil
+	return l, workers, err
 }
 
-// arrived counts events, and how late each was.
-type arrived struct {
-	mu   sync.Mutex
-	n    int
-	late *hdrhistogram.Histogram
-}
-
-func (a *arrived) note(payload []byte) {
-	now := time.Now()
-	var event struct{ Due int64 }
-	if json.Unmarshal(payload, &event) != nil {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.late == nil {
-		a.late = newHistogram()
-	}
-	a.n++
-	_ = a.late.RecordValue(now.Sub(time.Unix(0, event.Due)).Microseconds()) // more than a minute is no value
-}
-
-func (a *arrived) times() times {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.late == nil {
-		return times{}
-	}
-	return percentiles(a.late)
-}
-
-// await waits for n events.
-func (a *arrived) await(n int) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
-		a.mu.Lock()
-		have := a.n
-		a.mu.Unlock()
-		if have >= n {
-			return nil
+// durables creates n consumers of job.completed, which call work with their
+// number until the connection is closed. A nil work leaves them idle.
+func durables(ctx context.Context, js jetstream.JetStream, n int, work func(i int, m jetstream.Msg)) error {
+	for i := range n {
+		worker, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+			Durable: fmt.Sprintf("worker-%d", i), FilterSubject: "job.completed", MaxAckPending: 10_000,
+		})
+		if err != nil {
+			return err
+		}
+		if work == nil {
+			continue
+		}
+		if _, err := worker.Consume(func(m jetstream.Msg) { work(i, m) }); err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("%d events did not reach the worker in time", n)
+	return nil
+}
+
+// arrivals are the moments at which events reached a worker.
+type arrivals struct {
+	mu  sync.Mutex
+	at  []time.Duration // by monotonic
+	due []string        // nanoseconds since the start of the load
+}
+
+func (a *arrivals) add(payload []byte) {
+	now := monotonic()
+	var event struct{ Due string }
+	if json.Unmarshal(payload, &event) == nil {
+		a.mu.Lock()
+		a.at, a.due = append(a.at, now), append(a.due, event.Due)
+		a.mu.Unlock()
+	}
+}
+
+func (a *arrivals) times(started time.Duration) times {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := newHistogram()
+	for i, at := range a.at {
+		if due, err := strconv.ParseInt(a.due[i], 10, 64); err == nil {
+			_ = h.RecordValue(max(0, (at - started - time.Duration(due)).Microseconds())) // no load takes longer than the range
+		}
+	}
+	return percentiles(h)
 }

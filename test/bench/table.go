@@ -1,208 +1,228 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
-// variant is one way to answer a delivery. Without words it is the ceiling.
-type variant struct {
-	name  string
-	words []string // VAR=VALUE, and the binary last
-	args  []string // of serve
-}
-
-// variants in the order they run; the first is what the others are compared to.
-func (o options) variants() []variant {
-	all := []variant{
-		{"ceiling", nil, nil},
-		{"sync-always", []string{o.binary}, []string{"--commit-method=always"}},
-		{"os", []string{o.binary}, []string{"--durability=os"}},
-		{"fsync", []string{o.binary}, nil},
-	}
-	if o.only != "" {
-		only := strings.Split(o.only, ",")
-		all = slices.DeleteFunc(all, func(v variant) bool { return v.words != nil && !slices.Contains(only, v.name) })
-	}
-	for _, other := range o.others {
-		name, command, _ := strings.Cut(other, "=")
-		all = append(all, variant{name, strings.Fields(command), nil})
-	}
-	return all
-}
-
 var concurrencies = []int{1, 16, 64, 256}
 
-// result is one run.
+// result is one row of one round. An fsync run makes two: the burst is what was
+// acknowledged while the load ran; sustained is the same deliveries over the time
+// until all of them were forwarded, so a burst that outruns the forwarder gains
+// nothing there.
 type result struct {
-	Variant     string  `json:"variant"`
-	Concurrency int     `json:"concurrency"`
-	Round       int     `json:"round"`
-	PerSecond   float64 `json:"per_second"`
-	// Ratio to the ceiling of the same round and concurrency.
-	Ratio float64 `json:"ratio"`
-	// Latencies in microseconds.
-	P50 float64 `json:"p50_us"`
-	P99 float64 `json:"p99_us"`
-	// CPU of the server per delivery, in microseconds.
-	CPU float64 `json:"cpu_us"`
-	// RSS of the server at the end, in MiB.
-	RSS float64 `json:"rss_mib"`
-	// Group is how many deliveries a commit served on average.
-	Group float64 `json:"group,omitempty"`
+	Row         string
+	Concurrency int
+	Round       int
+	PerSecond   float64
+	Ratio       float64 // to the ceiling of the same round
+	P50, P99    float64 // µs
+	OfDisk      float64 // P50 as a multiple of a bare write and fdatasync
+	CPU         float64 // µs of the server per delivery
+	OfCeiling   float64 // CPU as a multiple of the ceiling's
+	LoadCPU     float64 // µs of the load per delivery
+	RSS         float64 // MiB of the server when the load ended
+	Entries     int     // jobs in the index then
+	Lag         float64 // events not yet forwarded when the load ended
 }
 
-// disk is what a bare write and fdatasync takes, in a round.
-type disk struct {
-	Round    int `json:"round"`
-	P50, P99 float64
+// row is one way to answer a delivery.
+type row struct {
+	build
+	kind string // ceiling, os, fsync, direct
 }
 
-func table(ctx context.Context, o options) (any, error) {
-	variants := o.variants()
-	var all []result
-	var disks []disk
-	for round := range o.rounds {
-		d, err := o.bareDisk()
-		if err != nil {
-			return nil, err
+// name returns the row's name; those of the tree have the kind alone.
+func (r row) name() string { return strings.TrimSpace(r.build.name + " " + r.kind) }
+
+func (o options) rows() []row {
+	rows := []row{{kind: "ceiling"}}
+	for _, b := range o.builds {
+		for _, kind := range []string{"os", "fsync", "direct"} {
+			if o.only == nil || slices.Contains(o.only, kind) {
+				rows = append(rows, row{b, kind})
+			}
 		}
-		d.Round = round
-		disks = append(disks, d)
+	}
+	return rows
+}
+
+func table(ctx context.Context, o options) error {
+	var all []result
+	var disks []float64
+	for round := range o.rounds {
+		disk, err := bareDisk(o.dir)
+		if err != nil {
+			return err
+		}
+		disks = append(disks, disk.P50)
 		for _, c := range concurrencies {
-			ceiling := 0.0
-			for _, v := range variants {
-				r, err := o.one(ctx, v, c)
+			var ceiling result
+			for _, row := range o.rows() {
+				o.build = row.build
+				results, err := o.one(ctx, row, c)
 				if err != nil {
-					return nil, fmt.Errorf("%s at c=%d: %w", v.name, c, err)
+					return fmt.Errorf("%s at c=%d: %w", row.name(), c, err)
 				}
-				r.Round = round
-				if v.words == nil {
-					ceiling = r.PerSecond
+				if row.kind == "ceiling" {
+					ceiling = results[0]
 				}
-				r.Ratio = r.PerSecond / ceiling
-				all = append(all, r)
-				fmt.Fprintf(os.Stderr, "\rround %d of %d, c=%-4d %-12s %8.0f/s ", round+1, o.rounds, c, v.name, r.PerSecond)
+				for _, r := range results {
+					r.Round, r.Ratio, r.OfCeiling, r.OfDisk = round, r.PerSecond/ceiling.PerSecond, r.CPU/ceiling.CPU, r.P50/disk.P50
+					all = append(all, r)
+				}
+				fmt.Fprintf(os.Stderr, "\rround %d of %d, c=%-4d %-16s %8.0f/s ", round+1, o.rounds, c, row.name(), results[0].PerSecond)
 			}
 		}
 	}
 	fmt.Fprintln(os.Stderr)
-	report(os.Stdout, variants, all)
-	of := func(f func(disk) float64) float64 {
-		var values []float64
-		for _, d := range disks {
-			values = append(values, f(d))
-		}
-		return median(values)
-	}
-	fmt.Printf("\na bare write of %d bytes and fdatasync: p50 %.2f ms, p99 %.2f ms\n", o.body, of(func(d disk) float64 { return d.P50 })/1e3, of(func(d disk) float64 { return d.P99 })/1e3)
-	if o.svg != "" {
-		if err := os.WriteFile(o.svg, plot(variants, all), 0o600); err != nil {
+	printResults(all)
+	fmt.Printf("\na bare write of 1.25 KiB and fdatasync on a preallocated file: p50 %.0f µs\n\n", median(disks))
+	printVerdicts(all)
+	return nil
+}
+
+// one starts a server and runs a closed loop against it.
+func (o options) one(ctx context.Context, r row, c int) (results []result, err error) {
+	if r.kind == "ceiling" {
+		p, err := self("ceiling")
+		if err != nil {
 			return nil, err
 		}
+		results, err = o.measure(ctx, p, r, c)
+		return results, errors.Join(err, p.stop())
 	}
-	return map[string]any{"runs": all, "disk": disks}, nil
+	var args []string
+	switch r.kind {
+	case "os":
+		args = []string{"--durability=os"}
+	case "fsync":
+		o.length = o.burst
+	case "direct":
+		var remote *process
+		if remote, err = o.startRemote(ctx, 0); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, remote.stop()) }()
+		args = []string{"--journal=off", "--nats-url=" + remote.url}
+	}
+	err = o.with(ctx, func(p *process) error {
+		results, err = o.measure(ctx, p, r, c)
+		return err
+	}, args...)
+	return results, err
 }
 
-// one runs a server and a closed loop against it.
-func (o options) one(ctx context.Context, v variant, concurrency int) (r result, err error) {
-	data, err := o.folder()
-	if err != nil {
-		return r, err
-	}
-	defer os.RemoveAll(filepath.Dir(data))
-	var p *process
-	if v.words == nil {
-		p, err = o.self("server", v.name)
-	} else {
-		p, err = o.command(ctx, v.words, data, v.args...)
-	}
-	if err != nil {
-		return r, err
-	}
-	defer func() { err = errors.Join(err, p.stop()) }()
+func (o options) measure(ctx context.Context, p *process, w row, c int) ([]result, error) {
 	before := p.cpu()
-	l, err := spec{URL: p.url, Connections: concurrency, Length: o.length, Body: o.body, Prefix: "bench-"}.run(ctx)
+	l, err := p.load(ctx, spec{Connections: c, Length: o.length, Body: o.body, Prefix: "bench-"})
 	if err != nil {
-		return r, err
+		return nil, err
 	}
-	if l.Refused > 0 {
-		return r, fmt.Errorf("%d deliveries were refused", l.Refused)
+	if l.Good == 0 || l.Acknowledged < l.Sent {
+		return nil, fmt.Errorf("%d of %d deliveries were acknowledged", l.Acknowledged, l.Sent)
 	}
-	r = result{
-		Variant: v.name, Concurrency: concurrency, PerSecond: l.PerSecond, P50: l.Times.P50, P99: l.Times.P99, RSS: p.rss(),
-		CPU: float64((p.cpu() - before).Microseconds()) / float64(l.Acknowledged),
+	r := result{
+		Row: w.name(), Concurrency: c, PerSecond: l.PerSecond, P50: l.Times.P50, P99: l.Times.P99,
+		CPU: perDelivery(l.ServerCPU, l.Acknowledged), LoadCPU: l.LoadCPU, RSS: p.rss(), Entries: l.Acknowledged / 3,
 	}
-	if v.words != nil {
-		m, err := p.metrics()
-		if err != nil {
-			return r, err
-		}
-		if n := m["jobbridge_commit_group_size_count"]; n > 0 {
-			r.Group = m["jobbridge_commit_group_size_sum"] / n
-		}
+	if w.kind != "fsync" {
+		return []result{r}, nil
 	}
-	return r, nil
+	if r.Lag, err = p.lag(); err != nil {
+		return nil, err
+	}
+	if err := p.forwarded(ctx); err != nil {
+		return nil, err
+	}
+	s := r
+	r.Row, s.Row = w.name()+" burst", w.name()+" sustained"
+	s.PerSecond = float64(l.Acknowledged) / (monotonic() - l.Started).Seconds()
+	s.CPU = perDelivery(p.cpu()-before, l.Acknowledged)
+	return []result{s, r}, nil
 }
 
-// bareDisk appends to a file and syncs it, over and over.
-func (o options) bareDisk() (d disk, err error) {
-	f, err := os.Create(filepath.Join(o.dir, "bare"))
-	if err != nil {
-		return d, err
+// printResults prints the medians over the rounds, of the ratio also the
+// quartiles.
+func printResults(all []result) {
+	t := columns(os.Stdout)
+	fmt.Fprintln(t, "\tc\t/s\tratio\tlower\tupper\tp50 ms\tp99 ms\tCPU µs\tload µs\tRSS MiB\tlag\t")
+	for i, r := range all {
+		if r.Round > 0 {
+			continue
+		}
+		of := func(f func(result) float64) []float64 { return figures(all, r.Row, r.Concurrency, f) }
+		low, ratio, high := quartiles(of(func(r result) float64 { return r.Ratio }))
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.0f\t%.0f\t\n", all[i].Row, r.Concurrency,
+			median(of(func(r result) float64 { return r.PerSecond })), ratio, low, high,
+			median(of(func(r result) float64 { return r.P50 }))/1e3, median(of(func(r result) float64 { return r.P99 }))/1e3,
+			median(of(func(r result) float64 { return r.CPU })), median(of(func(r result) float64 { return r.LoadCPU })),
+			median(of(func(r result) float64 { return r.RSS })), median(of(func(r result) float64 { return r.Lag })))
 	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	h, buf := newHistogram(), make([]byte, o.body)
-	for end := time.Now().Add(o.length); time.Now().Before(end); {
-		start := time.Now()
-		if _, err := f.Write(buf); err != nil {
-			return d, err
-		}
-		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
-			return d, err
-		}
-		if err := h.RecordValue(time.Since(start).Microseconds()); err != nil {
-			return d, err
-		}
-	}
-	t := percentiles(h)
-	return disk{P50: t.P50, P99: t.P99}, nil
+	_ = t.Flush() // of standard output
 }
 
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
+// figures returns a figure of all rounds.
+func figures(all []result, row string, c int, f func(result) float64) (values []float64) {
+	for _, r := range all {
+		if r.Row == row && r.Concurrency == c {
+			values = append(values, f(r))
+		}
+	}
+	return values
 }
 
-// report prints the medians over the rounds, and how far they spread.
-func report(w io.Writer, variants []variant, all []result) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "variant\tc\t/s\tratio\tleast\tmost\tp50 ms\tp99 ms\tCPU µs\tRSS MiB\tgroup\t")
-	for _, v := range variants {
-		for _, c := range concurrencies {
-			of := func(f func(result) float64) (values []float64) {
-				for _, r := range all {
-					if r.Variant == v.name && r.Concurrency == c {
-						values = append(values, f(r))
-					}
-				}
-				return values
+// tableMusts are what the rows must reach.
+var tableMusts = []struct {
+	row string
+	c   int
+	must
+	of func(result) float64
+}{
+	{"fsync sustained", 16, must{"ratio", .14, .20, false}, ratioOf},
+	{"fsync sustained", 64, must{"ratio", .30, .38, false}, ratioOf},
+	{"fsync sustained", 256, must{"ratio", .36, .45, false}, ratioOf},
+	{"fsync burst", 16, must{"ratio", .20, .30, false}, ratioOf},
+	{"fsync burst", 64, must{"ratio", .40, .55, false}, ratioOf},
+	{"fsync burst", 256, must{"ratio", .50, .70, false}, ratioOf},
+	{"fsync burst", 1, must{"p50, bare syncs", 2.7, 2.2, true}, func(r result) float64 { return r.OfDisk }},
+	{"ceiling", 64, must{"load's CPU µs, ceiling 19", 20, 0, true}, func(r result) float64 { return 19 * r.LoadCPU / r.CPU }},
+	{"fsync sustained", 64, must{"CPU µs, ceiling 19", 80, 65, true}, func(r result) float64 { return 19 * r.OfCeiling }},
+	{"direct", 64, must{"CPU µs, ceiling 19", 80, 0, true}, func(r result) float64 { return 19 * r.OfCeiling }},
+	{"fsync burst", 256, must{"RSS less 80 B an entry, MiB", 110, 0, true}, func(r result) float64 {
+		return r.RSS - 80*float64(r.Entries)/(1<<20)
+	}},
+}
+
+func ratioOf(r result) float64 { return r.Ratio }
+
+// printVerdicts prints the musts of each build's rows.
+func printVerdicts(all []result) {
+	t := columns(os.Stdout)
+	fmt.Fprintln(t, "\tc\t\tmust\tlower\tmedian\tupper\tverdict\t")
+	for _, m := range tableMusts {
+		for _, r := range all {
+			if r.Round > 0 || r.Concurrency != m.c || r.Row != m.row && !strings.HasSuffix(r.Row, " "+m.row) {
+				continue
 			}
-			ratios := of(func(r result) float64 { return r.Ratio })
-			fmt.Fprintf(t, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.1f\t%.0f\t%.1f\t\n", v.name, c,
-				median(of(func(r result) float64 { return r.PerSecond })), median(ratios), slices.Min(ratios), slices.Max(ratios),
-				median(of(func(r result) float64 { return r.P50 }))/1e3, median(of(func(r result) float64 { return r.P99 }))/1e3,
-				median(of(func(r result) float64 { return r.CPU })), median(of(func(r result) float64 { return r.RSS })), median(of(func(r result) float64 { return r.Group })))
+			values := figures(all, r.Row, m.c, m.of)
+			low, median, high := quartiles(values)
+			fmt.Fprintf(t, "%s\t%d\t%s\t%v\t%s\t%s\t%s\t%s\t\n",
+				r.Row, m.c, m.what, m.must, short(low), short(median), short(high), m.verdict(values))
 		}
 	}
 	_ = t.Flush() // of standard output
+}
+
+// perDelivery returns microseconds.
+func perDelivery(cpu time.Duration, deliveries int) float64 {
+	return float64(cpu.Microseconds()) / float64(max(1, deliveries))
 }
