@@ -79,6 +79,11 @@ func TestTraceContext(t *testing.T) {
 	}
 }
 
+// deep returns an event with levels open brackets at its deepest place.
+func deep(levels int) string {
+	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `,"status":"A"}`
+}
+
 // FuzzDecode compares with encoding/json, whose maps keep the exact key and the
 // last duplicate.
 func FuzzDecode(f *testing.F) {
@@ -87,6 +92,11 @@ func FuzzDecode(f *testing.F) {
 		`{"id":1,"status":["x",{"status":"y"}],"metrics":{"a":[1,2,{"b":"}"}]}}`, `{"\u0069d":"a","stat\u0075s":"\u0043OMPLETED","x":"\\\""}`,
 		`{"ID":"a","Status":"COMPLETED"}`, `{}`, `[]`, `"status"`, `null`, `{"status":"A","a":-1.5e+3,"b":true,"c":null}`, "\ufeff{\"status\":\"A\"}", `{"status":"A"`, "{\"status\":\"\xff\"}",
 		`{"metrics":{},"model":null,"status":"A"}`, `{"result":{"metrics":{},"status":"A"}}`, `{"result":[1],"id":"a"}`, `{"status":null,"result":{"status":"A"}}`,
+		`{"status":"A","a":01}`, `{"status":"A","a":-}`, `{"status":"A","a":1.}`, `{"status":"A","a":1e}`, `{"status":"A","a":.5}`, `{"status":"A","a":+1}`, `{"status":"A","a":-0.0E-1}`,
+		`{"status":"A",}`, `{"status":"A"}}`, `{"status":"A"} x`, `{"status" "A"}`, `{status:"A"}`, `{"a":[1,],"status":"A"}`, `{"a":[,1],"status":"A"}`, `{"a":[1 2],"status":"A"}`, `{"a":{"b"},"status":"A"}`,
+		`{"status":"\ud83d\ude00\ud83d\n\/"}`, `{"status":"\x"}`, `{"status":"\u12g4"}`, `{"status":"\u12`, `{"status":"\`, "{\"status\":\"a\tb\"}", "{\"status\":\"A\"}\x00", "\x00", "", "\ufeff", "\ufeff\ufeff{}",
+		`{"a":tru,"status":"A"}`, `{"a":nulll,"status":"A"}`, `{"a":"` + "\xc3\x28" + `","status":"A"}`, `{"` + "\xff" + `":1,"status":"A"}`, `{"status":["A"],"status":"B","id":{},"id":"c"}`,
+		deep(10_000), deep(10_001),
 	} {
 		f.Add([]byte(seed))
 	}
@@ -103,6 +113,9 @@ func FuzzDecode(f *testing.F) {
 				return ""
 			}
 			return s
+		}
+		if got, want := bridge.Valid(payload), json.Valid(payload); got != want {
+			t.Errorf("%q: valid: %v, want %v", payload, got, want)
 		}
 		m := object(bytes.TrimPrefix(payload, []byte("\ufeff")))
 		if _, ok := m["status"]; !ok {

@@ -1,4 +1,10 @@
 package bridge
 
-// Decode is what a benchmark cannot reach otherwise.
+// Decode is for benchmarks and fuzzing.
 var Decode = decode
+
+// Valid reports whether the scanner accepts data as JSON.
+func Valid(data []byte) bool {
+	_, valid := scan(data)
+	return valid
+}
