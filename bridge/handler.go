@@ -33,15 +33,15 @@ type answer struct {
 func (b *Bridge) receive(c echo.Context) error {
 	d := deliveryOf(c)
 	d.received = true
-	remote := sourceOf(c.RealIP())
+	source := sourceOf(d.remote)
 	// Over HTTP/2, the connections do not bound the requests.
 	if c.Request().ProtoMajor > 1 {
-		if !b.requests.enter(remote, 0) {
+		if !b.requests.enter(source, 0) {
 			return d.refuse(errBusy)
 		}
-		defer b.requests.leave(remote)
+		defer b.requests.leave(source)
 	}
-	body, err := b.bodies.read(c.Response(), c.Request(), remote)
+	body, err := b.bodies.read(c.Response(), c.Request(), source)
 	if err != nil {
 		return d.refuse(err)
 	}
@@ -57,10 +57,10 @@ func (b *Bridge) receive(c echo.Context) error {
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
-			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body.bytes}).String()
+			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, d.remote, now, c.Request().Header, body.bytes}).String()
 		}
 		// What is only too old or too new was signed by someone who may.
-		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(remote, d.bytes) {
+		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(source, d.bytes) {
 			d.pause = true
 			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
 		}
@@ -100,6 +100,7 @@ var (
 // delivery is what becomes of one request, for the log and the metrics.
 type delivery struct {
 	start   time.Time
+	remote  string // address of the sender, without a port
 	bytes   int
 	event   event.Event
 	receipt publisher.Receipt
@@ -121,9 +122,13 @@ type delivery struct {
 	trace    trace.TraceID
 }
 
-const deliveryKey = "delivery"
+// deliveryContext is the context that [Bridge.observe] gives to the handler.
+type deliveryContext struct {
+	echo.Context
+	delivery
+}
 
-func deliveryOf(c echo.Context) *delivery { return c.Get(deliveryKey).(*delivery) }
+func deliveryOf(c echo.Context) *delivery { return &c.(*deliveryContext).delivery }
 
 func (d *delivery) answer() answer {
 	a := answer{
@@ -218,12 +223,12 @@ func answerError(err error, c echo.Context) {
 // observe answers, counts and logs every request, and survives a panic in it.
 func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		d := &delivery{start: time.Now()}
-		c.Set(deliveryKey, d)
+		received := &deliveryContext{c, delivery{start: time.Now(), remote: c.RealIP()}}
+		d := &received.delivery
 		if b.draining.Load() && c.Request().ProtoMajor == 1 { // to HTTP/2 it would mean that what was sent meanwhile is refused
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
-		err := survive(next, c, d)
+		err := survive(next, received, d)
 		b.endSpan(c.Request().Context(), d)
 		if d.pause {
 			b.forgers.pause(c.Request().Context())
@@ -235,9 +240,9 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if d.reason == "" && status != http.StatusOK {
 			d.reason = reasonOf(status)
 		}
-		took := time.Since(d.start)
-		b.metrics.observe(d, d.outcome(status), took)
-		b.logDelivery(c, d, status, took)
+		outcome, took := d.outcome(status), time.Since(d.start)
+		b.metrics.observe(d, outcome, took)
+		b.logDelivery(c.Request(), d, outcome, status, took)
 		return nil
 	}
 }
@@ -261,7 +266,10 @@ func survive(next echo.HandlerFunc, c echo.Context, d *delivery) (err error) {
 // LogDelivery is the message of the line that is logged for each request.
 const LogDelivery = "delivery"
 
-func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.Duration) {
+// storedFields is how many fields the line of a stored delivery has.
+const storedFields = 9
+
+func (b *Bridge) logDelivery(r *http.Request, d *delivery, outcome string, status int, took time.Duration) {
 	level := zap.InfoLevel
 	if status >= http.StatusInternalServerError {
 		level = zap.ErrorLevel
@@ -274,9 +282,9 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 	if line == nil {
 		return
 	}
-	fields := make([]zap.Field, 0, 13)
-	fields = append(fields, zap.String("outcome", d.outcome(status)), zap.Int("code", status), zap.Int("bytes", d.bytes),
-		zap.Duration("took", took), zap.String("remote", c.RealIP()))
+	fields := make([]zap.Field, 0, storedFields)
+	fields = append(fields, zap.String("outcome", outcome), zap.Int("code", status), zap.Int("bytes", d.bytes),
+		zap.Duration("took", took), zap.String("remote", d.remote))
 	if d.reason != "" {
 		fields = append(fields, zap.String("reason", d.reason))
 	}
@@ -296,7 +304,7 @@ func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.
 		fields = append(fields, zap.String("subject", d.receipt.Subject), zap.Uint64("seq", d.receipt.Sequence), zap.String("durability", string(d.receipt.Durability)))
 	}
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
-		fields = append(fields, zap.String("method", printable(c.Request().Method, 32)), zap.String("path", printable(c.Request().URL.Path, 128)))
+		fields = append(fields, zap.String("method", printable(r.Method, 32)), zap.String("path", printable(r.URL.Path, 128)))
 	}
 	line.Write(fields...)
 }
