@@ -79,9 +79,18 @@ func TestTraceContext(t *testing.T) {
 	}
 }
 
-// deep returns an event with levels open brackets at its deepest place.
-func deep(levels int) string {
-	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `,"status":"A"}`
+// TestDepth nests as deep as encoding/json lets it, and deeper by one.
+func TestDepth(t *testing.T) {
+	t.Parallel()
+	for _, levels := range []int{10_000, 10_001} {
+		for _, brackets := range []string{"[]", "{}"} {
+			inner := map[string]string{"[]": "[", "{}": `{"a":`}[brackets]
+			text := strings.Repeat(inner, levels-1) + brackets + strings.Repeat(brackets[1:], levels-1)
+			if got, want := bridge.Valid([]byte(text)), json.Valid([]byte(text)); got != want || want != (levels == 10_000) {
+				t.Errorf("%d of %s: valid: %v, want %v", levels, brackets, got, want)
+			}
+		}
+	}
 }
 
 // FuzzDecode compares with encoding/json, whose maps keep the exact key and the
@@ -96,7 +105,6 @@ func FuzzDecode(f *testing.F) {
 		`{"status":"A",}`, `{"status":"A"}}`, `{"status":"A"} x`, `{"status" "A"}`, `{status:"A"}`, `{"a":[1,],"status":"A"}`, `{"a":[,1],"status":"A"}`, `{"a":[1 2],"status":"A"}`, `{"a":{"b"},"status":"A"}`,
 		`{"status":"\ud83d\ude00\ud83d\n\/"}`, `{"status":"\x"}`, `{"status":"\u12g4"}`, `{"status":"\u12`, `{"status":"\`, "{\"status\":\"a\tb\"}", "{\"status\":\"A\"}\x00", "\x00", "", "\ufeff", "\ufeff\ufeff{}",
 		`{"a":tru,"status":"A"}`, `{"a":nulll,"status":"A"}`, `{"a":"` + "\xc3\x28" + `","status":"A"}`, `{"` + "\xff" + `":1,"status":"A"}`, `{"status":["A"],"status":"B","id":{},"id":"c"}`,
-		deep(10_000), deep(10_001),
 	} {
 		f.Add([]byte(seed))
 	}
