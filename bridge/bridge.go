@@ -101,7 +101,7 @@ type Config struct {
 	// Health is told of draining; nil means nobody is.
 	Health *Health
 	// Tracer makes a span of each delivery, with one each for what it consists of;
-	// nil means none.
+	// nil, or the provider of package noop, means none.
 	Tracer trace.TracerProvider
 	// Registerer takes the metrics; nil means none are kept.
 	Registerer prometheus.Registerer
@@ -137,7 +137,7 @@ type Bridge struct {
 	floods   *zap.Logger // for what nobody has signed: sampled
 	metrics  *metrics
 	slots    chan struct{} // one token per delivery in flight
-	tracer   trace.Tracer
+	tracer   trace.Tracer  // nil without tracing
 	skew     *skew
 	forgers  *forgers
 	bodies   bodies
@@ -186,12 +186,12 @@ func New(cfg Config) (*Bridge, error) {
 	if cfg.Registerer == nil {
 		cfg.Registerer = prometheus.NewRegistry()
 	}
-	if cfg.Tracer == nil {
-		cfg.Tracer = noop.NewTracerProvider()
-	}
 	var err error
-	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
+	b := &Bridge{cfg: cfg, log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
 		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections)}
+	if _, none := cfg.Tracer.(noop.TracerProvider); cfg.Tracer != nil && !none {
+		b.tracer = cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge")
+	}
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
