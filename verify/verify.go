@@ -161,8 +161,8 @@ type Verified struct {
 // [ErrTooNew] the signature is right, and what is returned beside the error is
 // filled in; with any other error it is empty.
 func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
-	h, err := parseHeader(header)
-	if err != nil {
+	var h signatureHeader
+	if err := h.parse(header); err != nil {
 		return Verified{}, err
 	}
 	keys := *v.secrets.Load()
@@ -235,7 +235,7 @@ func (v *Verifier) checkAge(at time.Time) error {
 
 // match returns the index of the secret that made one of the signatures over
 // payload, or -1.
-func match(keys []*key, h *header, payload []byte) int {
+func match(keys []*key, h *signatureHeader, payload []byte) int {
 	for i, k := range keys {
 		if k.matches(h, payload) {
 			return i
@@ -244,8 +244,8 @@ func match(keys []*key, h *header, payload []byte) int {
 	return -1
 }
 
-// header is a parsed signature header.
-type header struct {
+// signatureHeader is a parsed header.
+type signatureHeader struct {
 	t     string // as written: it is part of what is signed
 	at    time.Time
 	sigs  [maxSignatures]digest
@@ -256,25 +256,28 @@ type header struct {
 // secret sends two.
 const maxSignatures = 16
 
-// parseHeader reads a header such as
+// parse reads a header such as
 //
 //	t=1700000000,v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd
 //
-// Parts it does not know, and signatures that are no lower-case hex, are passed
-// over; a second t is not, for then it is unclear what was signed.
-func parseHeader(s string) (h header, err error) {
+// into h, which must be empty. It skips parts with other names, and signatures
+// that are not lower-case hex. A second t is an error, because it would be unclear
+// what was signed.
+func (h *signatureHeader) parse(s string) (err error) {
 	if s == "" {
-		return h, ErrUnsigned
+		return ErrUnsigned
 	}
-	for part := range strings.SplitSeq(s, ",") {
+	for more := true; more; {
+		var part string
+		part, s, more = strings.Cut(s, ",")
 		name, value, _ := strings.Cut(strings.Trim(part, " \t"), "=")
 		switch name {
 		case "t":
 			if h.t != "" {
-				return h, fmt.Errorf("%w: more than one t", ErrMalformed)
+				return fmt.Errorf("%w: more than one t", ErrMalformed)
 			}
 			if h.at, err = parseTime(value); err != nil {
-				return h, err
+				return err
 			}
 			h.t = value
 		case "v1":
@@ -285,11 +288,11 @@ func parseHeader(s string) (h header, err error) {
 	}
 	switch {
 	case h.t == "":
-		return h, fmt.Errorf("%w: no t", ErrMalformed)
+		return fmt.Errorf("%w: no t", ErrMalformed)
 	case h.count == 0:
-		return h, fmt.Errorf("%w: no v1 of 64 lower-case hex digits", ErrMalformed)
+		return fmt.Errorf("%w: no v1 of 64 lower-case hex digits", ErrMalformed)
 	}
-	return h, nil
+	return nil
 }
 
 // parseTime reads a time of signing. The provider does not document its unit:
