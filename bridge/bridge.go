@@ -200,24 +200,11 @@ func New(cfg Config) (*Bridge, error) {
 		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
 	}
 	b.echo = echo.New()
-	b.echo.IPExtractor = remoteIP(cfg.TrustedProxies)
+	b.echo.IPExtractor = remoteIP(cfg.TrustedProxies, cfg.Logger)
 	b.echo.HTTPErrorHandler = answerError
 	b.echo.Use(b.observe)
 	b.echo.POST(cfg.Path, b.receive)
 	return b, nil
-}
-
-// remoteIP returns what tells the source of a request. A header about it is the
-// sender's word, unless a trusted proxy wrote it.
-func remoteIP(proxies []*net.IPNet) echo.IPExtractor {
-	if len(proxies) == 0 {
-		return echo.ExtractIPDirect()
-	}
-	trust := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
-	for _, p := range proxies {
-		trust = append(trust, echo.TrustIPRange(p))
-	}
-	return echo.ExtractIPFromXFFHeader(trust...)
 }
 
 // ServeHTTP makes a Bridge usable behind another server. Such a server must
