@@ -59,7 +59,8 @@ const (
 type Config struct {
 	Verifier  Verifier
 	Publisher Publisher
-	// Path of the webhook; empty means [DefaultPath].
+	// Path of the webhook; empty means [DefaultPath]. With or without one slash at
+	// its end it is the same.
 	Path string
 	// MaxBody is the largest body in bytes, on the wire and inflated; 0 means
 	// [DefaultMaxBody].
@@ -203,7 +204,9 @@ func New(cfg Config) (*Bridge, error) {
 	b.echo.IPExtractor = remoteIP(cfg.TrustedProxies, cfg.Logger)
 	b.echo.HTTPErrorHandler = answerError
 	b.echo.Use(b.observe)
-	b.echo.POST(cfg.Path, b.receive)
+	path := strings.TrimSuffix(cfg.Path, "/")
+	b.echo.POST(path, b.receive)
+	b.echo.POST(path+"/", b.receive)
 	return b, nil
 }
 

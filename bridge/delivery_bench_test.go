@@ -27,6 +27,20 @@ func (instant) Publish(context.Context, event.Event) (publisher.Receipt, error) 
 	return publisher.Receipt{Stream: "JOBS", Subject: "job.completed", Sequence: 4711, Durability: event.OS}, nil
 }
 
+const testSecret = "whsec_0123456789abcdef"
+
+func newVerifier(tb testing.TB) *verify.Verifier {
+	tb.Helper()
+	v, err := verify.New([]string{testSecret}, verify.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return v
+}
+
+// sign returns the signature header of a body that is sent now.
+func sign(body string) string { return verify.Sign(testSecret, time.Now(), []byte(body)) }
+
 // recorder is a ResponseWriter that can be used again without allocation.
 type recorder struct {
 	header http.Header
@@ -48,14 +62,9 @@ func (*resettable) Close() error { return nil }
 // but net/http and the storage, with a log that is encoded and thrown away, with
 // metrics, and without tracing.
 func BenchmarkDelivery(b *testing.B) {
-	const secret = "whsec_benchmark"
-	verifier, err := verify.New([]string{secret}, verify.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 	handler, err := bridge.New(bridge.Config{
-		Verifier: verifier, Publisher: instant{},
+		Verifier: newVerifier(b), Publisher: instant{},
 		Logger: zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zapcore.InfoLevel)),
 	})
 	if err != nil {
@@ -69,7 +78,7 @@ func BenchmarkDelivery(b *testing.B) {
 	deliveries := make([]delivery, 4096)
 	for i := range deliveries {
 		payload := fmt.Appendf(nil, `{"id":"731f0c19-7a5e-4d9b-9a60-%012d","status":"COMPLETED","model":"lipsync-2","input":[{"type":"video","url":"https://assets.example/in.mp4"}],"pad":%q}`, i, strings.Repeat("x", 850))
-		deliveries[i] = delivery{payload, []string{verify.Sign(secret, time.Now(), payload)}}
+		deliveries[i] = delivery{payload, []string{sign(string(payload))}}
 	}
 	request := httptest.NewRequest(http.MethodPost, bridge.DefaultPath, nil)
 	request.Header.Set("Content-Type", "application/json")

@@ -213,7 +213,10 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			answerError(err, c)
 		}
 		status := c.Response().Status
-		if d.reason == "" && status != http.StatusOK {
+		switch {
+		case status == http.StatusNotFound && isSigned(c.Request()):
+			d.reason = wrongPath
+		case d.reason == "" && status != http.StatusOK:
 			d.reason = reasonOf(status)
 		}
 		outcome, took := d.outcome(status), time.Since(d.start)
@@ -226,6 +229,15 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 // reasonOf is the reason of an answer that is not this package's own.
 func reasonOf(status int) string {
 	return strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_")
+}
+
+// wrongPath is the reason of a POST that has a signature header and is not for the
+// webhook's path. The signature is not verified: a body is read for the webhook
+// only.
+const wrongPath = "wrong_path"
+
+func isSigned(r *http.Request) bool {
+	return r.Method == http.MethodPost && len(r.Header.Values(verify.HeaderName)) > 0
 }
 
 // survive runs the handler and turns a panic into an error.
@@ -247,8 +259,11 @@ const storedFields = 9
 
 func (b *Bridge) logDelivery(r *http.Request, d *delivery, outcome string, status int, took time.Duration) {
 	level := zap.InfoLevel
-	if status >= http.StatusInternalServerError {
+	switch {
+	case status >= http.StatusInternalServerError:
 		level = zap.ErrorLevel
+	case d.reason == wrongPath:
+		level = zap.WarnLevel
 	}
 	log, message := b.log, LogDelivery
 	if d.reason != "" && d.event.Payload == nil {
@@ -281,6 +296,9 @@ func (b *Bridge) logDelivery(r *http.Request, d *delivery, outcome string, statu
 	}
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
 		fields = append(fields, zap.String("method", printable(r.Method, 32)), zap.String("path", printable(r.URL.Path, 128)))
+	}
+	if d.reason == wrongPath {
+		fields = append(fields, zap.String("hint", "the webhook is at "+b.cfg.Path+": correct the URL at the sender, or set the bridge's path"))
 	}
 	line.Write(fields...)
 }
