@@ -16,6 +16,7 @@ func TestRouting(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
 	const sum = "sha256:"
+	long := strings.Repeat("a", 129)
 	for _, r := range []struct{ name, payload, subject, msgID, id, status, kind string }{
 		{"a job", `{"id":"a","status":"COMPLETED"}`, "job.completed", "sync:a:COMPLETED", "a", "COMPLETED", "job"},
 		{"timed out", `{"id":"a","status":"TIMED_OUT"}`, "job.timed_out", "sync:a:TIMED_OUT", "a", "TIMED_OUT", "job"},
@@ -28,6 +29,10 @@ func TestRouting(t *testing.T) {
 		{"an escaped key", `{"\u0069d":"h","st\u0061tus":"COMPLETED"}`, "job.completed", "sync:h:COMPLETED", "h", "COMPLETED", "job"},
 		{"no id", `{"status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"a numeric id", `{"id":7,"status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
+		{"the longest status", `{"id":"i","status":"` + long[:64] + `"}`, "job." + long[:64], "sync:i:" + strings.ToUpper(long[:64]), "i", long[:64], "job"},
+		{"a longer status", `{"id":"i","status":"` + long[:65] + `"}`, "job.unrecognized", sum, "i", "", "job"},
+		{"the longest id", `{"id":"` + long[:128] + `","status":"COMPLETED"}`, "job.completed", "sync:" + long[:128] + ":COMPLETED", long[:128], "COMPLETED", "job"},
+		{"a longer id", `{"id":"` + long + `","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a dot", `{"id":"a.b","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a wildcard", `{"id":">","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a line break", `{"id":"a\r\nX: y","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},

@@ -41,14 +41,10 @@ func TestPath(t *testing.T) {
 	} {
 		core, logs := observer.New(zapcore.InfoLevel)
 		registry := prometheus.NewRegistry()
-		b, err := bridge.New(bridge.Config{Verifier: newVerifier(t), Publisher: instant{}, Path: r.configured, Registerer: registry, Logger: zap.New(core)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		body := `{"id":"job-1","status":"COMPLETED"}`
-		request := httptest.NewRequest(r.method, r.path, strings.NewReader(body))
+		b := newBridge(t, bridge.Config{Publisher: instant{}, Path: r.configured, Registerer: registry, Logger: zap.New(core)})
+		request := httptest.NewRequest(r.method, r.path, strings.NewReader(completed))
 		if r.signed {
-			request.Header.Set(verify.HeaderName, sign(body))
+			request.Header.Set(verify.HeaderName, sign(completed))
 		}
 		answer := httptest.NewRecorder()
 		b.ServeHTTP(answer, request)
