@@ -59,7 +59,8 @@ const (
 type Config struct {
 	Verifier  Verifier
 	Publisher Publisher
-	// Path of the webhook; empty means [DefaultPath].
+	// Path of the webhook; empty means [DefaultPath]. With or without one slash at
+	// its end it is the same.
 	Path string
 	// MaxBody is the largest body in bytes, on the wire and inflated; 0 means
 	// [DefaultMaxBody].
@@ -101,7 +102,7 @@ type Config struct {
 	// Health is told of draining; nil means nobody is.
 	Health *Health
 	// Tracer makes a span of each delivery, with one each for what it consists of;
-	// nil means none.
+	// nil, or the provider of package noop, means none.
 	Tracer trace.TracerProvider
 	// Registerer takes the metrics; nil means none are kept.
 	Registerer prometheus.Registerer
@@ -137,7 +138,7 @@ type Bridge struct {
 	floods   *zap.Logger // for what nobody has signed: sampled
 	metrics  *metrics
 	slots    chan struct{} // one token per delivery in flight
-	tracer   trace.Tracer
+	tracer   trace.Tracer  // nil without tracing
 	skew     *skew
 	forgers  *forgers
 	bodies   bodies
@@ -186,40 +187,27 @@ func New(cfg Config) (*Bridge, error) {
 	if cfg.Registerer == nil {
 		cfg.Registerer = prometheus.NewRegistry()
 	}
-	if cfg.Tracer == nil {
-		cfg.Tracer = noop.NewTracerProvider()
-	}
 	var err error
-	b := &Bridge{cfg: cfg, tracer: cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge"), log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
+	b := &Bridge{cfg: cfg, log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
 		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections)}
+	if _, none := cfg.Tracer.(noop.TracerProvider); cfg.Tracer != nil && !none {
+		b.tracer = cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge")
+	}
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
-	if b.skew, err = newSkew(cmp.Or(cfg.Tolerance, verify.DefaultTolerance), cfg.Health, cfg.Logger); err != nil {
-		return nil, fmt.Errorf("bridge: %w", err)
-	}
+	b.skew = newSkew(cmp.Or(cfg.Tolerance, verify.DefaultTolerance), cfg.Health, cfg.Logger)
 	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
 	}
 	b.echo = echo.New()
-	b.echo.IPExtractor = remoteIP(cfg.TrustedProxies)
+	b.echo.IPExtractor = remoteIP(cfg.TrustedProxies, cfg.Logger)
 	b.echo.HTTPErrorHandler = answerError
 	b.echo.Use(b.observe)
-	b.echo.POST(cfg.Path, b.receive)
+	path := strings.TrimSuffix(cfg.Path, "/")
+	b.echo.POST(path, b.receive)
+	b.echo.POST(path+"/", b.receive)
 	return b, nil
-}
-
-// remoteIP returns what tells the source of a request. A header about it is the
-// sender's word, unless a trusted proxy wrote it.
-func remoteIP(proxies []*net.IPNet) echo.IPExtractor {
-	if len(proxies) == 0 {
-		return echo.ExtractIPDirect()
-	}
-	trust := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
-	for _, p := range proxies {
-		trust = append(trust, echo.TrustIPRange(p))
-	}
-	return echo.ExtractIPFromXFFHeader(trust...)
 }
 
 // ServeHTTP makes a Bridge usable behind another server. Such a server must

@@ -120,7 +120,7 @@ func TestOutcomes(t *testing.T) {
 	for _, r := range []struct {
 		method, url string
 		code        int
-	}{{"GET", srv.URL, 405}, {"PUT", srv.URL, 405}, {"POST", srv.URL + "/", 404}, {"POST", srv.URL + "2", 404}, {"GET", srv.URL + "/../..", 404}} {
+	}{{"GET", srv.URL, 405}, {"PUT", srv.URL, 405}, {"GET", srv.URL + "/", 405}, {"POST", srv.URL + "//", 404}, {"POST", srv.URL + "2", 404}, {"GET", srv.URL + "/../..", 404}} {
 		resp, body := request(t, r.method, r.url)
 		if resp.StatusCode != r.code || !json.Valid(body) {
 			t.Errorf("%s %s: %d %s", r.method, r.url, resp.StatusCode, body)

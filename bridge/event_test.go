@@ -16,6 +16,7 @@ func TestRouting(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
 	const sum = "sha256:"
+	long := strings.Repeat("a", 129)
 	for _, r := range []struct{ name, payload, subject, msgID, id, status, kind string }{
 		{"a job", `{"id":"a","status":"COMPLETED"}`, "job.completed", "sync:a:COMPLETED", "a", "COMPLETED", "job"},
 		{"timed out", `{"id":"a","status":"TIMED_OUT"}`, "job.timed_out", "sync:a:TIMED_OUT", "a", "TIMED_OUT", "job"},
@@ -28,6 +29,10 @@ func TestRouting(t *testing.T) {
 		{"an escaped key", `{"\u0069d":"h","st\u0061tus":"COMPLETED"}`, "job.completed", "sync:h:COMPLETED", "h", "COMPLETED", "job"},
 		{"no id", `{"status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"a numeric id", `{"id":7,"status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
+		{"the longest status", `{"id":"i","status":"` + long[:64] + `"}`, "job." + long[:64], "sync:i:" + strings.ToUpper(long[:64]), "i", long[:64], "job"},
+		{"a longer status", `{"id":"i","status":"` + long[:65] + `"}`, "job.unrecognized", sum, "i", "", "job"},
+		{"the longest id", `{"id":"` + long[:128] + `","status":"COMPLETED"}`, "job.completed", "sync:" + long[:128] + ":COMPLETED", long[:128], "COMPLETED", "job"},
+		{"a longer id", `{"id":"` + long + `","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a dot", `{"id":"a.b","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a wildcard", `{"id":">","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a line break", `{"id":"a\r\nX: y","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
@@ -79,6 +84,20 @@ func TestTraceContext(t *testing.T) {
 	}
 }
 
+// TestDepth nests as deep as encoding/json lets it, and deeper by one.
+func TestDepth(t *testing.T) {
+	t.Parallel()
+	for _, levels := range []int{10_000, 10_001} {
+		for _, brackets := range []string{"[]", "{}"} {
+			inner := map[string]string{"[]": "[", "{}": `{"a":`}[brackets]
+			text := strings.Repeat(inner, levels-1) + brackets + strings.Repeat(brackets[1:], levels-1)
+			if got, want := bridge.Valid([]byte(text)), json.Valid([]byte(text)); got != want || want != (levels == 10_000) {
+				t.Errorf("%d of %s: valid: %v, want %v", levels, brackets, got, want)
+			}
+		}
+	}
+}
+
 // FuzzDecode compares with encoding/json, whose maps keep the exact key and the
 // last duplicate.
 func FuzzDecode(f *testing.F) {
@@ -87,6 +106,14 @@ func FuzzDecode(f *testing.F) {
 		`{"id":1,"status":["x",{"status":"y"}],"metrics":{"a":[1,2,{"b":"}"}]}}`, `{"\u0069d":"a","stat\u0075s":"\u0043OMPLETED","x":"\\\""}`,
 		`{"ID":"a","Status":"COMPLETED"}`, `{}`, `[]`, `"status"`, `null`, `{"status":"A","a":-1.5e+3,"b":true,"c":null}`, "\ufeff{\"status\":\"A\"}", `{"status":"A"`, "{\"status\":\"\xff\"}",
 		`{"metrics":{},"model":null,"status":"A"}`, `{"result":{"metrics":{},"status":"A"}}`, `{"result":[1],"id":"a"}`, `{"status":null,"result":{"status":"A"}}`,
+		`{"status":"A","a":01}`, `{"status":"A","a":-}`, `{"status":"A","a":1.}`, `{"status":"A","a":1e}`, `{"status":"A","a":.5}`,
+		`{"status":"A","a":+1}`, `{"status":"A","a":-0.0E-1}`,
+		`{"status":"A",}`, `{"status":"A"}}`, `{"status":"A"} x`, `{"status" "A"}`,
+		`{status:"A"}`, `{"a":[1,],"status":"A"}`, `{"a":[,1],"status":"A"}`, `{"a":[1 2],"status":"A"}`, `{"a":{"b"},"status":"A"}`,
+		`{"status":"\ud83d\ude00\ud83d\n\/"}`, `{"status":"\x"}`, `{"status":"\u12g4"}`, `{"status":"\u12`, `{"status":"\`,
+		"{\"status\":\"a\tb\"}", "{\"status\":\"A\"}\x00", "\x00", "", "\ufeff", "\ufeff\ufeff{}",
+		`{"a":tru,"status":"A"}`, `{"a":nulll,"status":"A"}`, `{"a":"` + "\xc3\x28" + `","status":"A"}`,
+		`{"` + "\xff" + `":1,"status":"A"}`, `{"status":["A"],"status":"B","id":{},"id":"c"}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -103,6 +130,9 @@ func FuzzDecode(f *testing.F) {
 				return ""
 			}
 			return s
+		}
+		if got, want := bridge.Valid(payload), json.Valid(payload); got != want {
+			t.Errorf("%q: valid: %v, want %v", payload, got, want)
 		}
 		m := object(bytes.TrimPrefix(payload, []byte("\ufeff")))
 		if _, ok := m["status"]; !ok {

@@ -14,34 +14,21 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
 	"go.opentelemetry.io/otel/trace"
-	"go.uber.org/zap"
 )
-
-// answer is the body of a 200.
-type answer struct {
-	Message    string           `json:"message"`
-	ID         string           `json:"id,omitempty"`
-	Status     string           `json:"status,omitempty"`
-	Subject    string           `json:"subject"`
-	Sequence   uint64           `json:"sequence"`
-	Duplicate  bool             `json:"duplicate"`
-	Conflict   bool             `json:"conflict,omitempty"`
-	Durability event.Durability `json:"durability"`
-}
 
 // receive is one delivery, top to bottom.
 func (b *Bridge) receive(c echo.Context) error {
 	d := deliveryOf(c)
 	d.received = true
-	remote := sourceOf(c.RealIP())
+	source := sourceOf(d.remote)
 	// Over HTTP/2, the connections do not bound the requests.
 	if c.Request().ProtoMajor > 1 {
-		if !b.requests.enter(remote, 0) {
+		if !b.requests.enter(source, 0) {
 			return d.refuse(errBusy)
 		}
-		defer b.requests.leave(remote)
+		defer b.requests.leave(source)
 	}
-	body, err := b.bodies.read(c.Response(), c.Request(), remote)
+	body, err := b.bodies.read(c.Response(), c.Request(), source)
 	if err != nil {
 		return d.refuse(err)
 	}
@@ -57,10 +44,10 @@ func (b *Bridge) receive(c echo.Context) error {
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
-			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body.bytes}).String()
+			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, d.remote, now, c.Request().Header, body.bytes}).String()
 		}
 		// What is only too old or too new was signed by someone who may.
-		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(remote, d.bytes) {
+		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(source, d.bytes) {
 			d.pause = true
 			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
 		}
@@ -84,7 +71,7 @@ func (b *Bridge) receive(c echo.Context) error {
 	if d.receipt, err = b.cfg.Publisher.Publish(ctx, d.event); err != nil {
 		return d.refuse(err)
 	}
-	return c.JSON(http.StatusOK, d.answer())
+	return c.JSONBlob(http.StatusOK, d.answer().appendJSON(make([]byte, 0, answerSize)))
 }
 
 // slotWait is how long a delivery waits for a slot. A commit or two end in that
@@ -100,6 +87,7 @@ var (
 // delivery is what becomes of one request, for the log and the metrics.
 type delivery struct {
 	start   time.Time
+	remote  string // address of the sender, without a port
 	bytes   int
 	event   event.Event
 	receipt publisher.Receipt
@@ -121,21 +109,13 @@ type delivery struct {
 	trace    trace.TraceID
 }
 
-const deliveryKey = "delivery"
-
-func deliveryOf(c echo.Context) *delivery { return c.Get(deliveryKey).(*delivery) }
-
-func (d *delivery) answer() answer {
-	a := answer{
-		Message: "Webhook signature verified", ID: d.event.UsableID(),
-		Subject: d.receipt.Subject, Sequence: d.receipt.Sequence, Duplicate: d.receipt.Duplicate,
-		Conflict: d.receipt.Conflict, Durability: d.receipt.Durability,
-	}
-	if d.event.Recognized() {
-		a.Status = d.event.Status
-	}
-	return a
+// deliveryContext is the context that [Bridge.observe] gives to the handler.
+type deliveryContext struct {
+	echo.Context
+	delivery
 }
+
+func deliveryOf(c echo.Context) *delivery { return &c.(*deliveryContext).delivery }
 
 func (d *delivery) outcome(status int) string {
 	switch {
@@ -218,12 +198,12 @@ func answerError(err error, c echo.Context) {
 // observe answers, counts and logs every request, and survives a panic in it.
 func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		d := &delivery{start: time.Now()}
-		c.Set(deliveryKey, d)
+		received := &deliveryContext{c, delivery{start: time.Now(), remote: c.RealIP()}}
+		d := &received.delivery
 		if b.draining.Load() && c.Request().ProtoMajor == 1 { // to HTTP/2 it would mean that what was sent meanwhile is refused
 			c.Response().Header().Set(echo.HeaderConnection, "close")
 		}
-		err := survive(next, c, d)
+		err := survive(next, received, d)
 		b.endSpan(c.Request().Context(), d)
 		if d.pause {
 			b.forgers.pause(c.Request().Context())
@@ -232,12 +212,15 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			answerError(err, c)
 		}
 		status := c.Response().Status
-		if d.reason == "" && status != http.StatusOK {
+		switch {
+		case status == http.StatusNotFound && isSigned(c.Request()):
+			d.reason = wrongPath
+		case d.reason == "" && status != http.StatusOK:
 			d.reason = reasonOf(status)
 		}
-		took := time.Since(d.start)
-		b.metrics.observe(d, d.outcome(status), took)
-		b.logDelivery(c, d, status, took)
+		outcome, took := d.outcome(status), time.Since(d.start)
+		b.metrics.observe(d, outcome, took)
+		b.logDelivery(c.Request(), d, outcome, status, took)
 		return nil
 	}
 }
@@ -245,6 +228,15 @@ func (b *Bridge) observe(next echo.HandlerFunc) echo.HandlerFunc {
 // reasonOf is the reason of an answer that is not this package's own.
 func reasonOf(status int) string {
 	return strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_")
+}
+
+// wrongPath is the reason of a POST that has a signature header and is not for the
+// webhook's path. The signature is not verified: a body is read for the webhook
+// only.
+const wrongPath = "wrong_path"
+
+func isSigned(r *http.Request) bool {
+	return r.Method == http.MethodPost && len(r.Header.Values(verify.HeaderName)) > 0
 }
 
 // survive runs the handler and turns a panic into an error.
@@ -256,47 +248,4 @@ func survive(next echo.HandlerFunc, c echo.Context, d *delivery) (err error) {
 		}
 	}()
 	return next(c)
-}
-
-// LogDelivery is the message of the line that is logged for each request.
-const LogDelivery = "delivery"
-
-func (b *Bridge) logDelivery(c echo.Context, d *delivery, status int, took time.Duration) {
-	level := zap.InfoLevel
-	if status >= http.StatusInternalServerError {
-		level = zap.ErrorLevel
-	}
-	log, message := b.log, LogDelivery
-	if d.reason != "" && d.event.Payload == nil {
-		log, message = b.floods, sampleKey(LogDelivery, d.reason)
-	}
-	line := log.Check(level, message)
-	if line == nil {
-		return
-	}
-	fields := make([]zap.Field, 0, 13)
-	fields = append(fields, zap.String("outcome", d.outcome(status)), zap.Int("code", status), zap.Int("bytes", d.bytes),
-		zap.Duration("took", took), zap.String("remote", c.RealIP()))
-	if d.reason != "" {
-		fields = append(fields, zap.String("reason", d.reason))
-	}
-	if d.trace.IsValid() {
-		fields = append(fields, zap.Stringer("trace_id", d.trace))
-	}
-	if d.quarantine != "" {
-		fields = append(fields, zap.String("quarantine", d.quarantine))
-	}
-	if d.err != nil {
-		fields = append(fields, zap.Error(d.err))
-	}
-	if d.event.Payload != nil { // authentic: if it was not stored, the id is what there is to ask the provider about
-		fields = append(fields, zap.String("id", d.event.UsableID()))
-	}
-	if d.receipt.Stream != "" {
-		fields = append(fields, zap.String("subject", d.receipt.Subject), zap.Uint64("seq", d.receipt.Sequence), zap.String("durability", string(d.receipt.Durability)))
-	}
-	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
-		fields = append(fields, zap.String("method", printable(c.Request().Method, 32)), zap.String("path", printable(c.Request().URL.Path, 128)))
-	}
-	line.Write(fields...)
 }

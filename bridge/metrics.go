@@ -104,6 +104,7 @@ func outcomes() (all []struct{ outcome, reason string }) {
 	for _, reason := range []string{"internal", "panic"} {
 		add(http.StatusInternalServerError, reason)
 	}
+	add(http.StatusNotFound, wrongPath)
 	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} { // the router's
 		add(status, reasonOf(status))
 	}

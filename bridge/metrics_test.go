@@ -62,7 +62,7 @@ func TestMetricsFromTheStart(t *testing.T) {
 	srv := bridgetest.NewServer(t)
 	deliveries := series(t, srv.Metrics, "jobbridge_deliveries_total")
 	for _, pair := range []string{
-		"stored ", "duplicate ", "conflict ", "refused mismatch", "refused too_old", "refused too_new", "refused unsigned", "refused too_large", "refused not_found",
+		"stored ", "duplicate ", "conflict ", "refused mismatch", "refused too_old", "refused too_new", "refused unsigned", "refused too_large", "refused wrong_path", "refused not_found",
 		"refused method_not_allowed", "failed busy", "failed no_room", "failed full", "failed unavailable", "failed misconfigured", "failed internal", "failed panic",
 	} {
 		if n, ok := deliveries[pair]; !ok || n != 0 {

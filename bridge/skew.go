@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -22,11 +21,13 @@ type skew struct {
 	health    *Health
 	log       *zap.Logger
 
+	seed maphash.Seed
+
 	mu      sync.Mutex
-	seen    *simplelru.LRU[signed, struct{}]
-	seed    maphash.Seed
-	samples []time.Duration
-	next    int
+	seen    map[signed]struct{} // the last skewSeen votes
+	recent  [skewSeen]signed    // the same in a ring; the next to be replaced is at votes%skewSeen
+	votes   int
+	samples []time.Duration // of the last skewSamples votes, as a ring
 	median  time.Duration
 	warned  time.Time
 	off     bool
@@ -38,7 +39,7 @@ const (
 	// skewShare of the tolerance is when to warn.
 	skewShare = 4
 	skewEvery = time.Minute
-	// skewSeen is how many deliveries are known again.
+	// skewSeen is how many deliveries are recognized when they are replayed.
 	skewSeen  = 1024
 	clockPart = "clock"
 )
@@ -49,9 +50,8 @@ type signed struct {
 	payload uint64 // its hash
 }
 
-func newSkew(tolerance time.Duration, health *Health, log *zap.Logger) (*skew, error) {
-	seen, err := simplelru.NewLRU[signed, struct{}](skewSeen, nil)
-	return &skew{tolerance: tolerance, health: health, log: log, seen: seen, seed: maphash.MakeSeed()}, err
+func newSkew(tolerance time.Duration, health *Health, log *zap.Logger) *skew {
+	return &skew{tolerance: tolerance, health: health, log: log, seen: make(map[signed]struct{}, skewSeen), seed: maphash.MakeSeed()}
 }
 
 // observe adds a delivery that came at now, if somebody signed it.
@@ -62,16 +62,20 @@ func (s *skew) observe(now time.Time, v verify.Verified) {
 	vote := signed{v.SignedAt.UnixMilli(), maphash.Bytes(s.seed, v.Payload)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, again := s.seen.Get(vote); again {
+	if _, again := s.seen[vote]; again {
 		return
 	}
-	s.seen.Add(vote, struct{}{})
+	if s.votes >= skewSeen {
+		delete(s.seen, s.recent[s.votes%skewSeen])
+	}
+	s.seen[vote] = struct{}{}
+	s.recent[s.votes%skewSeen] = vote
 	if len(s.samples) < skewSamples {
 		s.samples = append(s.samples, now.Sub(v.SignedAt))
 	} else {
-		s.samples[s.next%skewSamples] = now.Sub(v.SignedAt)
+		s.samples[s.votes%skewSamples] = now.Sub(v.SignedAt)
 	}
-	s.next++
+	s.votes++
 	if len(s.samples) < skewLeast {
 		return
 	}

@@ -44,7 +44,7 @@ func sourceOf(remote string) netip.Prefix {
 	if err != nil {
 		return netip.Prefix{}
 	}
-	addr = addr.Unmap().WithZone("")
+	addr = plain(addr)
 	bits := 32
 	if addr.Is6() {
 		bits = 64

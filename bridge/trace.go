@@ -16,13 +16,23 @@ import (
 // belongs to.
 var w3c propagation.TraceContext
 
-// beginSpan starts the span of a delivery that is authentic, in the sender's
-// trace. Whoever is not may neither write in that trace nor say what is sampled,
-// so the span begins only now, with the time when it should have; one that was
-// refused gets a trace of its own in [Bridge.endSpan].
+// beginSpan starts the span of an authentic delivery, in the sender's trace. A
+// sender that is not authentic may neither write in that trace nor decide what is
+// sampled, so the span begins only now, with the time when it should have; a
+// refused delivery gets a trace of its own in [Bridge.endSpan]. Without tracing,
+// the context that beginSpan returns holds the sender's trace context alone.
 func (b *Bridge) beginSpan(ctx context.Context, d *delivery, sender http.Header) context.Context {
-	return b.startSpan(w3c.Extract(ctx, propagation.HeaderCarrier(sender)), d)
+	if len(sender[traceparentKey]) > 0 {
+		ctx = w3c.Extract(ctx, propagation.HeaderCarrier(sender))
+	}
+	if b.tracer == nil {
+		return ctx
+	}
+	return b.startSpan(ctx, d)
 }
+
+// traceparentKey is the key of the sender's traceparent in an [http.Header].
+var traceparentKey = http.CanonicalHeaderKey(event.TraceparentHeader)
 
 // startSpan starts the span of a delivery, and makes that of its verification,
 // if there was one.
@@ -40,8 +50,8 @@ func (b *Bridge) startSpan(ctx context.Context, d *delivery) context.Context {
 
 // endSpan ends the span of a delivery, after a panic too.
 func (b *Bridge) endSpan(ctx context.Context, d *delivery) {
-	if !d.received {
-		return // it is for nobody here
+	if b.tracer == nil || !d.received {
+		return
 	}
 	if d.span == nil {
 		b.startSpan(ctx, d)
@@ -69,6 +79,9 @@ func (d *delivery) describe(span trace.Span) {
 // traceContext returns what workers go on with: the delivery's span or, without
 // traces, the sender's, and the sender's state; "" if there is none.
 func traceContext(ctx context.Context) (parent, state string) {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return "", ""
+	}
 	carrier := propagation.MapCarrier{}
 	w3c.Inject(ctx, carrier)
 	return carrier[event.TraceparentHeader], carrier[event.TracestateHeader]

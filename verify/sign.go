@@ -91,7 +91,7 @@ func (k *key) mac(t string, payload []byte) *state {
 
 // matches reports whether one of the header's signatures is this key's. It
 // looks at all of them, so that its time says nothing of which.
-func (k *key) matches(h *header, payload []byte) bool {
+func (k *key) matches(h *signatureHeader, payload []byte) bool {
 	s := k.mac(h.t, payload)
 	defer k.states.Put(s)
 	found := false

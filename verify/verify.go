@@ -21,8 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -161,8 +159,8 @@ type Verified struct {
 // [ErrTooNew] the signature is right, and what is returned beside the error is
 // filled in; with any other error it is empty.
 func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
-	h, err := parseHeader(header)
-	if err != nil {
+	var h signatureHeader
+	if err := h.parse(header); err != nil {
 		return Verified{}, err
 	}
 	keys := *v.secrets.Load()
@@ -235,80 +233,11 @@ func (v *Verifier) checkAge(at time.Time) error {
 
 // match returns the index of the secret that made one of the signatures over
 // payload, or -1.
-func match(keys []*key, h *header, payload []byte) int {
+func match(keys []*key, h *signatureHeader, payload []byte) int {
 	for i, k := range keys {
 		if k.matches(h, payload) {
 			return i
 		}
 	}
 	return -1
-}
-
-// header is a parsed signature header.
-type header struct {
-	t     string // as written: it is part of what is signed
-	at    time.Time
-	sigs  [maxSignatures]digest
-	count int
-}
-
-// maxSignatures is how many v1 parts are looked at. A sender that rotates its
-// secret sends two.
-const maxSignatures = 16
-
-// parseHeader reads a header such as
-//
-//	t=1700000000,v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd
-//
-// Parts it does not know, and signatures that are no lower-case hex, are passed
-// over; a second t is not, for then it is unclear what was signed.
-func parseHeader(s string) (h header, err error) {
-	if s == "" {
-		return h, ErrUnsigned
-	}
-	for part := range strings.SplitSeq(s, ",") {
-		name, value, _ := strings.Cut(strings.Trim(part, " \t"), "=")
-		switch name {
-		case "t":
-			if h.t != "" {
-				return h, fmt.Errorf("%w: more than one t", ErrMalformed)
-			}
-			if h.at, err = parseTime(value); err != nil {
-				return h, err
-			}
-			h.t = value
-		case "v1":
-			if h.count < maxSignatures && h.sigs[h.count].parse(value) {
-				h.count++
-			}
-		}
-	}
-	switch {
-	case h.t == "":
-		return h, fmt.Errorf("%w: no t", ErrMalformed)
-	case h.count == 0:
-		return h, fmt.Errorf("%w: no v1 of 64 lower-case hex digits", ErrMalformed)
-	}
-	return h, nil
-}
-
-// parseTime reads a time of signing. The provider does not document its unit:
-// up to 11 digits are seconds, until the year 5138; 12 to 16 are milliseconds.
-func parseTime(s string) (time.Time, error) {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return time.Time{}, fmt.Errorf("%w: t is not a number", ErrMalformed)
-		}
-	}
-	if len(s) == 0 || len(s) > 16 {
-		return time.Time{}, fmt.Errorf("%w: t has %d digits", ErrMalformed, len(s))
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: t is not a number", ErrMalformed)
-	}
-	if len(s) > 11 {
-		return time.UnixMilli(n), nil
-	}
-	return time.Unix(n, 0), nil
 }

@@ -119,6 +119,9 @@ func TestVerify(t *testing.T) {
 		{"a secret without its prefix", func(d *delivery) { d.secrets = []string{strings.TrimPrefix(secret, "whsec_")} }, verify.ErrMismatch},
 		{"the second of two secrets", func(d *delivery) { d.secrets = []string{"whsec_new", secret} }, nil},
 
+		{"the fourth of four secrets", func(d *delivery) { d.secrets = []string{"whsec_1", "whsec_2", "whsec_3", secret} }, nil},
+		{"the third of four secrets", func(d *delivery) { d.secrets = []string{"whsec_1", "whsec_2", secret, "whsec_4"} }, nil},
+
 		{"signed as printed again", func(d *delivery) { d.body = indented }, nil},
 		{"signed raw, not compact", func(d *delivery) { d.body, d.header = indented, verify.Sign(secret, signedAt, indented) }, nil},
 		{"printed again, just fits", func(d *delivery) { d.body, d.options.MaxPayload = indented, len(event) }, nil},
@@ -181,6 +184,25 @@ func TestVerified(t *testing.T) {
 	got, err = d.verify(t)
 	if !errors.Is(err, verify.ErrTooOld) || got.Form != verify.Stringified || !bytes.Equal(got.Payload, event) {
 		t.Errorf("stale: %+v, %v; want ErrTooOld beside what was verified", got, err)
+	}
+}
+
+// TestEachDigitCounts changes each digit of a signature alone.
+func TestEachDigitCounts(t *testing.T) {
+	d := goodDelivery()
+	v := newVerifier(t, verify.Options{Now: at(d.now)}, secret)
+	first := strings.Index(d.header, "v1=") + len("v1=")
+	if len(d.header)-first != 64 {
+		t.Fatal(d.header)
+	}
+	for i := first; i < len(d.header); i++ {
+		other := "0"
+		if d.header[i] == '0' {
+			other = "1"
+		}
+		if _, err := v.Verify(d.header[:i]+other+d.header[i+1:], d.body); !errors.Is(err, verify.ErrMismatch) {
+			t.Errorf("digit %d: %v", i-first, err)
+		}
 	}
 }
 

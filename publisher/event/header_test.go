@@ -67,3 +67,26 @@ func TestMessageID(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkAppendHeader(b *testing.B) {
+	e := event.Event{
+		ID: "731f0c19-7a5e-4d9b-9a60-6e3c1d0c6f5a", Status: "COMPLETED", Signature: "t=1700000000,v1=" + strings.Repeat("ab", 32), ReceivedAt: time.Now(),
+	}
+	buf := make([]byte, 0, 512)
+	b.ReportAllocs()
+	for b.Loop() {
+		e.AppendHeader(buf)
+	}
+}
+
+func BenchmarkMessageID(b *testing.B) {
+	for name, status := range map[string]string{"upper": "COMPLETED", "lower": "completed"} {
+		b.Run(name, func(b *testing.B) {
+			e := event.Event{ID: "731f0c19-7a5e-4d9b-9a60-6e3c1d0c6f5a", Status: status}
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = e.MessageID()
+			}
+		})
+	}
+}

@@ -81,11 +81,35 @@ func (t Template) String() string {
 	return t.text
 }
 
+// expand returns the template with the values in place of its names. The values
+// are tokens: they have no braces.
 func (t Template) expand(kind, status, id string) string {
-	// None of the values has a brace in it: they are tokens.
-	s := strings.ReplaceAll(t.String(), "{kind}", kind)
-	s = strings.ReplaceAll(s, "{status}", strings.ToLower(status))
-	return strings.ReplaceAll(s, "{id}", id)
+	subject := make([]byte, 0, 64) // on the stack; the subject is one allocation
+	for rest := t.String(); rest != ""; {
+		var literal, name string
+		literal, rest, _ = strings.Cut(rest, "{")
+		subject = append(subject, literal...)
+		name, rest, _ = strings.Cut(rest, "}")
+		switch name {
+		case "kind":
+			subject = append(subject, kind...)
+		case "status":
+			subject = append(subject, status...)
+			lower(subject[len(subject)-len(status):])
+		case "id":
+			subject = append(subject, id...)
+		}
+	}
+	return string(subject)
+}
+
+// lower makes the letters of a token lower-case.
+func lower(token []byte) {
+	for i, c := range token {
+		if 'A' <= c && c <= 'Z' {
+			token[i] = c + 'a' - 'A'
+		}
+	}
 }
 
 // Subject returns the subject of e, such as "job.completed"; of an event that
