@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
@@ -33,7 +34,7 @@ type answer struct {
 func (b *Bridge) receive(c echo.Context) error {
 	d := deliveryOf(c)
 	d.received = true
-	remote := sourceOf(c.RealIP())
+	remote := source.Of(c.RealIP())
 	// Over HTTP/2, the connections do not bound the requests.
 	if c.Request().ProtoMajor > 1 {
 		if !b.requests.enter(remote, 0) {

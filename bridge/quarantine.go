@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -64,7 +65,7 @@ type Quarantine struct {
 	log     *zap.Logger
 	queue   chan refused
 	all     *rate.Limiter // in bytes
-	sources *sources
+	sources *source.Limiters
 	kept    [len(keepResults)]atomic.Uint64
 }
 
@@ -117,7 +118,7 @@ func NewQuarantine(o QuarantineOptions) (*Quarantine, error) {
 	o.Tolerance, o.MaxBody = cmp.Or(o.Tolerance, verify.DefaultTolerance), cmp.Or(o.MaxBody, DefaultQuarantineMaxBody)
 	o.Logger = cmp.Or(o.Logger, zap.NewNop())
 	size := int(o.Stream.CachedInfo().Config.MaxBytes)
-	sources, err := newSources(hourly(size/4), size/4)
+	sources, err := source.NewLimiters(hourly(size/4), size/4)
 	if err != nil {
 		return nil, fmt.Errorf("bridge: quarantine: %w", err)
 	}
@@ -144,7 +145,7 @@ func (q *Quarantine) offer(r refused) Kept {
 	}
 	cost := len(r.body) + quarantineEntry
 	switch {
-	case !q.sources.limiter(sourceOf(r.remote)).AllowN(time.Now(), cost):
+	case !q.sources.Of(source.Of(r.remote)).AllowN(time.Now(), cost):
 		return KeptNotSource
 	case !q.all.AllowN(time.Now(), cost):
 		return KeptNotAll
