@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
 	"github.com/jobbridge/jobbridge/bridge/internal/source"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
@@ -54,11 +55,11 @@ func (b *Bridge) receive(c echo.Context) error {
 	d.verifying = time.Now()
 	verified, err := b.cfg.Verifier.Verify(header, body.bytes)
 	d.verified = time.Since(d.verifying)
-	b.skew.observe(now, verified) // before it is judged: a clock that is off refuses them all
+	b.observeSignature(now, verified, err) // before it is judged: a clock that is off refuses them all
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
-			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, c.RealIP(), now, c.Request().Header, body.bytes}).String()
+			d.quarantine = b.cfg.Quarantine.Add(quarantine.Refused{Reason: d.reason, Remote: c.RealIP(), At: now, Header: c.Request().Header, Body: body.bytes}).String()
 		}
 		// What is only too old or too new was signed by someone who may.
 		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(remote, d.bytes) {
@@ -86,6 +87,20 @@ func (b *Bridge) receive(c echo.Context) error {
 		return d.refuse(err)
 	}
 	return c.JSON(http.StatusOK, d.answer())
+}
+
+// observeSignature records what the result of a verification tells about the
+// clock, about pauses and about the secrets.
+func (b *Bridge) observeSignature(now time.Time, verified verify.Verified, err error) {
+	switch {
+	case verified.Fingerprint != "":
+		b.silence.authentic(now)
+		if !b.pause.explains(now, verified.SignedAt, errors.Is(err, verify.ErrTooOld)) {
+			b.skew.observe(now, verified)
+		}
+	case errors.Is(err, verify.ErrMismatch):
+		b.silence.mismatch(now)
+	}
 }
 
 // slotWait is how long a delivery waits for a slot. A commit or two end in that

@@ -55,7 +55,7 @@ func TestQuarantineCommands(t *testing.T) {
 	if out := await(3); strings.Count(out, "mismatch") != 3 {
 		t.Error(out)
 	}
-	if out, code := quarantine("release"); code != 1 || !strings.Contains(out, "0 released, 3 are still refused") {
+	if out, code := quarantine("release"); code != 1 || !strings.Contains(out, "0 released, 3 stay in the quarantine") {
 		t.Fatal(code, out)
 	}
 	b.Stop(t) // it is kept over a restart
@@ -67,10 +67,10 @@ func TestQuarantineCommands(t *testing.T) {
 	if out, code := quarantine("show", "99"); code != 1 || !strings.Contains(out, "not in the quarantine") {
 		t.Error(code, out)
 	}
-	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) || !strings.Contains(out, "1 released, 2 are still refused") || !strings.Contains(out, "--stale accepts it") {
+	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) || !strings.Contains(out, "1 released, 2 stay in the quarantine") || !strings.Contains(out, "--stale accepts it") {
 		t.Error(code, out)
 	}
-	if out, code := quarantine("release", "--stale", "2"); code != 0 || !strings.Contains(out, "stored job.completed") {
+	if out, code := quarantine("release", "--stale", "2"); code != 0 || !strings.Contains(out, "stored as sequence 2 on job.completed") {
 		t.Error(code, out)
 	}
 	if out, code := quarantine("purge"); code != 2 || !strings.Contains(out, "--all") {
@@ -125,18 +125,22 @@ func TestStreamPrint(t *testing.T) {
 	}
 }
 
-// TestDirectQuarantineFails takes the quarantine of a direct bridge its disk: no
-// delivery waits for that, and no metric of the journal says otherwise.
+// TestDirectQuarantineFails removes the folder of a direct bridge's quarantine: no
+// delivery waits for it, and no metric speaks of a journal.
 func TestDirectQuarantineFails(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
 	natsd.CreateStream(t, remote.AdminJS(t), 1)
 	dir := filepath.Join(t.TempDir(), "data")
-	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--nats-url", remote.As(""), "--journal=off"}})
+	direct := process.Options{Dir: dir, Args: []string{"--nats-url", remote.As(""), "--journal=off"}}
+	b := process.Start(t, direct)
 	if n := metric(t, b, "jobbridge_quarantine_failed"); n != 0 {
 		t.Fatal(n)
 	}
-	if err := os.RemoveAll(filepath.Join(dir, "jetstream/EVENTS/streams/JOBS/msgs")); err != nil {
+	if _, stderr, code := process.Run(t, nil, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", dir, "--nats-url", remote.As(""), "--journal=off"); code != 1 || !strings.Contains(stderr, "folder in use") {
+		t.Error(code, stderr)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "quarantine")); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the quarantine does not say that it failed", func() bool { return metric(t, b, "jobbridge_quarantine_failed") == 1 })
@@ -150,7 +154,7 @@ func TestDirectQuarantineFails(t *testing.T) {
 	if strings.Contains(all, "jobbridge_journal_") || strings.Contains(all, "jobbridge_commit_") || strings.Contains(all, "jobbridge_fsync_") {
 		t.Errorf("metrics of a journal that holds no events:\n%s", all)
 	}
-	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) || !strings.Contains(ready, "quarantine off") {
+	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) || !strings.Contains(ready, "refused requests are not stored safely") {
 		t.Error(ready)
 	}
 	b.Stop(t)
