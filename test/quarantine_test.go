@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -102,6 +103,44 @@ func TestQuarantineCommands(t *testing.T) {
 		if resp.StatusCode != http.StatusForbidden {
 			t.Errorf("%s: %s", name, resp.Status)
 		}
+	}
+	b.Stop(t)
+}
+
+// TestPausedProcess stops a bridge with SIGSTOP for longer than the tolerance. What
+// came meanwhile is refused as too old: the reason names the pause and not the
+// clock, and a release clears it.
+func TestPausedProcess(t *testing.T) {
+	t.Parallel()
+	b := process.Start(t, process.Options{Args: []string{"--tolerance", "5s"}})
+	reasons := func() string { return get(t, b.Admin+"/readyz") }
+	if code, err := post(b.Webhook, "before", 0); code != 200 {
+		t.Fatal(code, err)
+	}
+	b.Signal(t, syscall.SIGSTOP)
+	codes := make(chan int, 20)
+	for i := range cap(codes) {
+		go func() {
+			code, _ := post(b.Webhook, fmt.Sprintf("paused-%d", i), 0)
+			codes <- code
+		}()
+	}
+	time.Sleep(12 * time.Second) // the pause itself
+	b.Signal(t, syscall.SIGCONT)
+	for range cap(codes) {
+		if code := <-codes; code != 400 {
+			t.Error(code)
+		}
+	}
+	await(t, "no reason", func() bool { return strings.Contains(reasons(), "20 deliveries of that time were read late") })
+	if got := reasons(); !strings.Contains(got, "paused: this process stood still for 1") || strings.Contains(got, "clock: ") || !strings.Contains(got, `"ready"`) {
+		t.Error(got)
+	}
+	if out, stderr, code := process.Run(t, nil, "quarantine", "release", "--stale", "--admin", b.Admin); code != 0 || strings.Count(out, "stored as sequence") != 20 {
+		t.Error(code, out, stderr)
+	}
+	if got := reasons(); !strings.Contains(got, `"reasons":[]`) {
+		t.Error(got)
 	}
 	b.Stop(t)
 }

@@ -94,6 +94,9 @@ const (
 	digestLine   = prefix + "Digest"
 )
 
+// required are the lines that each file has.
+var required = []string{reasonLine, receivedLine, bytesLine, digestLine}
+
 // maxHead bounds the lines of a file in bytes. Seven headers of a request at 4 KiB,
 // and those of an event from a request of 16 KiB, fit.
 const maxHead = 64 << 10
@@ -102,7 +105,7 @@ const maxHead = 64 << 10
 func (c *contents) head() []byte {
 	var b bytes.Buffer
 	line := func(name, value string) {
-		if value != "" {
+		if value != "" || slices.Contains(required, name) {
 			fmt.Fprintf(&b, "%s: %s\n", name, oneLine(value))
 		}
 	}
@@ -141,7 +144,7 @@ func parseHead(kind Kind, data []byte) (contents, int, error) {
 	}
 	c := contents{Entry: Entry{Kind: kind}}
 	var err error
-	missing := []string{reasonLine, receivedLine, bytesLine, digestLine}
+	missing := slices.Clone(required)
 	for line := range bytes.SplitSeq(data[:end], []byte("\n")) {
 		name, value, ok := strings.Cut(string(line), ": ")
 		if !ok {

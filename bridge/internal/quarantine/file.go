@@ -109,7 +109,7 @@ func (s *Store) inspect(sequence uint64, kind Kind) *entry {
 	e := &entry{Entry: c.Entry, size: roundUp(size)}
 	e.Sequence, e.Kind, e.Header = sequence, kind, nil
 	if err == nil && kind == AuthenticKind {
-		_, err = hex.Decode(e.digest[:], []byte(strings.TrimPrefix(c.digest, "sha256:")))
+		e.digest, err = parseDigest(c.digest)
 	}
 	if err != nil {
 		e.Damaged = err.Error()
@@ -119,6 +119,15 @@ func (s *Store) inspect(sequence uint64, kind Kind) *entry {
 		s.log.Error("quarantine: an entry cannot be read; it stays where it is", zap.String("file", s.path(nameOf(sequence, kind))), zap.Error(err))
 	}
 	return e
+}
+
+// parseDigest is the inverse of [event.DigestID].
+func parseDigest(id string) (digest [sha256.Size]byte, err error) {
+	sum, err := hex.DecodeString(strings.TrimPrefix(id, "sha256:"))
+	if err != nil || len(sum) != len(digest) {
+		return digest, fmt.Errorf("%w: %.100q is no digest", ErrDamaged, id)
+	}
+	return [sha256.Size]byte(sum), nil
 }
 
 // read returns what the file of an entry holds and its size. Without body, the

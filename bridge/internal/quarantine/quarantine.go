@@ -75,9 +75,8 @@ type Publisher interface {
 	Publish(ctx context.Context, e event.Event) (publisher.Receipt, error)
 	// Republish appends an authentic event as a new record under its message id,
 	// without the duplicate check, and returns the record's sequence when the
-	// stream has acknowledged the record. If the stream refuses the record for
-	// good, Republish may return an error, or call Park and go on waiting: [Store.Park]
-	// then ends ctx.
+	// stream has acknowledged the record. It must return when ctx ends: [Store.Close]
+	// ends it, and so does [Store.Park] when the stream refuses the record again.
 	Republish(ctx context.Context, p Parked) (sequence uint64, err error)
 }
 

@@ -715,7 +715,7 @@ func TestCloseEndsReleases(t *testing.T) {
 		return 0, ctx.Err()
 	}
 	s := open(t, o)
-	if err := s.Park(t.Context(), parked("a", "{}"), "too large"); err != nil {
+	if err := s.Park(t.Context(), parked("a", "{}"), ""); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -748,6 +748,7 @@ func TestStrangers(t *testing.T) {
 		os.WriteFile(in("7.refused"), nil, 0o600), os.WriteFile(in("99999999999999999999.refused"), nil, 0o600), os.WriteFile(in("000000000008.refused~"), nil, 0o600),
 		os.WriteFile(in("000000000009.other"), nil, 0o600), os.WriteFile(in("\n;rm -rf"), nil, 0o600), os.WriteFile(in("next"), []byte("-1"), 0o600),
 		os.WriteFile(in("000000000005.authentic"), []byte("Quarantine-Bytes: 99999999999\nQuarantine-Reason: x\nQuarantine-Received-At: 1970-01-01T00:00:01Z\nQuarantine-Digest: sha256:00\n\nx"), 0o600),
+		os.WriteFile(in("000000000010.authentic"), []byte("Quarantine-Bytes: 1\nQuarantine-Reason: x\nQuarantine-Received-At: 1970-01-01T00:00:01Z\nQuarantine-Digest: sha256:"+strings.Repeat("ab", 500)+"\n\nx"), 0o600),
 		os.WriteFile(in("000000000006.refused"), []byte(strings.Repeat("x", 1<<20)), 0o600),
 	} {
 		if err != nil {
@@ -755,23 +756,23 @@ func TestStrangers(t *testing.T) {
 		}
 	}
 	s := open(t, o)
-	if got := list(t, s); got != "1r! 2a! 3r! 5a! 6r!" {
+	if got := list(t, s); got != "1r! 2a! 3r! 5a! 6r! 10a!" {
 		t.Fatal(got)
 	}
-	if st := s.Stats(); st.Damaged != 5 {
+	if st := s.Stats(); st.Damaged != 6 {
 		t.Errorf("%+v", st)
 	}
-	for _, sequence := range []uint64{1, 2, 3, 5, 6} {
+	for _, sequence := range []uint64{1, 2, 3, 5, 6, 10} {
 		if e, err := s.Show(t.Context(), sequence); err == nil || strings.Contains(string(e.Body), "secret") {
 			t.Errorf("%+v %v", e, err)
 		}
 	}
 	now := time.Now()
 	add(t, s, request("a", "whsec_x", now, now))
-	if got := list(t, s); !strings.HasSuffix(got, " 7r") {
+	if got := list(t, s); !strings.HasSuffix(got, " 11r") {
 		t.Error(got)
 	}
-	if n, err := s.Purge(t.Context(), 1, 2, 5, 6); n != 4 || err != nil {
+	if n, err := s.Purge(t.Context(), 1, 2, 5, 6, 10); n != 5 || err != nil {
 		t.Error(n, err)
 	}
 	if n, err := s.Purge(t.Context(), 3); n != 0 || err == nil { // a folder that is not empty

@@ -24,8 +24,8 @@ type ReleaseOptions struct {
 const (
 	// publishTimeout bounds the publishing of one refused request.
 	publishTimeout = 5 * time.Second
-	// acknowledgeTimeout is how long Release waits for the stream to acknowledge
-	// one authentic event. The release goes on after that.
+	// acknowledgeTimeout is how long one call of Release waits for the stream to
+	// acknowledge authentic events. Their release goes on after that.
 	acknowledgeTimeout = 30 * time.Second
 )
 
@@ -37,6 +37,8 @@ const (
 // again and leaves the quarantine when the stream has acknowledged it.
 func (s *Store) Release(ctx context.Context, o ReleaseOptions, sequences ...uint64) ([]Entry, error) {
 	list := []Entry{}
+	waiting, cancel := context.WithTimeout(ctx, acknowledgeTimeout)
+	defer cancel()
 	all := len(sequences) == 0
 	if all {
 		sequences = s.sequences()
@@ -51,7 +53,7 @@ func (s *Store) Release(ctx context.Context, o ReleaseOptions, sequences ...uint
 		case err != nil:
 			e.Result = err.Error()
 		case e.Kind == AuthenticKind:
-			s.releaseAuthentic(ctx, &e, c)
+			s.releaseAuthentic(waiting, &e, c)
 		default:
 			s.releaseRefused(ctx, &e, o)
 		}
@@ -141,22 +143,17 @@ var errRefusedAgain = errors.New("refused again")
 func (r *release) refuse(reason string) { r.cancel(fmt.Errorf("%w: %s", errRefusedAgain, reason)) }
 
 // releaseAuthentic appends an event to the journal again, or joins a release that
-// is waiting, and waits for the acknowledgement.
+// is waiting, and waits for the acknowledgement until ctx ends.
 func (s *Store) releaseAuthentic(ctx context.Context, e *Entry, c contents) {
 	r := s.startRelease(ctx, e.Sequence, c)
 	if r == nil {
 		e.Result = "it has left the quarantine meanwhile"
 		return
 	}
-	late := time.NewTimer(acknowledgeTimeout)
-	defer late.Stop()
 	select {
 	case <-r.done:
-	case <-late.C:
-		e.Result = "appended again; the stream has not acknowledged it yet, and the entry leaves when it has"
-		return
 	case <-ctx.Done():
-		e.Result = "appended again; the stream has not acknowledged it yet, and the entry leaves when it has"
+		e.Result = "not acknowledged yet by the stream: the release goes on, and the entry leaves the quarantine when it is"
 		return
 	}
 	if r.err != nil {
