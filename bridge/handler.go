@@ -59,7 +59,8 @@ func (b *Bridge) receive(c echo.Context) error {
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
-			d.quarantine = b.cfg.Quarantine.Add(quarantine.Refused{Reason: d.reason, Remote: c.RealIP(), At: now, Header: c.Request().Header, Body: body.bytes}).String()
+			r := quarantine.Refused{Reason: d.reason, Remote: c.RealIP(), At: now, Header: c.Request().Header, Body: body.bytes}
+			d.quarantine = b.cfg.Quarantine.Add(r).String()
 		}
 		// What is only too old or too new was signed by someone who may.
 		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(remote, d.bytes) {

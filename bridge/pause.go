@@ -94,6 +94,7 @@ func (p *pause) reason(now time.Time, stale int) string {
 	if p.stopped {
 		who = "this process stood still"
 	}
-	return fmt.Sprintf("paused: %s for %s until %s; %d deliveries of that time were read late and refused as too old: jobbridge quarantine release --stale publishes them",
+	return fmt.Sprintf("paused: %s for %s until %s; %d deliveries of that time were read late and refused as too old: "+
+		"jobbridge quarantine release --stale publishes them",
 		who, p.until.Sub(p.from).Round(time.Second), p.until.UTC().Format(time.RFC3339), p.late)
 }

@@ -79,7 +79,8 @@ func (b *Bridge) quarantineReasons() []string {
 	st := b.cfg.Quarantine.Stats()
 	newest := st.Newest.UTC().Format(time.RFC3339)
 	if n := st.Entries[quarantine.AuthenticKind]; n > 0 {
-		reasons = append(reasons, fmt.Sprintf("quarantine: it holds %d authentic events that the stream did not accept: jobbridge quarantine list shows why, and release publishes them", n))
+		reasons = append(reasons, fmt.Sprintf("quarantine: it holds %d authentic events that the stream did not accept: "+
+			"jobbridge quarantine list shows why, and release publishes them", n))
 	}
 	if n := st.Entries[quarantine.RefusedKind]; n > 0 {
 		reasons = append(reasons, fmt.Sprintf("quarantine: it holds %d refused requests that may be authentic, the newest entry of %s: "+

@@ -12,7 +12,9 @@ import (
 // matches no secret, and no authentic request has come for an hour. A secret that
 // was rotated at the provider alone looks like that, also where few jobs run.
 type silence struct {
-	good, bad atomic.Int64 // when the last authentic request and the last mismatch came, in Unix nanoseconds; bad is 0 before the first
+	// When the last authentic request and the last mismatch came, in Unix
+	// nanoseconds; bad is 0 before the first.
+	good, bad atomic.Int64
 	count     atomic.Int64 // mismatches since the last authentic request
 }
 
@@ -46,13 +48,15 @@ func (s *silence) reason(now time.Time) string {
 	if n == 0 || now.Sub(good) < silenceLeast {
 		return ""
 	}
-	return fmt.Sprintf("signatures: %d requests match none of the secrets, and no request was authentic for %s: if the secret was rotated at the provider, "+
-		"add the new one to the secret file; jobbridge quarantine release then publishes what was refused", n, now.Sub(good).Round(time.Second))
+	return fmt.Sprintf("signatures: %d requests match none of the secrets, and no request was authentic for %s: "+
+		"if the secret was rotated at the provider, add the new one to the secret file; jobbridge quarantine release then publishes what was refused", n, now.Sub(good).Round(time.Second))
 }
 
 var (
-	lastAuthenticDesc = prometheus.NewDesc("jobbridge_last_authentic_timestamp_seconds", "When the last request came whose signature matched a secret; before the first, when the bridge started.", nil, nil)
-	lastMismatchDesc  = prometheus.NewDesc("jobbridge_last_mismatch_timestamp_seconds", "When the last request came whose signature matched no secret; 0 before the first.", nil, nil)
+	lastAuthenticDesc = prometheus.NewDesc("jobbridge_last_authentic_timestamp_seconds",
+		"When the last request came whose signature matched a secret; before the first, when the bridge started.", nil, nil)
+	lastMismatchDesc = prometheus.NewDesc("jobbridge_last_mismatch_timestamp_seconds",
+		"When the last request came whose signature matched no secret; 0 before the first.", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].

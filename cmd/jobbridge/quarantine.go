@@ -58,7 +58,8 @@ func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
 		if e.Damaged != "" {
 			result = cmp.Or(result, e.Damaged)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, e.ReceivedAt.Local().Format(time.DateTime), e.Kind, e.Reason, from, e.Bytes, result)
+		received := e.ReceivedAt.Local().Format(time.DateTime)
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, received, e.Kind, e.Reason, from, e.Bytes, result)
 	}
 	return w.Flush()
 }
@@ -165,7 +166,8 @@ func (c *serveCmd) openQuarantine(run context.Context, s *storage, verifier *ver
 		window = func() time.Duration { return s.remote.Status().Window }
 	}
 	q, err := bridge.OpenQuarantine(bridge.QuarantineOptions{
-		Dir: filepath.Join(c.DataDir, "quarantine"), Lock: c.direct(), MaxBytes: int64(c.QuarantineBytes), MaxAge: c.QuarantineAge, MaxBody: int(c.QuarantineMaxBody),
+		Dir: filepath.Join(c.DataDir, "quarantine"), Lock: c.direct(),
+		MaxBytes: int64(c.QuarantineBytes), MaxAge: c.QuarantineAge, MaxBody: int(c.QuarantineMaxBody),
 		Verifier: verifier, Publisher: released{s.publisher}, Tolerance: c.Tolerance, DedupeWindow: window, Logger: o.log,
 	})
 	if err != nil {

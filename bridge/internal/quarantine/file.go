@@ -116,7 +116,8 @@ func (s *Store) inspect(sequence uint64, kind Kind) *entry {
 		if info, err := os.Lstat(s.path(nameOf(sequence, kind))); err == nil && e.ReceivedAt.IsZero() {
 			e.ReceivedAt = info.ModTime() // an unreadable request is dropped at the same age
 		}
-		s.log.Error("quarantine: an entry cannot be read; it stays where it is", zap.String("file", s.path(nameOf(sequence, kind))), zap.Error(err))
+		s.log.Error("quarantine: an entry cannot be read; it stays where it is",
+			zap.String("file", s.path(nameOf(sequence, kind))), zap.Error(err))
 	}
 	return e
 }
@@ -204,24 +205,24 @@ func (s *Store) reserveNext() error {
 
 // store writes an entry and indexes it. The caller holds s.files, and has made
 // room.
-func (s *Store) store(c *contents, durable bool) (*entry, error) {
+func (s *Store) store(c *contents, durable bool) error {
 	if err := s.reserveNext(); err != nil {
-		return nil, err
+		return err
 	}
 	digest := sha256.Sum256(c.Body)
 	c.Sequence, c.Bytes, c.digest = s.next, len(c.Body), event.DigestID(digest)
 	s.next++ // even if the write fails: part of the entry may be there
 	head := c.head()
 	if len(head) > maxHead {
-		return nil, fmt.Errorf("the headers have %d bytes, more than %d", len(head), maxHead)
+		return fmt.Errorf("the headers have %d bytes, more than %d", len(head), maxHead)
 	}
 	if err := s.write(nameOf(c.Sequence, c.Kind), durable, head, c.Body); err != nil {
-		return nil, err
+		return err
 	}
 	e := &entry{Entry: c.Entry, size: roundUp(int64(len(head) + len(c.Body))), digest: digest}
 	e.Header, e.Body = nil, nil
 	s.index(e)
-	return e, nil
+	return nil
 }
 
 // write creates or replaces a file: it writes a temporary file and renames it. A

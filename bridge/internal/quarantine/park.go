@@ -54,13 +54,14 @@ func (s *Store) Park(ctx context.Context, p Parked, reason string) error {
 		err = fmt.Errorf("%w: authentic events fill %d of %d bytes: release or purge them", event.ErrFull, used, s.opts.MaxBytes)
 	}
 	if err == nil {
-		_, err = s.store(c, true)
+		err = s.store(c, true)
 	}
 	s.setProblem(parking, err)
 	if err != nil {
 		return fmt.Errorf("park %s: %w", p.ID, err)
 	}
-	s.log.Warn("quarantine: an event was parked", zap.Uint64("entry", c.Sequence), zap.String("id", p.ID), zap.String("subject", p.Subject), zap.String("reason", reason))
+	s.log.Warn("quarantine: an event was parked", zap.Uint64("entry", c.Sequence), zap.String("id", p.ID),
+		zap.String("subject", p.Subject), zap.String("reason", reason))
 	return nil
 }
 

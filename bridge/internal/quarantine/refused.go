@@ -57,7 +57,9 @@ const (
 )
 
 // keptHeaders are the headers of a request that are of use later.
-var keptHeaders = []string{verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent", "Tracestate"}
+var keptHeaders = []string{
+	verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent", "Tracestate",
+}
 
 // Add stores a refused request, or returns why it is not stored. It never waits:
 // [Store.Run] writes the file.
@@ -168,7 +170,7 @@ func (s *Store) writeRefused(r Refused) {
 		return
 	}
 	if err == nil {
-		_, err = s.store(c, false)
+		err = s.store(c, false)
 	}
 	s.setProblem(writing, err)
 	if err != nil {

@@ -178,7 +178,9 @@ func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // Close and Park end it
 	r := &release{cancel: cancel, done: make(chan struct{})}
 	e.release = r
-	p := Parked{ID: c.ID, Key: c.key, Digest: e.digest, Subject: c.Subject, Header: c.header, Payload: c.Body, Sequence: c.sequence, Time: c.time}
+	p := Parked{
+		ID: c.ID, Key: c.key, Digest: e.digest, Subject: c.Subject, Header: c.header, Payload: c.Body, Sequence: c.sequence, Time: c.time,
+	}
 	s.waiting.Go(func() { s.republish(ctx, e, r, p) })
 	return r
 }
