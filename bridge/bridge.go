@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -90,9 +91,9 @@ type Config struct {
 	ForgeryRate int
 	// TLS makes the listener speak HTTPS; nil means HTTP.
 	TLS *tls.Config
-	// Quarantine keeps requests that were refused for their signature; nil means
-	// that they are gone.
-	Quarantine *Quarantine
+	// Quarantine stores requests that were refused for their signature or their
+	// time; nil means that they are lost.
+	Quarantine Quarantine
 	// Tolerance of the Verifier, for a warning before it is reached; 0 means
 	// [verify.DefaultTolerance].
 	Tolerance time.Duration
@@ -140,6 +141,8 @@ type Bridge struct {
 	slots    chan struct{} // one token per delivery in flight
 	tracer   trace.Tracer  // nil without tracing
 	skew     *skew
+	silence  *silence
+	pause    *pause
 	forgers  *forgers
 	bodies   bodies
 	requests *lane // over HTTP/2
@@ -197,6 +200,8 @@ func New(cfg Config) (*Bridge, error) {
 		return nil, fmt.Errorf("bridge: %w", err)
 	}
 	b.skew = newSkew(cmp.Or(cfg.Tolerance, verify.DefaultTolerance), cfg.Health, cfg.Logger)
+	b.silence, b.pause = newSilence(cfg.Now()), new(pause)
+	cfg.Health.Ask(b.reasons)
 	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
 	}
@@ -231,6 +236,12 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	conns := newConnections(srv, ln, b.cfg.MaxConnections, b.cfg.TrustedProxies)
 	conns.rejected = func(at string) { b.metrics.rejected.WithLabelValues(at).Inc() }
 	b.conns.Store(conns)
+	watching, stopWatching := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer stopWatching()
+	b.pause.tick(b.cfg.Now())
+	watch.Go(func() { b.watch(watching) })
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(b.secure(conns)) }()
 	select {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
 )
 
 // connections bounds how many are open on a listener: in all, and half of that
@@ -116,7 +118,7 @@ func (l *connections) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String()) // an address of no network is one source
-		c := &counted{Conn: conn, all: l, source: sourceOf(host)}
+		c := &counted{Conn: conn, all: l, source: source.Of(host)}
 		if l.admit(c, l.isFree(net.ParseIP(host))) {
 			return c, nil
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
@@ -20,15 +22,15 @@ import (
 func (b *Bridge) receive(c echo.Context) error {
 	d := deliveryOf(c)
 	d.received = true
-	source := sourceOf(d.remote)
+	sender := source.Of(d.remote)
 	// Over HTTP/2, the connections do not bound the requests.
 	if c.Request().ProtoMajor > 1 {
-		if !b.requests.enter(source, 0) {
+		if !b.requests.enter(sender, 0) {
 			return d.refuse(errBusy)
 		}
-		defer b.requests.leave(source)
+		defer b.requests.leave(sender)
 	}
-	body, err := b.bodies.read(c.Response(), c.Request(), source)
+	body, err := b.bodies.read(c.Response(), c.Request(), sender)
 	if err != nil {
 		return d.refuse(err)
 	}
@@ -40,14 +42,15 @@ func (b *Bridge) receive(c echo.Context) error {
 	d.verifying = time.Now()
 	verified, err := b.cfg.Verifier.Verify(header, body.bytes)
 	d.verified = time.Since(d.verifying)
-	b.skew.observe(now, verified) // before it is judged: a clock that is off refuses them all
+	b.observeSignature(now, verified, err) // before it is judged: a clock that is off refuses them all
 	if err != nil {
 		answer := d.refuse(err)
 		if b.cfg.Quarantine != nil {
-			d.quarantine = b.cfg.Quarantine.keep(refused{d.reason, d.remote, now, c.Request().Header, body.bytes}).String()
+			r := quarantine.Refused{Reason: d.reason, Remote: d.remote, At: now, Header: c.Request().Header, Body: body.bytes}
+			d.quarantine = b.cfg.Quarantine.Add(r).String()
 		}
 		// What is only too old or too new was signed by someone who may.
-		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(source, d.bytes) {
+		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(sender, d.bytes) {
 			d.pause = true
 			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
 		}
@@ -72,6 +75,20 @@ func (b *Bridge) receive(c echo.Context) error {
 		return d.refuse(err)
 	}
 	return c.JSONBlob(http.StatusOK, d.answer().appendJSON(make([]byte, 0, answerSize)))
+}
+
+// observeSignature records what the result of a verification tells about the
+// clock, about pauses and about the secrets.
+func (b *Bridge) observeSignature(now time.Time, verified verify.Verified, err error) {
+	switch {
+	case verified.Fingerprint != "":
+		b.silence.authentic(now)
+		if !b.pause.explains(now, verified.SignedAt, errors.Is(err, verify.ErrTooOld)) {
+			b.skew.observe(now, verified)
+		}
+	case errors.Is(err, verify.ErrMismatch):
+		b.silence.mismatch(now)
+	}
 }
 
 // slotWait is how long a delivery waits for a slot. A commit or two end in that

@@ -83,7 +83,7 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		limits.WithLabelValues(what).Set(float64(n))
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, secretCounter{m.secrets, b.cfg.Verifier}, inFlight, conns, limits, m.rejected, b.skew} {
+	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, secretCounter{m.secrets, b.cfg.Verifier}, inFlight, conns, limits, m.rejected, b.skew, b.silence} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

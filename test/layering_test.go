@@ -65,6 +65,10 @@ func TestLayers(t *testing.T) {
 		{"bridge", module + "/publisher/remote", "the bridge publishes through an interface; cmd chooses what is behind it"},
 		{"bridge", module + "/publisher/journal", "the bridge publishes through an interface; cmd chooses what is behind it"},
 		{"bridge", module + "/cmd", "imports point from cmd to bridge"},
+		{"bridge/internal/quarantine", module + "/cmd", "imports point from cmd to bridge"},
+		{"bridge/internal/quarantine", "github.com/nats-io", "the quarantine stores files and publishes through an interface"},
+		{"bridge/internal/quarantine", "github.com/labstack/echo/v4", "the quarantine answers no requests"},
+		{"bridge/internal/source", module, "who a sender is depends on nothing else here"},
 	}
 	server := "only publisher/journal and test run a NATS server"
 	for _, p := range list(t, module+"/...") {

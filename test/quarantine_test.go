@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,7 +56,7 @@ func TestQuarantineCommands(t *testing.T) {
 	if out := await(3); strings.Count(out, "mismatch") != 3 {
 		t.Error(out)
 	}
-	if out, code := quarantine("release"); code != 1 || !strings.Contains(out, "0 released, 3 are still refused") {
+	if out, code := quarantine("release"); code != 1 || !strings.Contains(out, "0 released, 3 stay in the quarantine") {
 		t.Fatal(code, out)
 	}
 	b.Stop(t) // it is kept over a restart
@@ -67,10 +68,10 @@ func TestQuarantineCommands(t *testing.T) {
 	if out, code := quarantine("show", "99"); code != 1 || !strings.Contains(out, "not in the quarantine") {
 		t.Error(code, out)
 	}
-	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) || !strings.Contains(out, "1 released, 2 are still refused") || !strings.Contains(out, "--stale accepts it") {
+	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) || !strings.Contains(out, "1 released, 2 stay in the quarantine") || !strings.Contains(out, "--stale accepts it") {
 		t.Error(code, out)
 	}
-	if out, code := quarantine("release", "--stale", "2"); code != 0 || !strings.Contains(out, "stored job.completed") {
+	if out, code := quarantine("release", "--stale", "2"); code != 0 || !strings.Contains(out, "stored as sequence 2 on job.completed") {
 		t.Error(code, out)
 	}
 	if out, code := quarantine("purge"); code != 2 || !strings.Contains(out, "--all") {
@@ -106,6 +107,44 @@ func TestQuarantineCommands(t *testing.T) {
 	b.Stop(t)
 }
 
+// TestPausedProcess stops a bridge with SIGSTOP for longer than the tolerance. What
+// came meanwhile is refused as too old: the reason names the pause and not the
+// clock, and a release clears it.
+func TestPausedProcess(t *testing.T) {
+	t.Parallel()
+	b := process.Start(t, process.Options{Args: []string{"--tolerance", "5s"}})
+	reasons := func() string { return get(t, b.Admin+"/readyz") }
+	if code, err := post(b.Webhook, "before", 0); code != 200 {
+		t.Fatal(code, err)
+	}
+	b.Signal(t, syscall.SIGSTOP)
+	codes := make(chan int, 20)
+	for i := range cap(codes) {
+		go func() {
+			code, _ := post(b.Webhook, fmt.Sprintf("paused-%d", i), 0)
+			codes <- code
+		}()
+	}
+	time.Sleep(12 * time.Second) // the pause itself
+	b.Signal(t, syscall.SIGCONT)
+	for range cap(codes) {
+		if code := <-codes; code != 400 {
+			t.Error(code)
+		}
+	}
+	await(t, "no reason", func() bool { return strings.Contains(reasons(), "20 deliveries of that time were read late") })
+	if got := reasons(); !strings.Contains(got, "paused: this process stood still for 1") || strings.Contains(got, "clock: ") || !strings.Contains(got, `"ready"`) {
+		t.Error(got)
+	}
+	if out, stderr, code := process.Run(t, nil, "quarantine", "release", "--stale", "--admin", b.Admin); code != 0 || strings.Count(out, "stored as sequence") != 20 {
+		t.Error(code, out, stderr)
+	}
+	if got := reasons(); !strings.Contains(got, `"reasons":[]`) {
+		t.Error(got)
+	}
+	b.Stop(t)
+}
+
 // TestStreamPrint is what another tool reads.
 func TestStreamPrint(t *testing.T) {
 	t.Parallel()
@@ -125,18 +164,22 @@ func TestStreamPrint(t *testing.T) {
 	}
 }
 
-// TestDirectQuarantineFails takes the quarantine of a direct bridge its disk: no
-// delivery waits for that, and no metric of the journal says otherwise.
+// TestDirectQuarantineFails removes the folder of a direct bridge's quarantine: no
+// delivery waits for it, and no metric speaks of a journal.
 func TestDirectQuarantineFails(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
 	natsd.CreateStream(t, remote.AdminJS(t), 1)
 	dir := filepath.Join(t.TempDir(), "data")
-	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--nats-url", remote.As(""), "--journal=off"}})
+	direct := process.Options{Dir: dir, Args: []string{"--nats-url", remote.As(""), "--journal=off"}}
+	b := process.Start(t, direct)
 	if n := metric(t, b, "jobbridge_quarantine_failed"); n != 0 {
 		t.Fatal(n)
 	}
-	if err := os.RemoveAll(filepath.Join(dir, "jetstream/EVENTS/streams/JOBS/msgs")); err != nil {
+	if _, stderr, code := process.Run(t, nil, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", dir, "--nats-url", remote.As(""), "--journal=off"); code != 1 || !strings.Contains(stderr, "folder in use") {
+		t.Error(code, stderr)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "quarantine")); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the quarantine does not say that it failed", func() bool { return metric(t, b, "jobbridge_quarantine_failed") == 1 })
@@ -150,7 +193,7 @@ func TestDirectQuarantineFails(t *testing.T) {
 	if strings.Contains(all, "jobbridge_journal_") || strings.Contains(all, "jobbridge_commit_") || strings.Contains(all, "jobbridge_fsync_") {
 		t.Errorf("metrics of a journal that holds no events:\n%s", all)
 	}
-	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) || !strings.Contains(ready, "quarantine off") {
+	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) || !strings.Contains(ready, "refused requests are not stored safely") {
 		t.Error(ready)
 	}
 	b.Stop(t)

@@ -34,7 +34,7 @@ type cli struct {
 	Tail       tailCmd       `cmd:"" help:"Print the events that workers get."`
 	Verify     verifyCmd     `cmd:"" help:"Say why a captured delivery does or does not verify."`
 	Stream     streamCmd     `cmd:"" help:"Make, audit or print the stream on a NATS of yours."`
-	Quarantine quarantineCmd `cmd:"" help:"Look at what was refused for its signature, and release what is good after all."`
+	Quarantine quarantineCmd `cmd:"" help:"List what was refused or could not be published, and release it."`
 	Parked     parkedCmd     `cmd:"" help:"Look at events that the remote stream is too small for, and publish them again."`
 	Config     configCmd     `cmd:"" help:"Check or print the configuration that serve would run with."`
 	Health     healthCmd     `cmd:"" help:"Ask a running bridge whether it is well; for a container's health check."`

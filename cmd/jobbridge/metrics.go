@@ -193,37 +193,31 @@ func (c relayCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 // quarantineCollector says how full the quarantine is.
-type quarantineCollector struct {
-	quarantine *bridge.Quarantine
-	journal    *journal.Journal // that it is in
-}
+type quarantineCollector struct{ quarantine *bridge.QuarantineStore }
 
 var (
-	quarantineRequests = prometheus.NewDesc("jobbridge_quarantine_requests_total", "Requests refused for their signature or clock, by whether they were kept, and if not why.", []string{"result"}, nil)
-	quarantineFailed   = prometheus.NewDesc("jobbridge_quarantine_failed", "1 if the storage of the quarantine failed, which is the journal's unless there is none.", nil, nil)
-	quarantineMessages = prometheus.NewDesc("jobbridge_quarantine_messages", "Requests in the quarantine.", nil, nil)
-	quarantineBytes    = prometheus.NewDesc("jobbridge_quarantine_bytes", "Bytes in the quarantine.", nil, nil)
+	quarantineRequests = prometheus.NewDesc("jobbridge_quarantine_requests_total", "Requests refused for their signature or time, by whether they were stored (kept), and if not why.", []string{"result"}, nil)
+	quarantineFailed   = prometheus.NewDesc("jobbridge_quarantine_failed", "1 while the quarantine cannot store entries safely.", nil, nil)
+	quarantineEntries  = prometheus.NewDesc("jobbridge_quarantine_entries", "Entries in the quarantine, by kind: refused requests, and authentic events that the stream did not accept.", []string{"kind"}, nil)
+	quarantineBytes    = prometheus.NewDesc("jobbridge_quarantine_bytes", "Bytes on disk that the entries occupy, by kind.", []string{"kind"}, nil)
 )
 
 // Describe implements [prometheus.Collector].
 func (quarantineCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{quarantineRequests, quarantineFailed, quarantineMessages, quarantineBytes} {
+	for _, d := range []*prometheus.Desc{quarantineRequests, quarantineFailed, quarantineEntries, quarantineBytes} {
 		ch <- d
 	}
 }
 
 // Collect implements [prometheus.Collector].
 func (c quarantineCollector) Collect(ch chan<- prometheus.Metric) {
-	ch <- prometheus.MustNewConstMetric(quarantineFailed, prometheus.GaugeValue, oneIf(c.journal.Err() != nil))
-	for result, n := range c.quarantine.Kept() {
+	ch <- prometheus.MustNewConstMetric(quarantineFailed, prometheus.GaugeValue, oneIf(c.quarantine.Err() != nil))
+	s := c.quarantine.Stats()
+	for result, n := range s.Results {
 		ch <- prometheus.MustNewConstMetric(quarantineRequests, prometheus.CounterValue, float64(n), result)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
-	defer cancel()
-	messages, bytes, err := c.quarantine.Size(ctx)
-	if err != nil {
-		return
+	for kind, n := range s.Entries {
+		ch <- prometheus.MustNewConstMetric(quarantineEntries, prometheus.GaugeValue, float64(n), string(kind))
+		ch <- prometheus.MustNewConstMetric(quarantineBytes, prometheus.GaugeValue, float64(s.Bytes[kind]), string(kind))
 	}
-	ch <- prometheus.MustNewConstMetric(quarantineMessages, prometheus.GaugeValue, float64(messages))
-	ch <- prometheus.MustNewConstMetric(quarantineBytes, prometheus.GaugeValue, float64(bytes))
 }

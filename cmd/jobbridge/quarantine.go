@@ -2,27 +2,32 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
-// quarantineCmd is about what was refused and may be authentic.
+// quarantineCmd is about what needs an operator: refused requests that may be
+// authentic, and authentic events that the stream did not accept.
 type quarantineCmd struct {
-	List    quarantineListCmd    `cmd:"" help:"List what was refused for its signature or its clock."`
-	Show    quarantineShowCmd    `cmd:"" help:"Print one request: its headers, and its body as it came."`
-	Release quarantineReleaseCmd `cmd:"" help:"Verify again with the present secrets, and publish what is good now."`
-	Purge   quarantinePurgeCmd   `cmd:"" help:"Remove requests for good."`
+	List    quarantineListCmd    `cmd:"" help:"List the refused requests, and the authentic events that the stream did not accept."`
+	Show    quarantineShowCmd    `cmd:"" help:"Print one entry: its headers to standard error, and its body to standard output. A body that came compressed is printed inflated."`
+	Release quarantineReleaseCmd `cmd:"" help:"Publish: a refused request if it verifies with the present secrets, an authentic event again."`
+	Purge   quarantinePurgeCmd   `cmd:"" help:"Remove entries for good."`
 }
 
 type quarantineListCmd struct{ adminFlags }
@@ -41,13 +46,20 @@ func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
 		return printJSON(s.out, list)
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SEQUENCE\tRECEIVED\tREASON\tREMOTE\tBYTES\tRESULT")
+	fmt.Fprintln(w, "SEQUENCE\tRECEIVED\tKIND\tREASON\tREMOTE/SUBJECT\tBYTES\tRESULT")
 	for _, e := range list {
-		result := e.Result
-		if e.Released {
-			result += " " + e.Subject
+		from, result := e.Remote, e.Result
+		if e.Kind == bridge.QuarantineAuthentic {
+			from = e.Subject
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, e.ReceivedAt.Local().Format(time.DateTime), e.Reason, e.Remote, e.Bytes, result)
+		if e.Released {
+			result += " on " + e.Subject
+		}
+		if e.Damaged != "" {
+			result = cmp.Or(result, e.Damaged)
+		}
+		received := e.ReceivedAt.Local().Format(time.DateTime)
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, received, e.Kind, e.Reason, from, e.Bytes, result)
 	}
 	return w.Flush()
 }
@@ -57,7 +69,7 @@ type quarantineShowCmd struct {
 	adminFlags
 }
 
-// Run prints one request.
+// Run prints one entry.
 func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 	var e bridge.Quarantined
 	if err := c.ask(ctx, http.MethodGet, "/quarantine/entry", url.Values{"seq": {strconv.FormatUint(c.Sequence, 10)}}, &e); err != nil {
@@ -67,7 +79,11 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 		return printJSON(s.out, e)
 	}
 	// The headers are for the reader; what goes on to a file is the body.
-	fmt.Fprintf(s.err, "received %s from %s: %s\n", e.ReceivedAt.Format(time.RFC3339Nano), e.Remote, e.Reason)
+	if e.Kind == bridge.QuarantineAuthentic {
+		fmt.Fprintf(s.err, "parked %s, an authentic event for %s: %s\n", e.ReceivedAt.Format(time.RFC3339Nano), e.Subject, e.Reason)
+	} else {
+		fmt.Fprintf(s.err, "received %s from %s: %s\n", e.ReceivedAt.Format(time.RFC3339Nano), e.Remote, e.Reason)
+	}
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
 		fmt.Fprintf(s.err, "%s: %s\n", name, shorten([]byte(e.Header[name])))
 	}
@@ -81,7 +97,8 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 
 type quarantineReleaseCmd struct {
 	Sequence []uint64 `arg:"" optional:"" help:"Their numbers in the list; default: all."`
-	Stale    bool     `help:"Also what was signed longer before it came than the tolerance allows: after a wrong clock."`
+	Stale    bool     `help:"Also what was signed longer before it came than the tolerance allows: after a wrong clock or a pause."`
+	Force    bool     `help:"Also requests that are older than the duplicate window. Look for their jobs in the stream first: an event that is stored already would be stored twice."`
 	adminFlags
 }
 
@@ -90,6 +107,7 @@ func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 	var list []bridge.Quarantined
 	query := sequenceQuery(c.Sequence)
 	query.Set("stale", strconv.FormatBool(c.Stale))
+	query.Set("force", strconv.FormatBool(c.Force))
 	if err := c.ask(ctx, http.MethodPost, "/quarantine/release", query, &list); err != nil {
 		return err
 	}
@@ -103,7 +121,7 @@ func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 		}
 	}
 	if bad > 0 {
-		return fmt.Errorf("%d released, %d are still refused", len(list)-bad, bad)
+		return fmt.Errorf("%d released, %d stay in the quarantine", len(list)-bad, bad)
 	}
 	return nil
 }
@@ -120,7 +138,7 @@ func (c *quarantinePurgeCmd) Run(ctx context.Context, s streams) error {
 		return usage("say which: numbers from the list, or --all")
 	}
 	var answer struct {
-		Purged uint64 `json:"purged"`
+		Purged int `json:"purged"`
 	}
 	if err := c.ask(ctx, http.MethodPost, "/quarantine/purge", sequenceQuery(c.Sequence), &answer); err != nil {
 		return err
@@ -140,14 +158,17 @@ func sequenceQuery(sequences []uint64) url.Values {
 	return query
 }
 
-func (c *serveCmd) openQuarantine(ctx, run context.Context, s *storage, verifier *verify.Verifier, o operator) error {
-	stream, err := s.journal.Private().Stream(ctx, bridge.QuarantineStream(0, 0).Name)
-	if err != nil {
-		return fmt.Errorf("stream of the quarantine: %w", err)
+// openQuarantine opens the quarantine in the data folder. In direct mode it is all
+// that the folder holds, so that it has a lock of its own.
+func (c *serveCmd) openQuarantine(run context.Context, s *storage, verifier *verify.Verifier, o operator) error {
+	window := func() time.Duration { return c.DedupeWindow }
+	if c.direct() {
+		window = func() time.Duration { return s.remote.Status().Window }
 	}
-	q, err := bridge.NewQuarantine(bridge.QuarantineOptions{
-		JetStream: s.journal.Private(), Stream: stream, Verifier: verifier, Publisher: s.publisher, Tolerance: c.Tolerance,
-		MaxBody: int(c.QuarantineMaxBody), Logger: o.log,
+	q, err := bridge.OpenQuarantine(bridge.QuarantineOptions{
+		Dir: filepath.Join(c.DataDir, "quarantine"), Lock: c.direct(),
+		MaxBytes: int64(c.QuarantineBytes), MaxAge: c.QuarantineAge, MaxBody: int(c.QuarantineMaxBody),
+		Verifier: verifier, Publisher: released{s.publisher}, Tolerance: c.Tolerance, DedupeWindow: window, Logger: o.log,
 	})
 	if err != nil {
 		return err
@@ -166,7 +187,7 @@ func (c *serveCmd) openQuarantine(ctx, run context.Context, s *storage, verifier
 		if err != nil {
 			return nil, err
 		}
-		return q.Release(ctx, query.Get("stale") == "true", sequences...)
+		return q.Release(ctx, bridge.ReleaseOptions{Stale: query.Get("stale") == "true", Force: query.Get("force") == "true"}, sequences...)
 	})
 	o.admin.Operate("POST /quarantine/purge", func(ctx context.Context, query url.Values) (any, error) {
 		sequences, err := parseSequences(query["seq"])
@@ -174,10 +195,18 @@ func (c *serveCmd) openQuarantine(ctx, run context.Context, s *storage, verifier
 			return nil, err
 		}
 		n, err := q.Purge(ctx, sequences...)
-		return map[string]uint64{"purged": n}, err
+		return map[string]int{"purged": n}, err
 	})
 	s.run.Go(func() { q.Run(run) })
-	return o.registry.Register(quarantineCollector{q, s.journal})
+	return o.registry.Register(quarantineCollector{q})
+}
+
+// released publishes what leaves the quarantine. Nothing parks an event here yet.
+type released struct{ *publisher.Publisher }
+
+// Republish implements the quarantine's publisher.
+func (released) Republish(context.Context, bridge.Parked) (uint64, error) {
+	return 0, errors.ErrUnsupported
 }
 
 func parseSequences(list []string) ([]uint64, error) {

@@ -133,9 +133,13 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	if err != nil {
 		return err
 	}
+	var quarantine bridge.Quarantine
+	if store.quarantine != nil {
+		quarantine = store.quarantine
+	}
 	b, err := bridge.New(bridge.Config{
 		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxBodyMemory: int(c.MaxBodyMemory), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
-		DrainDelay: c.DrainDelay, Quarantine: store.quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log, OnSampled: o.sampled,
+		DrainDelay: c.DrainDelay, Quarantine: quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log, OnSampled: o.sampled,
 		TLS: https, ForgeryRate: cmp.Or(c.ForgeryRate, -1), Tracer: traces,
 	})
 	if err != nil {

@@ -24,14 +24,14 @@ const defaultDataDir = "./jobbridge-data"
 
 // storage is what stands behind the bridge. Standalone, that is the journal; as
 // a relay, the journal and what copies it to a remote stream; direct, the remote
-// stream alone. Any of them may be nil but the publisher.
+// stream alone. The quarantine is beside each. Any of them may be nil but the publisher.
 type storage struct {
 	publisher  *publisher.Publisher
 	durability event.Durability
 	journal    *journal.Journal
 	remote     *remote.Remote
 	relay      *relay.Relay
-	quarantine *bridge.Quarantine
+	quarantine *bridge.QuarantineStore
 
 	// failed is closed when only a restart helps; cause is then set.
 	failed chan struct{}
@@ -73,17 +73,13 @@ func (c *serveCmd) openStorage(ctx context.Context, verifier *verify.Verifier, o
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if !c.direct() || c.DataDir != "" {
+	if !c.direct() {
 		if err := c.openJournal(ctx, s, stream, o); err != nil {
 			return nil, err
 		}
 		s.run.Go(func() {
 			select {
 			case <-s.journal.Failed():
-				if c.direct() { // it holds the quarantine alone
-					o.health.Set(journalPart, bridge.Ready, "quarantine off: "+s.journal.Err().Error())
-					return
-				}
 				o.health.Set(journalPart, bridge.Failed, s.journal.Err().Error())
 				s.fail(s.journal.Err())
 			case <-run.Done():
@@ -110,8 +106,8 @@ func (c *serveCmd) openStorage(ctx context.Context, verifier *verify.Verifier, o
 			return nil, err
 		}
 	}
-	if s.journal != nil && c.Quarantine {
-		if err := c.openQuarantine(ctx, run, s, verifier, o); err != nil {
+	if c.DataDir != "" && c.Quarantine {
+		if err := c.openQuarantine(run, s, verifier, o); err != nil {
 			return nil, err
 		}
 	}
@@ -127,11 +123,9 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 		Dir: c.DataDir, Listen: c.NatsListen, Workers: workers, MaxConnections: c.MaxWorkers, OnSampled: o.sampled, Durability: event.Durability(c.Durability), Stream: stream,
 		MaxPayload: int(c.MaxBody), AcceptClock: c.AcceptClock, Relay: c.relays(), Logger: o.log,
 	}
-	if !c.direct() { // there, it has no events, and no delivery waits for it
-		options.OnCommit = newCommitMetrics(o.registry).observe
-		options.OnFull = func(why string) { setReason(o.health, roomPart, bridge.Full, why) }
-		options.OnCrowded = func(why string) { setReason(o.health, consumersPart, bridge.Ready, why) }
-	}
+	options.OnCommit = newCommitMetrics(o.registry).observe
+	options.OnFull = func(why string) { setReason(o.health, roomPart, bridge.Full, why) }
+	options.OnCrowded = func(why string) { setReason(o.health, consumersPart, bridge.Ready, why) }
 	if c.CommitMethod != "auto" {
 		options.Method = journal.Method(c.CommitMethod)
 	}
@@ -149,9 +143,6 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 	if c.relays() {
 		options.Private = append(options.Private, journal.PrivateStream{Config: relay.ParkedStream(), Commit: true})
 	}
-	if c.Quarantine {
-		options.Private = append(options.Private, journal.PrivateStream{Config: bridge.QuarantineStream(int64(c.QuarantineBytes), c.QuarantineAge)})
-	}
 	if s.journal, err = journal.Open(ctx, options); err != nil {
 		return err
 	}
@@ -159,9 +150,6 @@ func (c *serveCmd) openJournal(ctx context.Context, s *storage, stream publisher
 		o.reload.add(c.reloadedWorkers(s.journal, workers))
 	}
 	o.health.Set(diskPart, bridge.Ready, s.journal.Warnings()...)
-	if c.direct() {
-		return nil
-	}
 	return o.registry.Register(journalCollector{s.journal})
 }
 
@@ -294,12 +282,15 @@ func (s *storage) natsURL() string {
 func (s *storage) close() error {
 	s.stop()
 	s.run.Wait()
+	var err error
+	if s.quarantine != nil {
+		err = s.quarantine.Close()
+	}
 	if s.remote != nil {
 		s.remote.Close()
 	}
-	var err error
 	if s.journal != nil {
-		err = s.journal.Close()
+		err = errors.Join(err, s.journal.Close())
 	}
 	return errors.Join(err, s.cause)
 }

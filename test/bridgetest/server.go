@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -67,7 +68,7 @@ type Server struct {
 	// Verifier of the running bridge, whose secrets can be replaced.
 	Verifier *verify.Verifier
 	// Quarantine of the running bridge, if Config asks for one.
-	Quarantine *bridge.Quarantine
+	Quarantine *bridge.QuarantineStore
 	// Metrics of the running bridge.
 	Metrics *prometheus.Registry
 
@@ -110,9 +111,6 @@ func (s *Server) Start() {
 	}
 	s.Verifier, err = verify.New(secrets, verify.Options{Tolerance: s.Config.Tolerance, Now: s.Now, MaxPayload: s.Config.Bridge.MaxBody})
 	s.must(err)
-	if s.Config.Quarantine {
-		j.Private = append(j.Private, journal.PrivateStream{Config: bridge.QuarantineStream(s.Config.QuarantineBytes, 0)})
-	}
 	s.StartNATS()
 	s.t.Cleanup(s.StopNATS)
 	if s.Config.Quarantine {
@@ -122,7 +120,10 @@ func (s *Server) Start() {
 	s.Metrics = prometheus.NewRegistry()
 	cfg := s.Config.Bridge
 	cfg.Verifier = s.Verifier
-	cfg.Quarantine, cfg.Tolerance = s.Quarantine, s.Config.Tolerance
+	cfg.Tolerance = s.Config.Tolerance
+	if s.Config.Quarantine {
+		cfg.Quarantine = s.Quarantine
+	}
 	cfg.Now = s.Now
 	cfg.Registerer = s.Metrics
 	if cfg.Publisher == nil {
@@ -143,22 +144,23 @@ func (s *Server) Start() {
 	})
 }
 
-// startQuarantine opens the quarantine, on the journal as it is now.
+// startQuarantine opens the quarantine, which does not need NATS to run.
 func (s *Server) startQuarantine() {
 	s.t.Helper()
-	private := s.store.private()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	stream, err := private.Stream(ctx, bridge.QuarantineStream(0, 0).Name)
-	s.must(err)
-	s.Quarantine, err = bridge.NewQuarantine(bridge.QuarantineOptions{
-		JetStream: private, Stream: stream, Verifier: s.Verifier, Publisher: &s.store, Tolerance: s.Config.Tolerance, Logger: s.Config.Bridge.Logger,
+	var err error
+	s.Quarantine, err = bridge.OpenQuarantine(bridge.QuarantineOptions{
+		Dir: filepath.Join(s.Config.Journal.Dir, "quarantine"), MaxBytes: s.Config.QuarantineBytes, Verifier: s.Verifier, Publisher: &s.store,
+		Tolerance: s.Config.Tolerance, Logger: s.Config.Bridge.Logger, Now: s.Now,
 	})
 	s.must(err)
 	run, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); s.Quarantine.Run(run) }()
-	s.t.Cleanup(func() { stop(); <-done })
+	s.t.Cleanup(func() {
+		stop()
+		<-done
+		s.must(s.Quarantine.Close())
+	})
 }
 
 // Drain tells the bridge to stop and waits until it has; NATS goes on. It may
@@ -307,12 +309,6 @@ func (s *store) close() error {
 	return j.Close()
 }
 
-func (s *store) private() jetstream.JetStream {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.journal.Private()
-}
-
 func (s *store) stream() jetstream.Stream {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -328,4 +324,9 @@ func (s *store) Publish(ctx context.Context, e event.Event) (publisher.Receipt, 
 		return publisher.Receipt{}, fmt.Errorf("%w: NATS is stopped", event.ErrUnavailable)
 	}
 	return p.Publish(ctx, e)
+}
+
+// Republish implements the publisher of the quarantine: nothing is parked here.
+func (s *store) Republish(context.Context, bridge.Parked) (uint64, error) {
+	return 0, errors.ErrUnsupported
 }

@@ -182,7 +182,7 @@ func TestDirectQuarantine(t *testing.T) {
 			return err
 		}
 		defer resp.Body.Close()
-		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || !strings.Contains(string(body), "quarantine off") {
+		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || !strings.Contains(string(body), "refused requests are not stored safely") {
 			return errNotYet
 		}
 		return nil

@@ -1,0 +1,81 @@
+package quarantine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"go.uber.org/zap"
+)
+
+// Parked is an authentic event that the stream can never accept.
+type Parked struct {
+	// ID is the message id, and Key names the job.
+	ID, Key string
+	// Digest is the SHA-256 of Payload.
+	Digest [32]byte
+	// Subject that the event is published on.
+	Subject string
+	// Header are lines of the NATS protocol, "Name: value\r\n" each.
+	Header  []byte
+	Payload []byte
+	// Sequence and Time of the record in the journal.
+	Sequence uint64
+	Time     time.Time
+}
+
+// Park stores an authentic event durably. It drops refused requests to make room;
+// when authentic events alone fill the quarantine, it returns [event.ErrFull].
+//
+// An event that is parked already, under the same message id and with the same
+// payload, is not stored again. If it is being released, that release has failed.
+func (s *Store) Park(ctx context.Context, p Parked, reason string) error {
+	if s.parkAgain(p, reason) {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("park %s: %w", p.ID, err)
+	}
+	s.files.Lock()
+	defer s.files.Unlock()
+	if s.parkAgain(p, reason) { // meanwhile
+		return nil
+	}
+	c := &contents{
+		Entry: Entry{Kind: AuthenticKind, Reason: reason, ReceivedAt: s.opts.Now(), Subject: p.Subject, ID: p.ID, Body: p.Payload},
+		key:   p.Key, sequence: p.Sequence, time: p.Time, header: p.Header,
+	}
+	room, err := s.makeRoom(roundUp(int64(len(c.head()) + len(c.Body) + 128)))
+	if err == nil && !room {
+		s.mu.Lock()
+		used := s.bytes[1]
+		s.mu.Unlock()
+		err = fmt.Errorf("%w: authentic events fill %d of %d bytes: release or purge them", event.ErrFull, used, s.opts.MaxBytes)
+	}
+	if err == nil {
+		err = s.store(c, true)
+	}
+	s.setProblem(parking, err)
+	if err != nil {
+		return fmt.Errorf("park %s: %w", p.ID, err)
+	}
+	s.log.Warn("quarantine: an event was parked", zap.Uint64("entry", c.Sequence), zap.String("id", p.ID),
+		zap.String("subject", p.Subject), zap.String("reason", reason))
+	return nil
+}
+
+// parkAgain reports whether the event is parked already, and ends a release of it.
+func (s *Store) parkAgain(p Parked, reason string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.parked[p.ID]
+	if e == nil || e.digest != p.Digest {
+		return false
+	}
+	e.Reason = oneLine(reason)
+	if e.release != nil {
+		e.release.refuse(reason)
+	}
+	return true
+}

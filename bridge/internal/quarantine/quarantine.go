@@ -1,0 +1,300 @@
+// Package quarantine stores what needs an operator, as one file per entry. There
+// are two kinds of entry in one list:
+//
+//   - A refused request failed the check of its signature or its time. It may be
+//     authentic: a secret was rotated, or a clock is wrong.
+//   - An authentic event was acknowledged to its sender, but the stream can never
+//     accept it, for example because it is too large.
+//
+// It promises that an authentic event is on stable storage when [Store.Park]
+// returns, and that only an operator removes it. Refused requests are stored
+// without waiting, synced together once a second, dropped oldest first, and
+// limited per source, so that a sender of forgeries cannot displace at once what
+// others sent. The folder is bounded in bytes. A crash at any moment leaves
+// complete entries only; an entry that cannot be read is reported and not deleted.
+//
+// It leaves the signature to package verify, and publishing to its [Publisher].
+//
+// # Files
+//
+// An entry is the file "<sequence>.refused" or "<sequence>.authentic", with the
+// sequence in twelve digits or more. A sequence is never given twice. The file is
+// readable with cat: lines of the form "Name: value", an empty line, and the body
+// byte for byte. The body of a refused request is what the signature was verified
+// over: a body that came compressed has been inflated. The file "next" bounds the
+// sequences that were given; a file whose name ends in ".new" is unfinished.
+package quarantine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/verify"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+// The defaults of [Options].
+const (
+	DefaultMaxBytes     = 64 << 20
+	DefaultMaxAge       = 7 * 24 * time.Hour
+	DefaultMaxBody      = 64 << 10
+	DefaultDedupeWindow = 24 * time.Hour
+)
+
+var (
+	// ErrNotFound is returned when no entry has the sequence.
+	ErrNotFound = errors.New("not in the quarantine")
+	// ErrLocked is returned when another process holds the folder.
+	ErrLocked = errors.New("quarantine: folder in use")
+	// ErrDamaged is returned when the file of an entry cannot be read.
+	ErrDamaged = errors.New("quarantine: entry damaged")
+)
+
+var errClosed = errors.New("quarantine: closed")
+
+// Verifier proves that a request is authentic; [verify.Verifier] is one.
+type Verifier interface {
+	Verify(header string, body []byte) (verify.Verified, error)
+}
+
+// Publisher publishes what an operator releases.
+type Publisher interface {
+	// Publish stores the event of a refused request that is authentic now.
+	Publish(ctx context.Context, e event.Event) (publisher.Receipt, error)
+	// Republish appends an authentic event as a new record under its message id,
+	// without the duplicate check, and returns the record's sequence when the
+	// stream has acknowledged the record. It must return when ctx ends: [Store.Close]
+	// ends it, and so does [Store.Park] when the stream refuses the record again.
+	Republish(ctx context.Context, p Parked) (sequence uint64, err error)
+}
+
+// Options configures a [Store]. Dir, Verifier, Publisher and Decode are needed.
+type Options struct {
+	// Dir is the folder of the entries. Open creates it with mode 0700.
+	Dir string
+	// Lock makes Open lock the folder. It is not needed if the caller holds a lock
+	// on the folder around it.
+	Lock bool
+	// MaxBytes bounds the bytes on disk, each file rounded up to 4 KiB. 0 means
+	// [DefaultMaxBytes].
+	MaxBytes int64
+	// MaxAge is how long a refused request is kept; 0 means [DefaultMaxAge].
+	MaxAge time.Duration
+	// MaxBody is the largest body in bytes of a refused request that is kept; 0
+	// means [DefaultMaxBody].
+	MaxBody int
+	// Verifier has the present secrets, for a release.
+	Verifier Verifier
+	// Publisher publishes what is released.
+	Publisher Publisher
+	// Decode returns the event of an authentic payload that came with the given
+	// headers of the request.
+	Decode func(payload []byte, header map[string]string) event.Event
+	// Tolerance of the time of signing; 0 means [verify.DefaultTolerance].
+	Tolerance time.Duration
+	// DedupeWindow returns how long message ids are remembered: a refused request
+	// that is older is released only with [ReleaseOptions.Force]. nil means
+	// [DefaultDedupeWindow]; a result of 0 means that the window is not known, and
+	// nothing is held back.
+	DedupeWindow func() time.Duration
+	// Logger; nil means none.
+	Logger *zap.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Sync replaces (*os.File).Sync for files and folders, and SyncAll the sync of
+	// the file system that a folder is on. They are for tests.
+	Sync, SyncAll func(*os.File) error
+}
+
+// Store is an open quarantine. It may be used concurrently.
+type Store struct {
+	opts    Options
+	log     *zap.Logger
+	folder  *os.File
+	lock    *flock.Flock
+	queue   chan Refused
+	all     *rate.Limiter // in bytes, for all sources together
+	sources *source.Limiters
+	results [len(results)]atomic.Uint64
+
+	unsynced atomic.Bool // refused requests were written since the last sync
+
+	// files is held while the folder is changed. Nobody waits for it to list or to
+	// count: a disk may hang.
+	files    sync.Mutex
+	next     uint64 // the next sequence; guarded by files
+	reserved uint64 // sequences below it may be given; guarded by files
+	failed   error  // a sync of the folder that failed is final; guarded by files
+
+	mu        sync.Mutex // guards what follows, and is never held during I/O
+	refused   []*entry   // in the order of their sequences
+	authentic []*entry   // in the order of their sequences
+	parked    map[string]*entry
+	bytes     [2]int64 // of refused and of authentic entries
+	problems  map[string]error
+	waiting   sync.WaitGroup // for releases
+}
+
+// Open opens the quarantine in o.Dir. It removes unfinished files, and reports
+// entries that cannot be read. [Store.Run] must run for requests to be stored.
+func Open(o Options) (_ *Store, err error) {
+	switch {
+	case o.Dir == "":
+		return nil, errors.New("quarantine: Options.Dir is empty")
+	case o.Verifier == nil:
+		return nil, errors.New("quarantine: Options.Verifier is nil")
+	case o.Publisher == nil:
+		return nil, errors.New("quarantine: Options.Publisher is nil")
+	case o.Decode == nil:
+		return nil, errors.New("quarantine: Options.Decode is nil")
+	}
+	o.setDefaults()
+	s := &Store{
+		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[string]*entry), problems: make(map[string]error),
+		all: rate.NewLimiter(hourly(o.MaxBytes/2), int(o.MaxBytes/2)),
+	}
+	if s.sources, err = source.NewLimiters(hourly(o.MaxBytes/4), int(o.MaxBytes/4)); err != nil {
+		return nil, fmt.Errorf("quarantine: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("quarantine: %w", err), s.Close())
+		}
+	}()
+	_, statErr := os.Stat(o.Dir)
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if s.folder, err = os.Open(o.Dir); err != nil {
+		return nil, err
+	}
+	if err := s.folder.Chmod(0o700); err != nil { // an older folder may have another mode
+		return nil, err
+	}
+	if o.Lock {
+		if err := s.acquire(); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	// A file that a crash left behind may have its name in memory only.
+	if err := o.Sync(s.folder); err != nil {
+		return nil, err
+	}
+	if statErr != nil {
+		return s, s.syncParent()
+	}
+	return s, nil
+}
+
+func (o *Options) setDefaults() {
+	o.MaxBytes, o.MaxAge, o.MaxBody = cmp.Or(o.MaxBytes, DefaultMaxBytes), cmp.Or(o.MaxAge, DefaultMaxAge), cmp.Or(o.MaxBody, DefaultMaxBody)
+	o.Tolerance, o.Logger = cmp.Or(o.Tolerance, verify.DefaultTolerance), cmp.Or(o.Logger, zap.NewNop())
+	if o.DedupeWindow == nil {
+		o.DedupeWindow = func() time.Duration { return DefaultDedupeWindow }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Sync == nil {
+		o.Sync = (*os.File).Sync
+	}
+	if o.SyncAll == nil {
+		o.SyncAll = syncFileSystem
+	}
+}
+
+func hourly(bytes int64) rate.Limit { return rate.Limit(float64(bytes) / time.Hour.Seconds()) }
+
+// acquire locks the folder.
+func (s *Store) acquire() error {
+	s.lock = flock.New(filepath.Join(s.opts.Dir, lockName), flock.SetPermissions(0o600))
+	ok, err := s.lock.TryLock()
+	switch {
+	case err != nil:
+		return fmt.Errorf("lock %s: %w", s.lock.Path(), err)
+	case !ok:
+		return fmt.Errorf("%w: %s: stop the other process, or choose another data folder", ErrLocked, s.opts.Dir)
+	}
+	return nil
+}
+
+// syncParent makes the name of a new folder durable.
+func (s *Store) syncParent() error {
+	parent, err := os.Open(filepath.Dir(s.opts.Dir))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return s.opts.Sync(parent)
+}
+
+// Close ends the releases that wait for an acknowledgement, and unlocks the
+// folder. Run must have returned.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	for _, e := range s.authentic {
+		if e.release != nil {
+			e.release.cancel(errClosed)
+		}
+	}
+	s.mu.Unlock()
+	s.waiting.Wait()
+	var err error
+	if s.lock != nil {
+		err = s.lock.Close()
+	}
+	if s.folder != nil {
+		err = errors.Join(err, s.folder.Close())
+	}
+	return err
+}
+
+// setProblem records that something failed, or with nil that it works again. It
+// logs each change.
+func (s *Store) setProblem(what string, err error) {
+	s.mu.Lock()
+	before := s.problems[what]
+	s.problems[what] = err
+	s.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		s.log.Error("quarantine: "+what, zap.Error(err))
+	case err == nil && before != nil:
+		s.log.Info("quarantine: " + what + " works again")
+	}
+}
+
+// The parts that [Store.Err] reports on.
+const (
+	writing = "write a refused request"
+	syncing = "sync the refused requests"
+	parking = "park an event"
+)
+
+// Err returns why entries are not stored at the moment, or nil. It does no I/O.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, what := range []string{writing, syncing, parking} {
+		if err := s.problems[what]; err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	return errors.Join(errs...)
+}

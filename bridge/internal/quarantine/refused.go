@@ -1,0 +1,265 @@
+package quarantine
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
+	"github.com/jobbridge/jobbridge/verify"
+	"go.uber.org/zap"
+)
+
+// Refused is a request that was refused.
+type Refused struct {
+	// Reason of the refusal, such as "mismatch".
+	Reason string
+	// Remote is the address of the sender.
+	Remote string
+	At     time.Time
+	Header http.Header
+	// Body is what the signature was verified over. The store may go on reading it
+	// after [Store.Add] has returned.
+	Body []byte
+}
+
+// Result is what became of a refused request.
+type Result int
+
+// The results of [Store.Add].
+const (
+	Kept        Result = iota // it is stored, or about to be
+	SourceLimit               // its source has sent too many
+	TotalLimit                // all sources together have sent too many
+	TooLarge                  // its body is too large
+	Busy                      // too many came at once
+	NoRoom                    // authentic events fill the quarantine
+	NotWritten                // the disk failed
+)
+
+var results = [...]string{"kept", "source_limit", "limit", "size", "busy", "full", "error"}
+
+func (r Result) String() string { return results[r] }
+
+const (
+	// queueLength is how many refused requests wait to be written.
+	queueLength = 256
+	// keptHeader bounds the value of one header of a request.
+	keptHeader = 4 << 10
+	// syncInterval is how long a refused request may be lost by a power cut.
+	syncInterval = time.Second
+	// shutdownTimeout bounds the end of Run: writing what waits and the last sync.
+	shutdownTimeout = 3 * time.Second
+)
+
+// keptHeaders are the headers of a request that are of use later.
+var keptHeaders = []string{
+	verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent", "Tracestate",
+}
+
+// Add stores a refused request, or returns why it is not stored. It never waits:
+// [Store.Run] writes the file.
+func (s *Store) Add(r Refused) Result {
+	result := s.enqueue(r)
+	if result != Kept { // which counts when the file is written
+		s.results[result].Add(1)
+	}
+	return result
+}
+
+func (s *Store) enqueue(r Refused) Result {
+	if len(r.Body) > s.opts.MaxBody {
+		return TooLarge
+	}
+	now, cost := time.Now(), int(roundUp(int64(len(r.Body)+blockSize/4))) // with its headers, about
+	switch {
+	case !s.sources.Of(source.Of(r.Remote)).AllowN(now, cost):
+		return SourceLimit
+	case !s.all.AllowN(now, cost):
+		return TotalLimit
+	}
+	select {
+	case s.queue <- r:
+		return Kept
+	default:
+		return Busy
+	}
+}
+
+// Run writes refused requests, syncs them once a second and drops what is too
+// old, until ctx ends. It then writes what still waits, for at most 3 s in all,
+// and returns even if the disk hangs.
+func (s *Store) Run(ctx context.Context) {
+	done, late := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		var maintained sync.WaitGroup
+		maintained.Go(func() { s.maintain(ctx) })
+		s.writeAll(ctx, late)
+		maintained.Wait()
+		s.sync()
+		s.returnSequences()
+	}()
+	<-ctx.Done()
+	deadline := time.NewTimer(shutdownTimeout)
+	defer deadline.Stop()
+	select {
+	case <-done:
+	case <-deadline.C:
+		close(late)
+		s.log.Error("quarantine: the disk does not answer; refused requests of the last second may be lost", zap.Int("not_written", len(s.queue)))
+	}
+}
+
+// returnSequences gives back the sequences that were reserved and not used.
+func (s *Store) returnSequences() {
+	s.files.Lock()
+	defer s.files.Unlock()
+	if s.reserved == s.next || s.failed != nil {
+		return
+	}
+	if err := s.write(nextName, true, fmt.Appendf(nil, "%d\n", s.next)); err != nil {
+		s.log.Warn("quarantine: write the next sequence", zap.Error(err))
+		return
+	}
+	s.reserved = s.next
+}
+
+// writeAll writes what [Store.Add] enqueues until ctx ends and the queue is empty,
+// or it is late.
+func (s *Store) writeAll(ctx context.Context, late <-chan struct{}) {
+	for ctx.Err() == nil {
+		select {
+		case r := <-s.queue:
+			s.writeRefused(r)
+		case <-ctx.Done():
+		}
+	}
+	for {
+		select {
+		case <-late:
+			return
+		default:
+		}
+		select {
+		case r := <-s.queue:
+			s.writeRefused(r)
+		default:
+			return
+		}
+	}
+}
+
+func (s *Store) writeRefused(r Refused) {
+	var header []byte
+	for _, name := range keptHeaders {
+		if v := strings.Join(r.Header.Values(name), ","); v != "" && len(v) <= keptHeader {
+			header = fmt.Appendf(header, "%s: %s\r\n", name, oneLine(v))
+		}
+	}
+	c := &contents{Entry: Entry{Kind: RefusedKind, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, header: header}
+	s.files.Lock()
+	defer s.files.Unlock()
+	room, err := s.makeRoom(roundUp(int64(len(c.head()) + len(c.Body) + 128))) // its digest is not known yet
+	if err == nil && !room {
+		s.results[NoRoom].Add(1)
+		return
+	}
+	if err == nil {
+		err = s.store(c, false)
+	}
+	s.setProblem(writing, err)
+	if err != nil {
+		s.results[NotWritten].Add(1)
+		return
+	}
+	s.unsynced.Store(true)
+	s.results[Kept].Add(1)
+}
+
+// makeRoom drops the oldest refused requests until size bytes fit, and reports
+// whether they do. The caller holds s.files.
+func (s *Store) makeRoom(size int64) (bool, error) {
+	for {
+		s.mu.Lock()
+		fits := s.bytes[0]+s.bytes[1]+size <= s.opts.MaxBytes
+		possible := s.bytes[1]+size <= s.opts.MaxBytes
+		var oldest *entry
+		if len(s.refused) > 0 {
+			oldest = s.refused[0]
+		}
+		s.mu.Unlock()
+		if fits || !possible || oldest == nil {
+			return fits, nil
+		}
+		if err := s.removeFile(oldest); err != nil {
+			return false, err
+		}
+	}
+}
+
+// maintain syncs and drops once a second until ctx ends.
+func (s *Store) maintain(ctx context.Context) {
+	tick := time.NewTicker(syncInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.sync()
+			s.dropOld()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// sync makes durable the refused requests that were written before the call, and
+// checks that the folder is still there.
+func (s *Store) sync() {
+	err := s.checkFolder()
+	if err == nil && s.unsynced.Swap(false) {
+		if err = s.opts.SyncAll(s.folder); err != nil {
+			s.unsynced.Store(true)
+		}
+	}
+	s.setProblem(syncing, err)
+}
+
+// checkFolder returns an error if the folder was removed or replaced.
+func (s *Store) checkFolder() error {
+	now, err := os.Stat(s.opts.Dir)
+	if err != nil {
+		return err
+	}
+	opened, err := s.folder.Stat()
+	if err == nil && !os.SameFile(now, opened) {
+		err = fmt.Errorf("%s was replaced while it was open", s.opts.Dir)
+	}
+	return err
+}
+
+// dropOld removes the refused requests that are older than MaxAge.
+func (s *Store) dropOld() {
+	s.files.Lock()
+	defer s.files.Unlock()
+	before := s.opts.Now().Add(-s.opts.MaxAge)
+	for {
+		s.mu.Lock()
+		var oldest *entry
+		if len(s.refused) > 0 && s.refused[0].ReceivedAt.Before(before) {
+			oldest = s.refused[0]
+		}
+		s.mu.Unlock()
+		if oldest == nil {
+			return
+		}
+		if err := s.removeFile(oldest); err != nil {
+			s.setProblem(writing, err)
+			return
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package bridge_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// watched returns a server with a quarantine, what its log says at warn, and its
+// reasons.
+func watched(t *testing.T) (*bridgetest.Server, *observer.ObservedLogs, func() string) {
+	t.Helper()
+	core, logs := observer.New(zap.WarnLevel)
+	health := bridge.NewHealth()
+	health.Start("fsync")
+	srv := quarantined(t, func(c *bridgetest.Config) { c.Bridge.Logger, c.Bridge.Health = zap.New(core), health })
+	return srv, logs, func() string { return strings.Join(health.Report().Reasons, "\n") }
+}
+
+// logged waits for a line at warn that has the text in it.
+func logged(t *testing.T, logs *observer.ObservedLogs, text string) {
+	t.Helper()
+	has := func(e observer.LoggedEntry) bool { return strings.Contains(e.Message, text) }
+	for end := time.Now().Add(bridgetest.Patience); logs.Filter(has).Len() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no %q in %v", text, logs.All())
+		}
+	}
+}
+
+// TestQuarantineIsSeen says that it is not empty, until it is.
+func TestQuarantineIsSeen(t *testing.T) {
+	t.Parallel()
+	srv, logs, reasons := watched(t)
+	if got := reasons(); got != "" {
+		t.Fatal(got)
+	}
+	srv.Deliver(bridgetest.Delivery{Secret: "whsec_other"})
+	list(t, srv, 1)
+	if got := reasons(); !strings.Contains(got, "quarantine: it holds 1 refused requests") {
+		t.Error(got)
+	}
+	logged(t, logs, "quarantine: it holds 1 refused requests")
+	if err := srv.Quarantine.Park(t.Context(), bridge.Parked{ID: "a", Subject: "job.completed", Payload: []byte("{}")}, "too large"); err != nil {
+		t.Fatal(err)
+	}
+	if got := reasons(); !strings.Contains(got, "quarantine: it holds 1 authentic events") {
+		t.Error(got)
+	}
+	if _, err := srv.Quarantine.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := reasons(); got != "" {
+		t.Error(got)
+	}
+	if n := logs.FilterMessageSnippet("refused requests that may").Len(); n != 1 {
+		t.Errorf("%d lines, want one: %v", n, logs.All())
+	}
+}
+
+// TestSilence says that signatures mismatch and nothing good came for an hour: one
+// delivery is enough, and a good one ends it.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	srv, logs, reasons := watched(t)
+	start := srv.Now()
+	if v := gauge(t, srv, "jobbridge_last_mismatch_timestamp_seconds"); v != 0 {
+		t.Error(v)
+	}
+	srv.Deliver(bridgetest.Delivery{})
+	srv.SetTime(start.Add(30 * time.Minute))
+	srv.Deliver(bridgetest.Delivery{Secret: "whsec_rotated"})
+	srv.SetTime(start.Add(59 * time.Minute))
+	if got := reasons(); strings.Contains(got, "signatures") {
+		t.Fatal(got)
+	}
+	srv.SetTime(start.Add(61 * time.Minute))
+	if got := reasons(); !strings.Contains(got, "signatures: 1 requests match none of the secrets, and no request was authentic for 1h") {
+		t.Fatal(got)
+	}
+	logged(t, logs, "signatures: 1 requests")
+	good, bad := gauge(t, srv, "jobbridge_last_authentic_timestamp_seconds"), gauge(t, srv, "jobbridge_last_mismatch_timestamp_seconds")
+	if want := float64(start.Unix()); good < want-1 || good > want+10 || bad < good+1700 || bad > good+1900 {
+		t.Error(good, bad)
+	}
+	srv.Deliver(bridgetest.Delivery{})
+	if got := reasons(); strings.Contains(got, "signatures") {
+		t.Error(got)
+	}
+	srv.SetTime(start.Add(5 * time.Hour)) // nothing comes, and nothing is wrong
+	if got := reasons(); strings.Contains(got, "signatures") {
+		t.Error(got)
+	}
+}
+
+// TestPause stops the process for six minutes: the deliveries of that time are
+// read late. The reason names the pause, no clock is blamed, and a release clears
+// it.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	srv, logs, reasons := watched(t)
+	start := srv.Now()
+	for range 8 {
+		srv.Deliver(bridgetest.Delivery{})
+	}
+	srv.SetTime(start.Add(6 * time.Minute))
+	for range 20 {
+		if r := srv.Deliver(bridgetest.Delivery{SignedAt: start.Add(30 * time.Second)}); r.Code != 400 {
+			t.Fatal(r.Code)
+		}
+	}
+	list(t, srv, 20)
+	got := reasons()
+	if !strings.Contains(got, "stood still") || !strings.Contains(got, "for 6m0s until") || !strings.Contains(got, "20 deliveries") || strings.Contains(got, "clock: ") {
+		t.Fatal(got)
+	}
+	logged(t, logs, "stood still")
+	released, err := srv.Quarantine.Release(t.Context(), bridge.ReleaseOptions{Stale: true})
+	if err != nil || len(released) != 20 || !released[0].Released {
+		t.Fatalf("%+v %v", released, err)
+	}
+	if got := reasons(); got != "" {
+		t.Error("after the release:", got)
+	}
+	if n := srv.Stored(); n != 28 {
+		t.Error(n)
+	}
+	// A clock that is off is blamed as ever, once the pause is over.
+	srv.SetTime(start.Add(16 * time.Minute))
+	srv.Deliver(bridgetest.Delivery{})
+	srv.SetTime(start.Add(18 * time.Minute))
+	for range 16 {
+		srv.Deliver(bridgetest.Delivery{SignedAt: start})
+	}
+	if got := reasons(); !strings.Contains(got, "clock: ") {
+		t.Error(got)
+	}
+}
