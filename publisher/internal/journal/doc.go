@@ -1,0 +1,2 @@
+// Package journal is the write-ahead log.
+package journal
