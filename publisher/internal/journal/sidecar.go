@@ -67,43 +67,49 @@ func (j *Journal) writeSidecar(s *segment, entries []entry) error {
 	return j.fs.Rename(temp, sidecarPath(s.path))
 }
 
-// openSidecar reads a sidecar of the journal with that id. The segment that it
-// describes has no file yet.
-func (j *Journal) openSidecar(path string) (s *segment, entries []entry, f file, err error) {
-	f, err = j.fs.Open(path)
+// openSidecar opens and reads a sidecar. The segment that it describes has no file
+// yet.
+func (j *Journal) openSidecar(path string) (*segment, []entry, file, error) {
+	f, err := j.fs.Open(path)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
+	s, entries, err := j.readSidecar(f)
+	if err != nil {
+		f.Close()
+		return nil, nil, nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return s, entries, f, nil
+}
+
+var errSidecar = errors.New("not a sidecar of this journal")
+
+func (j *Journal) readSidecar(f file) (*segment, []entry, error) {
 	size, err := f.Size()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	if size < sidecarHead || (size-sidecarHead)%entryLength != 0 {
-		return nil, nil, nil, fmt.Errorf("%s: %d bytes are no sidecar", path, size)
+		return nil, nil, errSidecar
 	}
 	b := make([]byte, size)
 	if n, err := f.ReadAt(b, 0); int64(n) < size {
-		return nil, nil, nil, errors.Join(io.ErrUnexpectedEOF, err)
+		return nil, nil, errors.Join(io.ErrUnexpectedEOF, err)
 	}
 	le := binary.LittleEndian
 	if le.Uint64(b) != sidecarMagic || le.Uint32(b[92:]) != checksum(b[:92]) || le.Uint32(b[88:]) != checksum(b[sidecarHead:]) ||
 		[16]byte(b[8:]) != j.id || int64(le.Uint32(b[36:])) != (size-sidecarHead)/entryLength {
-		return nil, nil, nil, fmt.Errorf("%s: not a sidecar of this journal", path)
+		return nil, nil, errSidecar
 	}
-	s = &segment{
+	s := &segment{
 		id: le.Uint64(b[24:]), ordinal: le.Uint32(b[32:]), first: le.Uint64(b[40:]), last: le.Uint64(b[48:]), end: int64(le.Uint64(b[56:])),
 		age: int64(le.Uint64(b[64:])), created: time.Unix(0, int64(le.Uint64(b[72:]))), sealed: true,
 	}
-	entries = make([]entry, (size-sidecarHead)/entryLength)
+	entries := make([]entry, (size-sidecarHead)/entryLength)
 	for i := range entries {
 		entries[i] = parseEntry(b[sidecarHead+i*entryLength:])
 	}
-	return s, entries, f, nil
+	return s, entries, nil
 }
 
 // findEntry returns the entry at p from the sidecar of a deleted segment.
