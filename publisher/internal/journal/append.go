@@ -62,6 +62,10 @@ func (j *Journal) append(ctx context.Context, r *Record, again bool) (Appended, 
 				continue
 			}
 		}
+		if reason := j.full(); reason != "" {
+			j.mu.Unlock()
+			return Appended{}, fmt.Errorf("%w: %s", event.ErrFull, reason)
+		}
 		if g := j.open; g != nil && g.fits(length) {
 			j.encode(g, r, hash)
 			j.mu.Unlock()
@@ -80,16 +84,13 @@ func (j *Journal) append(ctx context.Context, r *Record, again bool) (Appended, 
 
 var errUnknown = fmt.Errorf("%w: %w", event.ErrUnavailable, event.ErrUnknown)
 
-// refusal returns why no record can be appended now. The caller holds mu.
+// refusal returns why nothing can be acknowledged any more. The caller holds mu.
 func (j *Journal) refusal() error {
 	if j.err != nil {
 		return fmt.Errorf("%w: %w", event.ErrUnavailable, j.err)
 	}
 	if j.closing {
 		return fmt.Errorf("%w: %w", event.ErrUnavailable, ErrClosed)
-	}
-	if reason := j.full(); reason != "" {
-		return fmt.Errorf("%w: %s", event.ErrFull, reason)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +19,7 @@ import (
 
 // memOptions are for small segments: a group of the largest record and one page fit.
 func memOptions(m *memFS) Options {
-	return Options{Dir: "/d", fs: m, MaxRecord: 8 << 10, SegmentBytes: 20 << 10, MaxBytes: 1 << 20, Window: 2 * time.Hour}
+	return Options{Dir: "/d", fs: m, MaxRecord: 8 << 10, SegmentBytes: 20 << 10, MaxBytes: 80 << 10, Window: 2 * time.Hour}
 }
 
 // openMem opens a journal in memory, which needs no lock.
@@ -84,7 +85,15 @@ func (h *history) workload(o Options) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	size := func(i int) string { return strings.Repeat(fmt.Sprint(i%10), []int{0, 10, 3000, 6000}[i%4]) }
+	release := func() {
+		h.mu.Lock()
+		h.released = max(j.Durable(), 3) - 3
+		released := h.released
+		h.mu.Unlock()
+		j.Release(released)
+	}
 	for i := range 6 {
+		release()
 		r := testRecord(fmt.Sprint("job-", i/2), fmt.Sprint("S", i%2), size(i))
 		var wg sync.WaitGroup
 		for range 1 + i%3 {
@@ -101,15 +110,8 @@ func (h *history) workload(o Options) error {
 			}
 		}
 	}
-	release := func() {
-		h.mu.Lock()
-		h.released = j.Durable() - 3
-		released := h.released
-		h.mu.Unlock()
-		j.Release(released)
-	}
-	release()
 	for i := range 8 {
+		release()
 		if _, err := h.append(ctx, j, testRecord(fmt.Sprint("more-", i), "S", size(i))); err != nil {
 			return err
 		}
@@ -120,6 +122,7 @@ func (h *history) workload(o Options) error {
 	clock.Store(int64(5 * time.Hour))
 	release()
 	for i := range 5 {
+		release()
 		if _, err := h.append(ctx, j, testRecord(fmt.Sprint("last-", i), "S", size(i))); err != nil {
 			return err
 		}
@@ -216,6 +219,31 @@ func (h *history) check(o Options) (string, error) {
 
 var errStopped = errors.New("the machine stopped")
 
+// TestWorkload checks that the workload of the crash tests does what they are for.
+func TestWorkload(t *testing.T) {
+	t.Parallel()
+	m, h := newMemFS(), newHistory()
+	seen := make(map[string]int)
+	m.hook = func(op memOp) error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		seen[op.kind+" "+filepath.Ext(op.path)]++
+		return nil
+	}
+	if err := h.workload(memOptions(m)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"create .tmp", "allocate .tmp", "sync .tmp", "rename .tmp", "write .tmp", "syncdir ", "truncate .tmp", // files keep the path that they were opened by
+		"remove .log", "remove .idx", "sync .idx",
+	} {
+		if seen[want] == 0 {
+			t.Errorf("no %s", want)
+		}
+	}
+	t.Log(m.ops, seen)
+}
+
 // stopAt makes every operation from the k-th on fail. reached says whether there was
 // a k-th.
 func (m *memFS) stopAt(k int) (reached *atomic.Bool) {
@@ -233,23 +261,23 @@ func (m *memFS) stopAt(k int) (reached *atomic.Bool) {
 	return reached
 }
 
-// steps returns the operations at which a test stops: all of them if faults are
-// tested in full, else every n-th, beginning at a random one.
-func steps(short, normal int) (first, step int) {
+// steps returns the operations at which a test stops: every one, but with -short
+// every n-th, beginning at a random one. In full, each is tested with many seeds.
+func steps(short int) (first, step, seeds int) {
 	switch {
 	case os.Getenv("JOBBRIDGE_FAULT") == "full":
-		return 1, 1
+		return 1, 1, 30
 	case testing.Short():
-		return 1 + rand.IntN(short), short
+		return 1 + rand.IntN(short), short, 1
 	}
-	return 1 + rand.IntN(normal), normal
+	return 1, 1, 2
 }
 
 // TestCrash stops the workload at each operation. It recovers each crash image, and
 // crash images of a recovery that is stopped too.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	first, step := steps(40, 4)
+	first, step, seeds := steps(30)
 	runs, images := 0, 0
 	for k := first; ; k += step {
 		m, h := newMemFS(), newHistory()
@@ -262,11 +290,10 @@ func TestCrash(t *testing.T) {
 			break
 		}
 		runs++
-		for c := range crashes {
-			random := rand.New(rand.NewPCG(uint64(k), uint64(c)))
-			left := m.after(c, random)
+		for seed := range int(crashes) * seeds {
+			c, random := crash(seed%int(crashes)), rand.New(rand.NewPCG(uint64(k), uint64(seed)))
 			images++
-			if err := h.checkTwice(left, random); err != nil {
+			if err := h.checkTwice(m.after(c, random), random); err != nil {
 				t.Fatalf("stopped at operation %d, crash %d: %v", k, c, err)
 			}
 		}
@@ -296,7 +323,9 @@ func (h *history) checkTwice(left *memFS, random *rand.Rand) error {
 		return fmt.Errorf("a second crash: %w", err)
 	}
 	// A journal that goes on after a recovery, and crashes again.
-	j, err := openMem(memOptions(twice))
+	o := memOptions(twice)
+	o.MaxBytes = 1 << 20 // nothing is released
+	j, err := openMem(o)
 	if err != nil {
 		return err
 	}
