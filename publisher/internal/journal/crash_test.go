@@ -44,6 +44,8 @@ func mustOpenMem(t testing.TB, o Options) *Journal {
 // history is what the workload knows: what it tried, and what was acknowledged.
 type history struct {
 	mu       sync.Mutex
+	journal  *Journal
+	late     []string          // acknowledged after the journal failed
 	tried    map[string][]byte // by message id and digest
 	acked    map[string]uint64 // the same → sequence
 	ids      map[string]Record // acknowledged, by message id and digest
@@ -62,12 +64,16 @@ func (h *history) append(ctx context.Context, j *Journal, r Record) (Appended, e
 	h.mu.Lock()
 	h.tried[recordName(&r)] = r.Payload
 	h.mu.Unlock()
+	final := j.Err() != nil
 	a, err := j.Append(ctx, r)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err == nil && !a.Conflict {
 		h.acked[recordName(&r)] = a.Sequence
 		h.ids[recordName(&r)] = r
+	}
+	if err == nil && final {
+		h.late = append(h.late, recordName(&r))
 	}
 	return a, err
 }
@@ -82,6 +88,7 @@ func (h *history) workload(o Options) error {
 		return err
 	}
 	defer j.Close()
+	h.journal = j
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	size := func(i int) string { return strings.Repeat(fmt.Sprint(i%10), []int{0, 10, 3000, 6000}[i%4]) }
@@ -266,7 +273,7 @@ func (m *memFS) stopAt(k int) (reached *atomic.Bool) {
 func steps(short int) (first, step, seeds int) {
 	switch {
 	case os.Getenv("JOBBRIDGE_FAULT") == "full":
-		return 1, 1, 30
+		return 1, 1, 12
 	case testing.Short():
 		return 1 + rand.IntN(short), short, 1
 	}

@@ -82,10 +82,7 @@ func (j *Journal) openLogs(firsts []uint64) ([]opened, error) {
 		if o.size, err = o.file.Size(); err != nil {
 			return nil, err
 		}
-		b, err := (&window{file: o.file}).at(0, segmentHead, o.size)
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", o.path, err)
-		}
+		b, _ := (&window{file: o.file}).at(0, segmentHead, o.size) // an error is an unreadable header
 		if o.header, o.ok = parseSegmentHeader(b); o.ok {
 			o.id, o.ordinal, o.created, j.id, j.known = o.header.id, o.header.ordinal, time.Unix(0, o.header.created), o.header.journal, true
 		}
@@ -108,10 +105,7 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 			loaded = j.loadSidecar(s, &found)
 		}
 		if !loaded {
-			var err error
-			if found, err = scan(s.file, s.id, s.first, s.size, nil); err != nil {
-				return fmt.Errorf("read %s: %w", s.path, err)
-			}
+			found = scan(s.file, s.id, s.first, s.size, nil)
 		}
 		if !o.ok && !j.adoptHeader(s, found) {
 			continue
@@ -189,6 +183,10 @@ func (j *Journal) reportGaps(s *segment, found scanned, h segmentHeader, proof i
 			cause = "lost, because they had not been synced when the machine stopped"
 		}
 		j.damage("%s at offset %d: %d records are %s (%d to %d)", s.path, g.offset, g.last+1-g.first, cause, g.first, g.last)
+	}
+	if found.err != nil {
+		j.damage("%s: records may be missing after %d: %v", s.path, found.next-1, found.err)
+		s.damaged = true
 	}
 	if proof > found.end {
 		j.damage("%s at offset %d: the end of the segment is damaged", s.path, found.end)

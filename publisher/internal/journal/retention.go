@@ -143,9 +143,7 @@ func (j *Journal) delete(s *segment, expired bool) error {
 		}
 	}
 	if !known {
-		if err := j.forget(s); err != nil {
-			return err
-		}
+		j.forget(s)
 	}
 	j.mu.Lock()
 	if s.holds > 0 { // a reader came: the next turn
@@ -189,10 +187,7 @@ func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
 		f.Close()
 	}
 	if err != nil || described.id != s.id {
-		found, err := scan(s.file, s.id, s.first, s.size, nil)
-		if err != nil {
-			return false, fmt.Errorf("read %s: %w", s.path, err)
-		}
+		found := scan(s.file, s.id, s.first, s.size, nil)
 		if err := j.writeSidecar(s, found.entries); err != nil {
 			j.logger.Warn("journal: no sidecar, so the ids of this segment are forgotten", zapSegment(s), zap.Error(err))
 			return false, nil
@@ -213,23 +208,17 @@ func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
 	return true, nil
 }
 
-// forget removes the ids of s from the index.
-func (j *Journal) forget(s *segment) error {
+// forget removes the ids of s from the index. Those that cannot be read any more lead
+// to a deleted segment, which ends a chain.
+func (j *Journal) forget(s *segment) {
 	_, entries, f, err := j.openSidecar(sidecarPath(s.path))
 	switch {
 	case err == nil:
 		f.Close()
-	case s.deleted:
-		return err
-	default:
-		found, err := scan(s.file, s.id, s.first, s.size, nil)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", s.path, err)
-		}
-		entries = found.entries
+	case !s.deleted:
+		entries = scan(s.file, s.id, s.first, s.size, nil).entries
 	}
 	j.dropIndex(s, entries)
-	return nil
 }
 
 // removeSegment forgets s. The caller holds mu.
@@ -267,9 +256,7 @@ func (j *Journal) expireIDs() error {
 		if crowded {
 			j.logger.Warn("journal: too many message ids: the oldest were forgotten before the window ended", zapSegment(s), zap.Int("ids", s.count), zap.Int("limit", j.maxIDs))
 		}
-		if err := j.forget(s); err != nil {
-			return err
-		}
+		j.forget(s)
 		if !s.deleted {
 			continue
 		}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -24,20 +25,30 @@ func (w *window) at(offset, n, limit int64) ([]byte, error) {
 		return nil, nil
 	}
 	if offset < w.base || offset+n > w.base+int64(len(w.buf)) {
-		want := min(max(n, windowBytes), limit-offset)
-		if int64(cap(w.buf)) < want {
-			w.buf = make([]byte, want)
+		err := w.fill(offset, min(max(n, windowBytes), limit-offset))
+		if err != nil { // a bad block further on must not hide these bytes
+			err = w.fill(offset, n)
 		}
-		w.buf, w.base = w.buf[:want], offset
-		got, err := w.file.ReadAt(w.buf, offset)
-		if err != nil && !errors.Is(err, io.EOF) {
-			w.buf = w.buf[:0]
+		if err != nil {
 			return nil, err
 		}
-		w.buf = w.buf[:got]
 	}
 	from := offset - w.base
 	return w.buf[from:min(from+n, int64(len(w.buf)))], nil
+}
+
+func (w *window) fill(offset, n int64) error {
+	if int64(cap(w.buf)) < n {
+		w.buf = make([]byte, n)
+	}
+	w.base = offset
+	got, err := w.file.ReadAt(w.buf[:n], offset)
+	w.buf = w.buf[:got]
+	if err != nil && !errors.Is(err, io.EOF) {
+		w.buf = w.buf[:0]
+		return err
+	}
+	return nil
 }
 
 // group returns the group at offset; ok means that it is whole, belongs to the
@@ -60,26 +71,28 @@ func (w *window) group(id uint64, offset, limit int64) (h groupHeader, body []by
 
 // next returns the offset of the first whole group from offset on whose first
 // sequence is at least sequence, or limit. used is the end of the last page before
-// that which is not all zeros.
+// that which is not all zeros; err is the first error of reading a page.
 func (w *window) next(id uint64, offset, limit int64, sequence uint64) (found, used int64, err error) {
 	used = offset
 	for ; offset < limit; offset += page {
-		b, err := w.at(offset, page, limit)
-		if err != nil {
-			return 0, 0, err
-		}
-		if bytes.Equal(b, zeroPage[:len(b)]) {
+		b, failed := w.at(offset, page, limit)
+		if failed == nil && bytes.Equal(b, zeroPage[:len(b)]) {
 			continue
 		}
-		switch h, _, ok, err := w.group(id, offset, limit); {
-		case err != nil:
-			return 0, 0, err
-		case ok && h.first >= sequence:
-			return offset, used, nil
+		var h groupHeader
+		ok := false
+		if failed == nil {
+			h, _, ok, failed = w.group(id, offset, limit)
+		}
+		if ok && h.first >= sequence {
+			return offset, used, err
+		}
+		if err == nil {
+			err = failed
 		}
 		used = min(offset+page, limit)
 	}
-	return limit, used, nil
+	return limit, used, err
 }
 
 var zeroPage [page]byte
@@ -111,44 +124,41 @@ type scanned struct {
 	age       int64
 	entries   []entry
 	gaps      []gap
+	err       error // the first error of reading; the scan went on behind it
 }
 
 // scan reads the segment that begins with sequence first up to limit. visit gets
 // each whole group and may be nil. id 0 means that the header is unreadable: the id
 // is that of the first whole group.
-func scan(f file, id, first uint64, limit int64, visit func(h groupHeader, body []byte) error) (scanned, error) {
+func scan(f file, id, first uint64, limit int64, visit func(h groupHeader, body []byte)) scanned {
 	w := &window{file: f}
 	s := scanned{id: id, next: first, end: page}
 	for offset := int64(page); offset < limit; {
 		h, body, ok, err := w.group(s.id, offset, limit)
-		if err != nil {
-			return s, err
-		}
 		if !ok || h.first < s.next {
-			found, used, err := w.next(s.id, offset, limit, s.next)
-			if err != nil {
-				return s, err
+			found, used, failed := w.next(s.id, offset, limit, s.next)
+			if s.err = cmp.Or(s.err, err, failed); s.err != nil {
+				used = limit // what cannot be read may be records
 			}
 			if found == limit {
 				s.used = max(s.used, used)
 				break
 			}
-			if h, body, _, err = w.group(s.id, found, limit); err != nil {
-				return s, err
+			if h, body, ok, err = w.group(s.id, found, limit); !ok {
+				s.err = cmp.Or(s.err, err)
+				break // it was readable a moment ago
 			}
 			s.gaps = append(s.gaps, gap{offset, s.next, h.first - 1, h.synced > offset})
 		}
 		s.id, s.ordinal, s.tail, s.end, s.age, s.next = h.segment, h.ordinal, h.offset, h.end(), h.age, h.first+uint64(h.count)
 		s.addEntries(h, body)
 		if visit != nil {
-			if err := visit(h, body); err != nil {
-				return s, err
-			}
+			visit(h, body)
 		}
 		offset = s.end
 	}
 	s.used = max(s.used, s.end)
-	return s, nil
+	return s
 }
 
 // addEntries adds the records of a group.

@@ -148,11 +148,7 @@ func (j *Journal) newest() *segment {
 // seal gives back the space behind the last group and writes the sidecar. Bytes of
 // a torn group behind the end stay.
 func (j *Journal) seal(s *segment) error {
-	found, err := scan(s.file, s.id, s.first, s.size, nil)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", s.path, err)
-	}
-	return j.sealScanned(s, found)
+	return j.sealScanned(s, scan(s.file, s.id, s.first, s.size, nil))
 }
 
 func (j *Journal) sealScanned(s *segment, found scanned) error {
@@ -164,7 +160,7 @@ func (j *Journal) sealScanned(s *segment, found scanned) error {
 	if err := s.file.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", s.path, err)
 	}
-	if !s.damaged && len(found.gaps) == 0 {
+	if !s.damaged && len(found.gaps) == 0 && found.err == nil {
 		if err := j.writeSidecar(s, found.entries); err != nil {
 			j.logger.Warn("journal: no sidecar; the next start reads the whole segment", zapSegment(s), zap.Error(err))
 		}
