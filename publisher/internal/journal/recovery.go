@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,28 +27,27 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return err
 	}
-	slices.Sort(names)
-	var logs []uint64
-	sidecars := make(map[uint64]bool)
-	for _, name := range names {
-		base, isLog := strings.CutSuffix(name, ".log")
-		base, isSidecar := strings.CutSuffix(base, ".idx")
-		first, err := strconv.ParseUint(base, 10, 64)
-		switch {
-		case strings.HasSuffix(name, ".tmp"):
+	for _, name := range []string{preparedName, sidecarTemp} {
+		if slices.Contains(names, name) {
 			if err := j.fs.Remove(filepath.Join(j.folder, name)); err != nil {
 				return err
 			}
-		case err != nil:
-		case isLog:
-			logs = append(logs, first)
-		case isSidecar:
-			sidecars[first] = true
 		}
 	}
-	headers, err := j.openLogs(logs)
+	sidecars := make(map[uint64]bool)
+	for _, first := range numbered(names, ".idx") {
+		sidecars[first] = true
+	}
+	logs := numbered(names, ".log")
+	headers, err := openLogs(j.folder, logs, j.fs.Open)
 	if err != nil {
+		closeLogs(headers)
 		return err
+	}
+	for _, o := range headers {
+		if o.ok {
+			j.id, j.known = o.header.journal, true // the newest readable header decides
+		}
 	}
 	if err := j.loadSegments(headers, sidecars); err != nil {
 		return err
@@ -62,6 +62,19 @@ func (j *Journal) recover() error {
 	return nil
 }
 
+// numbered returns the numbers of the files with that extension, in order.
+func numbered(names []string, extension string) (numbers []uint64) {
+	for _, name := range names {
+		if base, ok := strings.CutSuffix(name, extension); ok {
+			if n, err := strconv.ParseUint(base, 10, 64); err == nil {
+				numbers = append(numbers, n)
+			}
+		}
+	}
+	slices.Sort(numbers)
+	return numbers
+}
+
 // opened is a segment file before its records were read.
 type opened struct {
 	*segment
@@ -69,36 +82,39 @@ type opened struct {
 	ok     bool // the header is readable
 }
 
-// openLogs opens the files and reads their headers. The journal's id is the id of
-// the newest readable header.
-func (j *Journal) openLogs(firsts []uint64) ([]opened, error) {
-	var logs []opened
+// openLogs opens the files and reads their headers.
+func openLogs(folder string, firsts []uint64, open func(path string) (file, error)) (logs []opened, err error) {
 	for _, first := range firsts {
-		o := opened{segment: &segment{first: first, last: first - 1, path: filepath.Join(j.folder, segmentName(first)), end: page}}
-		var err error
-		if o.file, err = j.fs.Open(o.path); err != nil {
-			return nil, err
-		}
-		if o.size, err = o.file.Size(); err != nil {
-			return nil, err
-		}
-		b, _ := (&window{file: o.file}).at(0, segmentHead, o.size) // an error is an unreadable header
-		if o.header, o.ok = parseSegmentHeader(b); o.ok {
-			o.id, o.ordinal, o.created, j.id, j.known = o.header.id, o.header.ordinal, time.Unix(0, o.header.created), o.header.journal, true
+		o := opened{segment: &segment{first: first, last: first - 1, path: filepath.Join(folder, segmentName(first)), end: page}}
+		if o.file, err = open(o.path); err != nil {
+			return logs, err
 		}
 		logs = append(logs, o)
+		s := o.segment
+		if s.size, err = s.file.Size(); err != nil {
+			return logs, err
+		}
+		b, _ := (&window{file: s.file}).at(0, segmentHead, s.size) // an error is an unreadable header
+		o.header, o.ok = parseSegmentHeader(b)
+		if o.ok {
+			s.id, s.ordinal, s.created = o.header.id, o.header.ordinal, time.Unix(0, o.header.created)
+		}
+		logs[len(logs)-1] = o
 	}
 	return logs, nil
+}
+
+func closeLogs(logs []opened) {
+	for _, o := range logs {
+		o.file.Close()
+	}
 }
 
 // loadSegments reads the records of each segment, from its sidecar or from the file.
 func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 	for i, o := range logs {
 		s, found := o.segment, scanned{}
-		proof := int64(0) // the next segment's header says that s was synced up to there
-		if i+1 < len(logs) && o.ok && logs[i+1].ok && logs[i+1].header.before == s.id {
-			proof = logs[i+1].header.beforeEnd
-		}
+		proof := proofOf(logs, i)
 		loaded := false
 		if sidecars[s.first] && o.ok {
 			delete(sidecars, s.first)
@@ -140,6 +156,15 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 	return nil
 }
 
+// proofOf returns up to which offset log i had been synced, by what the next header
+// says; 0 if that is unknown.
+func proofOf(logs []opened, i int) int64 {
+	if i+1 < len(logs) && logs[i].ok && logs[i+1].ok && logs[i+1].header.before == logs[i].id {
+		return logs[i+1].header.beforeEnd
+	}
+	return 0
+}
+
 // loadSidecar takes what is known about s from its sidecar, if that is good.
 func (j *Journal) loadSidecar(s *segment, found *scanned) bool {
 	known, entries, f, err := j.openSidecar(sidecarPath(s.path))
@@ -172,32 +197,44 @@ func (j *Journal) adoptHeader(s *segment, found scanned) bool {
 	return true
 }
 
-// reportGaps puts into words what is missing before and within s.
+// reportGaps reports what is missing before and within s, and keeps a copy of it.
 func (j *Journal) reportGaps(s *segment, found scanned, h segmentHeader, proof int64) {
-	if j.last > 0 && s.first > j.last+1 && h.beforeLast > j.last {
-		j.damage("%s: the records %d to %d before this segment are missing", s.path, j.last+1, h.beforeLast)
+	if missing := missingBefore(s.path, j.last, h); missing != "" {
+		j.damage("%s", missing)
 	}
-	for _, g := range found.gaps {
-		cause := "damaged"
-		if !g.synced {
-			cause = "lost, because they had not been synced when the machine stopped"
-		}
-		j.damage("%s at offset %d: %d records are %s (%d to %d)", s.path, g.offset, g.last+1-g.first, cause, g.first, g.last)
-	}
-	if found.err != nil {
-		j.damage("%s: records may be missing after %d: %v", s.path, found.next-1, found.err)
+	for _, text := range found.words(s.path, proof) {
 		s.damaged = true
-	}
-	if proof > found.end {
-		j.damage("%s at offset %d: the end of the segment is damaged", s.path, found.end)
-		s.damaged = true
-	}
-	if len(found.gaps) > 0 {
-		s.damaged = true
+		j.damage("%s", text)
 	}
 	if s.damaged {
 		j.moveAside(s, j.fs.Link)
 	}
+}
+
+// missingBefore says that records between last and a segment are missing, or "".
+func missingBefore(path string, last uint64, h segmentHeader) string {
+	if last == 0 || h.beforeLast <= last {
+		return ""
+	}
+	return fmt.Sprintf("%s: the records %d to %d before this segment are missing", path, last+1, h.beforeLast)
+}
+
+// words says what is wrong with a segment that had been synced up to proof.
+func (s scanned) words(path string, proof int64) (texts []string) {
+	for _, g := range s.gaps {
+		cause := "damaged"
+		if !g.synced {
+			cause = "lost, because they had not been synced when the machine stopped"
+		}
+		texts = append(texts, fmt.Sprintf("%s at offset %d: %d records are %s (%d to %d)", path, g.offset, g.last+1-g.first, cause, g.first, g.last))
+	}
+	if s.err != nil {
+		texts = append(texts, fmt.Sprintf("%s: records may be missing after %d: %v", path, s.next-1, s.err))
+	}
+	if proof > s.end {
+		texts = append(texts, fmt.Sprintf("%s at offset %d: the end of the segment is damaged", path, s.end))
+	}
+	return texts
 }
 
 // prove makes durable what s holds: after a failed sync or a kill, the page cache
@@ -222,12 +259,7 @@ func (j *Journal) prove(s *segment, found scanned) error {
 
 // loadDeleted makes the ids known whose segments had to go early.
 func (j *Journal) loadDeleted(sidecars map[uint64]bool) error {
-	firsts := make([]uint64, 0, len(sidecars))
-	for first := range sidecars {
-		firsts = append(firsts, first)
-	}
-	slices.Sort(firsts)
-	for _, first := range firsts {
+	for _, first := range slices.Sorted(maps.Keys(sidecars)) {
 		path := filepath.Join(j.folder, segmentName(first))
 		s, entries, f, err := j.openSidecar(sidecarPath(path))
 		if err != nil {
