@@ -3,8 +3,13 @@ package journal
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -133,5 +138,228 @@ func TestDuplicates(t *testing.T) {
 	}
 	if j.Durable() != 1 {
 		t.Errorf("%d records", j.Durable())
+	}
+}
+
+// TestDuplicateWaits answers a duplicate and a conflict only after the first is
+// durable, and lets a waiter give up without consequences.
+func TestDuplicateWaits(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	j := mustOpenMem(t, memOptions(m))
+	mustAppend(t, j, testRecord("other", "S", ""))
+	mustPrepare(t, j)
+	entered, proceed := make(chan struct{}, 10), make(chan struct{})
+	release := sync.OnceFunc(func() { close(proceed) })
+	t.Cleanup(release)
+	m.set(func() {
+		m.hook = func(op memOp) error {
+			if op.kind == "sync" {
+				entered <- struct{}{}
+				<-proceed
+			}
+			return nil
+		}
+	})
+	type result struct {
+		Appended
+		err error
+	}
+	results := make(chan result, 3)
+	send := func(ctx context.Context, payload string) {
+		a, err := j.Append(ctx, testRecord("a", "S", payload))
+		results <- result{a, err}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go send(ctx, "payload")
+	<-entered
+	cancel()
+	if r := <-results; !errors.Is(r.err, event.ErrUnavailable) || !errors.Is(r.err, event.ErrUnknown) || !errors.Is(r.err, context.Canceled) {
+		t.Errorf("the first gave up: %+v", r)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	send(canceled, "payload")
+	if r := <-results; !errors.Is(r.err, event.ErrUnavailable) || errors.Is(r.err, event.ErrUnknown) {
+		t.Errorf("a duplicate gave up: %+v", r)
+	}
+	go send(t.Context(), "payload")
+	go send(t.Context(), "another payload")
+	if found, err := j.Lookup(t.Context(), "sync:job:a"); err != nil || len(found) != 0 || j.Durable() != 1 {
+		t.Errorf("visible before the sync: %v, %v", found, err)
+	}
+	select {
+	case r := <-results:
+		t.Errorf("answered before the first was durable: %+v", r)
+	case <-time.After(20 * time.Millisecond):
+	}
+	release()
+	for range 2 {
+		if r := <-results; r.err != nil || r.Sequence != 2 || r.Duplicate == r.Conflict {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// TestFirstFails lets the next copy be the first where the first one failed before it
+// was encoded.
+func TestFirstFails(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	allow := make(chan struct{})
+	release := sync.OnceFunc(func() { close(allow) })
+	m.hook = func(op memOp) error { // no segment is ready yet
+		if op.kind == "create" {
+			<-allow
+		}
+		return nil
+	}
+	j := mustOpenMem(t, memOptions(m))
+	t.Cleanup(release)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := j.Append(ctx, testRecord("a", "S", "")); !errors.Is(err, event.ErrUnavailable) || errors.Is(err, event.ErrUnknown) {
+		t.Fatalf("without a segment: %v", err)
+	}
+	release()
+	if a := mustAppend(t, j, testRecord("a", "S", "")); a != (Appended{Sequence: 1}) {
+		t.Errorf("the next copy: %+v", a)
+	}
+}
+
+// TestAppendAgain stores a record a second time, and finds either.
+func TestAppendAgain(t *testing.T) {
+	t.Parallel()
+	j := mustOpenMem(t, memOptions(newMemFS()))
+	r := testRecord("a", "S", "payload")
+	r.Local = true
+	mustAppend(t, j, r)
+	if a, err := j.AppendAgain(t.Context(), r); err != nil || a != (Appended{Sequence: 2}) {
+		t.Errorf("%+v, %v", a, err)
+	}
+	found, err := j.Lookup(t.Context(), r.Key)
+	if err != nil || len(found) != 2 || !found[0].Local || found[1].Sequence != 2 {
+		t.Errorf("%+v, %v", found, err)
+	}
+	noKey := Record{Digest: sha256.Sum256([]byte("x")), Payload: []byte("x")}
+	noKey.ID = event.DigestID(noKey.Digest)
+	mustAppend(t, j, noKey)
+	if a := mustAppend(t, j, noKey); !a.Duplicate {
+		t.Errorf("a record without a key: %+v", a)
+	}
+	if found, err := j.Lookup(t.Context(), noKey.ID); err != nil || len(found) != 1 || found[0].Key != "" {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// TestEqualIDs keeps records of two jobs apart that have the same message id.
+func TestEqualIDs(t *testing.T) {
+	t.Parallel()
+	j := mustOpenMem(t, memOptions(newMemFS()))
+	a, b := testRecord("a", "S", "payload"), testRecord("a", "S", "payload")
+	b.Key = "other:job:a"
+	if got := mustAppend(t, j, a); got.Duplicate {
+		t.Error(got)
+	}
+	if got := mustAppend(t, j, b); got.Duplicate || got.Conflict {
+		t.Errorf("another job: %+v", got)
+	}
+}
+
+// TestPrint prints and checks a journal while it is written.
+func TestPrint(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t)
+	j := mustOpen(t, o)
+	for i := range 30 {
+		mustAppend(t, j, testRecord(fmt.Sprint("job-", i), "DONE", strings.Repeat("x", 4000)))
+	}
+	report, err := Check(o.Dir)
+	if err != nil || report.Records != 30 || report.First != 1 || report.Last != 30 || report.Journal != j.ID() || report.Segments < 2 || len(report.Damage)+len(report.Torn) > 0 {
+		t.Errorf("beside the process: %+v, %v", report, err)
+	}
+	var out strings.Builder
+	if err := Print(&out, o.Dir, PrintOptions{After: 28}); err != nil || strings.Count(out.String(), "\n") != 2 ||
+		!strings.Contains(out.String(), "30  ") || !strings.Contains(out.String(), "  job.DONE  sync:job-29:DONE  4000 bytes  sync:job:job-29\n") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	j.Close()
+	out.Reset()
+	if err := Print(&out, o.Dir, PrintOptions{JSON: true, After: 29}); err != nil {
+		t.Fatal(err)
+	}
+	var line struct {
+		Sequence uint64
+		ID       string
+		Header   map[string][]string
+		Payload  []byte
+	}
+	if err := json.Unmarshal([]byte(out.String()), &line); err != nil || line.Sequence != 30 || string(line.Payload) != strings.Repeat("x", 4000) || line.Header["Job-Id"][0] != "job-29" {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	paths, _ := filepath.Glob(filepath.Join(o.Dir, "journal", "*.log"))
+	b, err := os.ReadFile(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[2*page+100] ^= 1
+	if err := os.WriteFile(paths[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	report, err = Check(o.Dir)
+	if err != nil || report.Records != 29 || len(report.Damage) != 1 || !strings.Contains(report.Damage[0], paths[0]+" at offset 4096: 1 records are damaged (1 to 1)") {
+		t.Errorf("with a flipped bit: %+v, %v", report, err)
+	}
+	var damaged *DamagedError
+	if err := Print(io.Discard, o.Dir, PrintOptions{}); !errors.As(err, &damaged) {
+		t.Errorf("print: %v", err)
+	}
+	if _, err := Check(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a journal: %v", err)
+	}
+}
+
+// TestOptions bends one field of valid options.
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	for field, bend := range map[string]func(*Options){
+		"Dir":        func(o *Options) { o.Dir = "" },
+		"Durability": func(o *Options) { o.Durability = event.Remote },
+		"MaxBytes":   func(o *Options) { o.MaxBytes = 1000 },
+		"Window":     func(o *Options) { o.Window = -1 },
+	} {
+		o := testOptions(t)
+		bend(&o)
+		if j, err := Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v, %v", field, j, err)
+		}
+	}
+	j := mustOpen(t, Options{Dir: t.TempDir()})
+	mustAppend(t, j, testRecord("a", "S", ""))
+	if s := j.Stats(); s.MaxBytes <= 0 || s.MaxBytes > DefaultMaxBytes || s.First != 1 || s.Durable != 1 || s.Begin.IsZero() || s.Free == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestIdle proves the last group after a second without records, once, so that a bad
+// last group is damage.
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	j := mustOpenMem(t, memOptions(m))
+	mustAppend(t, j, testRecord("a", "S", ""))
+	closed := mustOpenMem(t, memOptions(newMemFS()))
+	mustAppend(t, closed, testRecord("a", "S", ""))
+	closed.Close()
+	waitFor(t, func() bool {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.segments[0].end == 3*page
+	})
+	for name, m := range map[string]*memFS{"idle": m.after(nothing, nil), "closed": closed.fs.(*memFS).after(nothing, nil)} {
+		m.edit(m.segmentPaths()[0], func(b []byte) []byte { b[page+70] ^= 1; return b })
+		if damage, _ := damageOf(t, m); len(damage) != 1 || !strings.Contains(damage[0], "1 records are damaged") {
+			t.Errorf("%s: a bad last group: %q", name, damage)
+		}
 	}
 }
