@@ -284,7 +284,7 @@ func steps(short int) (first, step, seeds int) {
 // crash images of a recovery that is stopped too.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	first, step, seeds := steps(30)
+	first, step, seeds := steps(60)
 	runs, images := 0, 0
 	for k := first; ; k += step {
 		m, h := newMemFS(), newHistory()

@@ -33,7 +33,7 @@ func isFinal(op memOp) bool {
 // which a failed sync left pages that no later sync writes; then the power is cut.
 func TestFault(t *testing.T) {
 	t.Parallel()
-	first, step, _ := steps(15)
+	first, step, _ := steps(30)
 	finals := 0
 	for k := first; ; k += step {
 		m, h := newMemFS(), newHistory()

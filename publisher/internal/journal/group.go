@@ -54,8 +54,8 @@ func parseGroupHeader(b []byte) (h groupHeader, ok bool) {
 		return groupHeader{}, false
 	}
 	return groupHeader{
-		count: le.Uint32(b[4:]), segment: le.Uint64(b[8:]), first: le.Uint64(b[16:]), synced: int64(le.Uint64(b[24:])), length: le.Uint32(b[32:]),
-		body: le.Uint32(b[36:]), age: int64(le.Uint64(b[40:])), offset: int64(le.Uint64(b[48:])), ordinal: le.Uint32(b[56:]),
+		count: le.Uint32(b[4:]), segment: le.Uint64(b[8:]), first: le.Uint64(b[16:]), synced: int64(le.Uint64(b[24:])),
+		length: le.Uint32(b[32:]), body: le.Uint32(b[36:]), age: int64(le.Uint64(b[40:])), offset: int64(le.Uint64(b[48:])), ordinal: le.Uint32(b[56:]),
 	}, true
 }
 
@@ -113,7 +113,9 @@ func newGroup(b buffers, s *segment, offset int64, first uint64) *group {
 	clear(b.newest)
 	clear(b.entries) // the ids
 	b.buf, b.entries = append(b.buf[:0], make([]byte, groupHead)...), b.entries[:0]
-	return &group{done: make(chan struct{}), segment: s, offset: offset, first: first, limit: int(s.size - offset), buffers: b}
+	return &group{
+		done: make(chan struct{}), segment: s, offset: offset, first: first, limit: int(s.size - offset), buffers: b,
+	}
 }
 
 // fits reports whether a record of length bytes may join the group.

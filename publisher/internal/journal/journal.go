@@ -144,7 +144,7 @@ type Journal struct {
 
 // Open locks the data folder, reads the journal in it and makes durable what it
 // found. A journal that does not exist is created. Errors: ErrLocked, ErrClock, or
-// the file system's. ctx bounds nothing but the wait for other opens.
+// the file system's. ctx is looked at before the work begins.
 func Open(ctx context.Context, o Options) (*Journal, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -156,7 +156,7 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := j.makeDir(o.Dir); err != nil {
 		return nil, err
 	}
 	if info, err := os.Stat(o.Dir); err == nil && info.Mode().Perm()&0o022 != 0 {
@@ -172,6 +172,21 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 		return nil, errors.Join(err, j.lock.release())
 	}
 	return j, nil
+}
+
+// makeDir creates a folder and its parents. Each new entry is synced.
+func (j *Journal) makeDir(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(path)
+	if err := j.makeDir(parent); err != nil {
+		return err
+	}
+	if err := j.fs.MkdirAll(path); err != nil {
+		return err
+	}
+	return j.fs.SyncDir(parent)
 }
 
 func newJournal(o Options) (*Journal, error) {
@@ -251,14 +266,15 @@ func (j *Journal) setSizes(segmentBytes int64) error {
 		least = pages(int64(j.maxRecord)) + 2*page
 	}
 	if j.maxBytes == 0 {
-		j.maxBytes = max(min(DefaultMaxBytes, space.free/4), minSegments*least)
+		j.maxBytes = max(min(DefaultMaxBytes, (space.free+j.bytes())/4), minSegments*least)
 	}
 	if segmentBytes == 0 {
 		segmentBytes = max(min(j.maxBytes/segmentFiles, maxSegment), least)
 	}
 	j.segmentBytes = pages(max(segmentBytes, least))
 	if j.maxBytes < minSegments*j.segmentBytes {
-		return fmt.Errorf("journal: MaxBytes of %d is below %d, which is %d segments that hold the largest record", j.maxBytes, minSegments*j.segmentBytes, minSegments)
+		return fmt.Errorf("journal: MaxBytes is %d, but %d segments that hold the largest record have %d bytes",
+			j.maxBytes, minSegments, minSegments*j.segmentBytes)
 	}
 	return nil
 }

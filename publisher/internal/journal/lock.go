@@ -89,11 +89,12 @@ func (l *lock) checkClock(now, newest time.Time, retention time.Duration) error 
 	const stamp = time.RFC3339
 	switch {
 	case now.Before(last.Add(-clockSlack)):
-		return fmt.Errorf("%w: it is %s here, but this journal was written at %s: set the clock, or start with --accept-clock if the past was wrong",
-			ErrClock, now.Format(stamp), last.Format(stamp))
+		return fmt.Errorf("%w: it is %s here, but this journal was written at %s: set the clock, or start with --accept-clock "+
+			"if the past was wrong", ErrClock, now.Format(stamp), last.Format(stamp))
 	case retention > 0 && now.After(last.Add(retention)):
-		return fmt.Errorf("%w: it is %s here and this journal was last open at %s: more than the retention of %s ago, so that every event in the stream "+
-			"would be deleted now: set the clock, raise --retention, or start with --accept-clock if that is meant", ErrClock, now.Format(stamp), last.Format(stamp), retention)
+		return fmt.Errorf("%w: it is %s here and this journal was last open at %s: more than the retention of %s ago, so that every event "+
+			"in the stream would be deleted now: set the clock, raise --retention, or start with --accept-clock if that is meant",
+			ErrClock, now.Format(stamp), last.Format(stamp), retention)
 	}
 	return nil
 }

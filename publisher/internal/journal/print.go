@@ -68,7 +68,8 @@ func printRecord(w io.Writer, r Record, asJSON bool) error {
 		if r.Local {
 			local = "  (local)"
 		}
-		_, err := fmt.Fprintf(w, "%d  %s  %s  %s  %d bytes  %s%s\n", r.Sequence, r.Time.UTC().Format(time.RFC3339Nano), r.Subject, r.ID, len(r.Payload), r.job(), local)
+		_, err := fmt.Fprintf(w, "%d  %s  %s  %s  %d bytes  %s%s\n",
+			r.Sequence, r.Time.UTC().Format(time.RFC3339Nano), r.Subject, r.ID, len(r.Payload), r.job(), local)
 		return err
 	}
 	return json.NewEncoder(w).Encode(struct {

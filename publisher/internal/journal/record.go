@@ -113,8 +113,9 @@ func parseHead(b []byte) (h head, ok bool) {
 	}
 	le := binary.LittleEndian
 	h = head{
-		length: int(le.Uint32(b)), flags: le.Uint32(b[4:]), sequence: le.Uint64(b[8:]), time: int64(le.Uint64(b[16:])), previous: position(le.Uint64(b[24:])),
-		digest: [sha256.Size]byte(b[32:]), key: int(le.Uint16(b[64:])), id: int(le.Uint16(b[66:])), subject: int(le.Uint16(b[68:])),
+		length: int(le.Uint32(b)), flags: le.Uint32(b[4:]), sequence: le.Uint64(b[8:]), time: int64(le.Uint64(b[16:])),
+		previous: position(le.Uint64(b[24:])), digest: [sha256.Size]byte(b[32:]),
+		key: int(le.Uint16(b[64:])), id: int(le.Uint16(b[66:])), subject: int(le.Uint16(b[68:])),
 		header: int(le.Uint32(b[72:])), payloadLen: int(le.Uint32(b[76:])),
 	}
 	return h, h.length == (headLength+h.key+h.id+h.subject+h.header+h.payloadLen+7)&^7

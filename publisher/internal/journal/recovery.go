@@ -117,15 +117,15 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 		proof := proofOf(logs, i)
 		loaded := false
 		if sidecars[s.first] && o.ok {
-			delete(sidecars, s.first)
 			loaded = j.loadSidecar(s, &found)
 		}
 		if !loaded {
 			found = scan(s.file, s.id, s.first, s.size, nil)
 		}
 		if !o.ok && !j.adoptHeader(s, found) {
-			continue
+			continue // its sidecar still knows the ids
 		}
+		delete(sidecars, s.first)
 		j.reportGaps(s, found, o.header, proof)
 		s.end, s.last, s.age = found.end, found.next-1, found.age
 		if !loaded && found.used > found.end {
@@ -182,7 +182,7 @@ func (j *Journal) loadSidecar(s *segment, found *scanned) bool {
 }
 
 // adoptHeader makes a segment with an unreadable header usable by what its groups
-// say. Without a whole group the file is moved aside.
+// state. Without a whole group the file is moved aside.
 func (j *Journal) adoptHeader(s *segment, found scanned) bool {
 	s.damaged = true
 	if found.tail == 0 {
@@ -226,7 +226,8 @@ func (s scanned) words(path string, proof int64) (texts []string) {
 		if !g.synced {
 			cause = "lost, because they had not been synced when the machine stopped"
 		}
-		texts = append(texts, fmt.Sprintf("%s at offset %d: %d records are %s (%d to %d)", path, g.offset, g.last+1-g.first, cause, g.first, g.last))
+		texts = append(texts, fmt.Sprintf("%s at offset %d: %d records are %s (%d to %d)",
+			path, g.offset, g.last+1-g.first, cause, g.first, g.last))
 	}
 	if s.err != nil {
 		texts = append(texts, fmt.Sprintf("%s: records may be missing after %d: %v", path, s.next-1, s.err))

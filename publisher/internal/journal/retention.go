@@ -254,7 +254,8 @@ func (j *Journal) expireIDs() error {
 			return nil
 		}
 		if crowded {
-			j.logger.Warn("journal: too many message ids: the oldest were forgotten before the window ended", zapSegment(s), zap.Int("ids", s.count), zap.Int("limit", j.maxIDs))
+			j.logger.Warn("journal: too many message ids: the oldest were forgotten before the window ended",
+				zapSegment(s), zap.Int("ids", s.count), zap.Int("limit", j.maxIDs))
 		}
 		j.forget(s)
 		if !s.deleted {
