@@ -53,7 +53,7 @@ func TestAppend(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t)
 	j := mustOpen(t, o)
-	const records = 500
+	const records = 150
 	for i := range records {
 		if a := mustAppend(t, j, testRecord(fmt.Sprint("job-", i/3), fmt.Sprint("S", i%3), fmt.Sprintf("payload %d", i))); a != (Appended{Sequence: uint64(i + 1)}) {
 			t.Fatalf("record %d: %+v", i, a)

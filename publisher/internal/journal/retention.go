@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -223,13 +224,7 @@ func (j *Journal) forget(s *segment) {
 
 // removeSegment forgets s. The caller holds mu.
 func (j *Journal) removeSegment(s *segment) {
-	kept := make([]*segment, 0, len(j.segments))
-	for _, other := range j.segments {
-		if other != s {
-			kept = append(kept, other)
-		}
-	}
-	j.segments = kept
+	j.segments = slices.DeleteFunc(slices.Clone(j.segments), func(other *segment) bool { return other == s })
 }
 
 // expireIDs forgets ids that are older than the window, and the oldest ones beyond
@@ -262,8 +257,14 @@ func (j *Journal) expireIDs() error {
 			continue
 		}
 		j.mu.Lock()
-		j.removeSegment(s)
+		held := s.holds > 0 // a comparison came: the next turn
+		if !held {
+			j.removeSegment(s)
+		}
 		j.mu.Unlock()
+		if held {
+			return nil
+		}
 		s.file.Close()
 		if err := j.fs.Remove(sidecarPath(s.path)); err != nil {
 			return err
