@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,7 +81,7 @@ func million(b *testing.B, dir string, n int) {
 			for i := w; i < n; i += 64 {
 				r := r
 				r.Key, r.ID = fmt.Sprint("sync:job:", i/3), fmt.Sprint("sync:", i/3, ":", i%3)
-				if _, err := j.Append(context.Background(), r); err != nil {
+				if _, err := j.Append(b.Context(), r); err != nil {
 					b.Error(err)
 					return
 				}

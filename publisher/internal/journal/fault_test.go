@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -108,7 +107,7 @@ func testFaultReachesAllWaiters(t *testing.T) {
 	results := make(chan error, 30)
 	appendOne := func(r Record) {
 		go func() {
-			_, err := j.Append(context.Background(), r)
+			_, err := j.Append(t.Context(), r)
 			results <- err
 		}()
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -118,9 +119,10 @@ func (f diskFile) Allocate(size int64) error { return allocate(f.File, size, fal
 // the file system does not know the call. An interrupted call is repeated.
 func allocate(f *os.File, size int64, call func(*os.File, int64) error) error {
 	for {
-		switch err := call(f, size); err {
-		case syscall.EINTR: //nolint:errorlint // a bare error number
-		case syscall.EOPNOTSUPP, syscall.ENOSYS: //nolint:errorlint // bare error numbers
+		err := call(f, size)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.ENOSYS):
 			return writeZeros(f, size)
 		default:
 			return err
@@ -141,7 +143,7 @@ func writeZeros(w io.WriterAt, size int64) error {
 // ignoringEINTR repeats a system call that a signal interrupted.
 func ignoringEINTR(call func() error) error {
 	for {
-		if err := call(); err != syscall.EINTR { //nolint:errorlint // a bare error number
+		if err := call(); !errors.Is(err, syscall.EINTR) {
 			return err
 		}
 	}

@@ -224,7 +224,7 @@ func (j *Journal) forget(s *segment) {
 
 // removeSegment forgets s. The caller holds mu.
 func (j *Journal) removeSegment(s *segment) {
-	j.segments = slices.DeleteFunc(slices.Clone(j.segments), func(other *segment) bool { return other == s })
+	j.segments = slices.DeleteFunc(j.segments, func(other *segment) bool { return other == s })
 }
 
 // expireIDs forgets ids that are older than the window, and the oldest ones beyond

@@ -160,7 +160,10 @@ func (j *Journal) sealScanned(s *segment, found scanned) error {
 	if err := s.file.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", s.path, err)
 	}
-	if !s.damaged && len(found.gaps) == 0 && found.err == nil {
+	j.mu.Lock()
+	damaged := s.damaged || len(found.gaps) > 0 || found.err != nil
+	j.mu.Unlock()
+	if !damaged {
 		if err := j.writeSidecar(s, found.entries); err != nil {
 			j.logger.Warn("journal: no sidecar; the next start reads the whole segment", zapSegment(s), zap.Error(err))
 		}
