@@ -375,3 +375,83 @@ func TestCrashLosesWithoutSync(t *testing.T) {
 		t.Errorf("a power cut lost nothing: %v", err)
 	}
 }
+
+// TestCrashWithoutSync cuts the power of a journal that does not sync. What was lost
+// is said, and never called damage; a sidecar never promises more than its segment.
+func TestCrashWithoutSync(t *testing.T) {
+	t.Parallel()
+	m, h := newMemFS(), newHistory()
+	o := memOptions(m)
+	o.Durability, o.MaxBytes = event.OS, 1<<20
+	images := 0
+	m.hook = func(op memOp) error {
+		if images++; images%5 != 0 {
+			return nil
+		}
+		random := rand.New(rand.NewPCG(1, uint64(op.number)))
+		j, err := openMem(memOptions(m.after(some, random)))
+		if err != nil {
+			t.Errorf("operation %d: %v", op.number, err)
+			return nil
+		}
+		defer j.Close()
+		damage := strings.Join(j.Damage(), "\n")
+		if strings.Contains(damage, "damaged") {
+			t.Errorf("operation %d: %s", op.number, damage)
+		}
+		if records, err := all(j); err != nil && damage == "" {
+			t.Errorf("operation %d: nothing is reported, %d records are read, then: %v", op.number, len(records), err)
+		}
+		return nil
+	}
+	j := mustOpenMem(t, o)
+	for i := range 20 {
+		if _, err := h.append(t.Context(), j, testRecord(fmt.Sprint(i), "S", strings.Repeat("x", 3000))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.Close()
+}
+
+// TestCrashDuringDeletion cuts the power while several segments are deleted. The rest
+// has no hole.
+func TestCrashDuringDeletion(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	o, clock := aged(m)
+	j := mustOpenMem(t, o)
+	for i := range 8 {
+		mustAppend(t, j, testRecord(fmt.Sprint(i), "S", strings.Repeat("x", 5000)))
+	}
+	if err := j.maintainOnce(); err != nil {
+		t.Fatal(err)
+	}
+	removals := 0
+	m.set(func() {
+		m.hook = func(op memOp) error {
+			if op.kind != "remove" {
+				return nil
+			}
+			removals++
+			for seed := range uint64(20) {
+				again, err := openMem(memOptions(m.after(some, rand.New(rand.NewPCG(seed, uint64(op.number))))))
+				if err != nil {
+					t.Errorf("removal %d: %v", removals, err)
+					return nil
+				}
+				if damage := again.Damage(); len(damage) > 0 {
+					t.Errorf("removal %d: %q", removals, damage)
+				}
+				again.Close()
+			}
+			return nil
+		}
+	})
+	clock.Store(int64(5 * time.Hour))
+	j.Release(7)
+	waitFor(t, func() bool { return j.First() == 8 })
+	j.Close()
+	if removals < 7 {
+		t.Errorf("%d removals", removals)
+	}
+}
