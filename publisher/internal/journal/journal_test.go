@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -361,5 +362,75 @@ func TestIdle(t *testing.T) {
 		if damage, _ := damageOf(t, m); len(damage) != 1 || !strings.Contains(damage[0], "1 records are damaged") {
 			t.Errorf("%s: a bad last group: %q", name, damage)
 		}
+	}
+}
+
+// TestChainAcrossGroups links the records of a job that are in one group, in the next
+// one, and in a later one.
+func TestChainAcrossGroups(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	j := mustOpenMem(t, memOptions(m))
+	mustAppend(t, j, testRecord("a", "S0", ""))
+	mustPrepare(t, j)
+	entered, proceed := make(chan struct{}, 10), make(chan struct{})
+	release := sync.OnceFunc(func() { close(proceed) })
+	t.Cleanup(release)
+	m.set(func() {
+		m.hook = func(op memOp) error {
+			if op.kind == "sync" {
+				entered <- struct{}{}
+				<-proceed
+			}
+			return nil
+		}
+	})
+	var wg sync.WaitGroup
+	send := func(status string) {
+		wg.Go(func() {
+			if _, err := j.Append(t.Context(), testRecord("a", status, "")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	send("S1")
+	<-entered
+	for i, status := range []string{"S2", "S3"} {
+		send(status)
+		waitFor(t, func() bool {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			return len(j.open.entries) == i+1
+		})
+	}
+	release()
+	wg.Wait()
+	found, err := j.Lookup(t.Context(), "sync:job:a")
+	if err != nil || len(found) != 4 {
+		t.Fatalf("%d records, %v", len(found), err)
+	}
+	for i, r := range found {
+		if r.Subject != fmt.Sprint("job.S", i) {
+			t.Errorf("record %d: %s", i, r.Subject)
+		}
+		if a := mustAppend(t, j, testRecord("a", fmt.Sprint("S", i), "")); a.Sequence != uint64(i+1) || !a.Duplicate {
+			t.Errorf("record %d again: %+v", i, a)
+		}
+	}
+}
+
+// TestLookupChecksPayload does not return a payload that has changed on the disk.
+func TestLookupChecksPayload(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	j := mustOpenMem(t, memOptions(m))
+	mustAppend(t, j, testRecord("a", "S", "payload"))
+	m.edit(m.segmentPaths()[0], func(b []byte) []byte { return bytes.Replace(b, []byte("payload"), []byte("Payload"), 1) })
+	var damage *DamageError
+	if found, err := j.Lookup(t.Context(), "sync:job:a"); !errors.As(err, &damage) || len(found) != 0 || damage.First != 1 {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if r, err := j.NewReader(0).Next(t.Context()); !errors.As(err, &damage) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

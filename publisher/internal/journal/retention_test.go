@@ -228,3 +228,38 @@ func TestCopyOnWrite(t *testing.T) {
 		}
 	}
 }
+
+// TestHeldSegment does not delete a segment that a reader entered while the deletion
+// was being prepared.
+func TestHeldSegment(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	o, clock := aged(m)
+	j := mustOpenMem(t, o)
+	for i := range 3 {
+		mustAppend(t, j, testRecord(fmt.Sprint(i), "S", strings.Repeat("x", 5000)))
+	}
+	if err := j.maintainOnce(); err != nil {
+		t.Fatal(err)
+	}
+	held := make(chan *segment, 1)
+	m.set(func() {
+		m.hook = func(op memOp) error {
+			if op.kind == "open" && strings.HasSuffix(op.path, "1.idx") && len(held) == 0 && clock.Load() > 0 {
+				s, _ := j.hold(at(1, 0))
+				held <- s
+				m.set(func() { m.hook = nil })
+			}
+			return nil
+		}
+	})
+	clock.Store(int64(5 * time.Hour))
+	j.Release(2)
+	s := <-held
+	if err := j.maintainOnce(); err != nil || j.First() != 1 {
+		t.Errorf("deleted under a reader: the journal begins at %d, %v", j.First(), err)
+	}
+	j.release(s)
+	j.Release(2)
+	waitFor(t, func() bool { return j.First() == 3 })
+}

@@ -208,7 +208,7 @@ func ptr[T any](v T) *T { return &v }
 func TestTrap06OldGroups(t *testing.T) {
 	t.Parallel()
 	m, h := filled(t, 3, 10)
-	other, _ := filled(t, 3, 10)
+	other, _ := filled(t, 5, 10)
 	foreign := other.cached[other.segmentPaths()[0]].cached
 	for name, group := range map[string]func(own []byte) []byte{
 		"of another journal at the right offset": func([]byte) []byte { return foreign[4*page : 5*page] },
