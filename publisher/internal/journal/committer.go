@@ -51,7 +51,7 @@ func (j *Journal) nextGroup() *group {
 		j.mu.Unlock()
 		select {
 		case <-j.work:
-			// Everybody who is ready to append joins the group, so that one sync serves more.
+			// Goroutines that are ready to append join the group, so that one sync serves more of them.
 			runtime.Gosched()
 		case <-idle.C:
 			isIdle = true
@@ -85,7 +85,7 @@ func (j *Journal) commit(g *group) error {
 	if s == j.fresh {
 		header = j.header(s)
 	} else if j.fsync {
-		synced = g.offset // every group before this one was synced before it was taken off the list
+		synced = g.offset // the committer synced every group before it began this one
 	}
 	age := j.elapsedAge()
 	j.mu.Unlock()
@@ -144,8 +144,8 @@ func (j *Journal) nameSegment(s *segment) error {
 	return nil
 }
 
-// finish releases everybody who waits for g, and its buffers for a later group. A
-// failure in the meantime counts for g too: nothing is acknowledged after it.
+// finish wakes the goroutines that wait for g, and passes its buffers on. A failure in
+// the meantime counts for g too: nothing is acknowledged after it.
 func (j *Journal) finish(g *group) {
 	j.mu.Lock()
 	g.err = j.err

@@ -352,7 +352,7 @@ func (j *Journal) fail(err error) {
 	j.broadcast()
 }
 
-// broadcast wakes everybody who waits for a change. The caller holds mu.
+// broadcast wakes all goroutines that wait for a change. The caller holds mu.
 func (j *Journal) broadcast() {
 	if j.changed != nil {
 		close(j.changed)

@@ -83,7 +83,7 @@ func (j *Journal) unsealed() *segment {
 }
 
 // elapsedAge returns the age of the journal: for how long it has run since it was
-// created, by monotonic time. The caller holds mu or is the committer.
+// created, by monotonic time. The caller holds mu.
 func (j *Journal) elapsedAge() int64 { return j.age + int64(j.elapsed()) }
 
 // bytes returns the size of all segments. The caller holds mu.
