@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -432,5 +433,47 @@ func TestLookupChecksPayload(t *testing.T) {
 	}
 	if r, err := j.NewReader(0).Next(t.Context()); !errors.As(err, &damage) {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestSyncOption replaces the sync of real files and observes the commits.
+func TestSyncOption(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t)
+	var fail atomic.Bool
+	var synced, committed atomic.Int64
+	var names sync.Map
+	o.Sync = func(f *os.File) error {
+		if fail.Load() && strings.HasSuffix(f.Name(), preparedName) {
+			return errors.New("no power")
+		}
+		synced.Add(1)
+		names.Store(f.Name(), true)
+		return f.Sync()
+	}
+	o.OnCommit = func(s CommitStats) {
+		if s.Records != 1 || s.Bytes != page || s.Sync <= 0 || s.Duration < s.Sync {
+			t.Errorf("%+v", s)
+		}
+		committed.Add(1)
+	}
+	parent := o.Dir
+	o.Dir = filepath.Join(parent, "new", "folder")
+	j := mustOpen(t, o)
+	for _, folder := range []string{parent, filepath.Join(parent, "new"), o.Dir, filepath.Join(o.Dir, "journal")} {
+		if _, ok := names.Load(folder); !ok {
+			t.Errorf("%s got a new entry and was not synced", folder)
+		}
+	}
+	mustAppend(t, j, testRecord("a", "S", ""))
+	if synced.Load() < 3 || committed.Load() != 1 {
+		t.Errorf("%d syncs, %d commits", synced.Load(), committed.Load())
+	}
+	fail.Store(true)
+	if _, err := j.Append(t.Context(), testRecord("b", "S", "")); !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), "no power") {
+		t.Errorf("%v", err)
+	}
+	if committed.Load() != 1 {
+		t.Errorf("%d commits", committed.Load())
 	}
 }

@@ -206,7 +206,9 @@ func TestCopyOnWrite(t *testing.T) {
 	if err := j.maintainOnce(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { return j.Full() != "" })
+	if j.Full() == "" {
+		t.Error("not full")
+	}
 	if _, err := j.Append(t.Context(), testRecord("b", "S", "")); !errors.Is(err, event.ErrFull) {
 		t.Error(err)
 	}
@@ -262,4 +264,47 @@ func TestHeldSegment(t *testing.T) {
 	j.release(s)
 	j.Release(2)
 	waitFor(t, func() bool { return j.First() == 3 })
+}
+
+// TestHeldIDs does not close the sidecar of a deleted segment under a comparison.
+func TestHeldIDs(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	o, clock := aged(m)
+	o.MaxBytes = 4 * (16 << 10)
+	j := mustOpenMem(t, o)
+	for i := range 6 {
+		mustAppend(t, j, testRecord(fmt.Sprint(i), "S", strings.Repeat("x", 5000)))
+		j.Release(uint64(i + 1))
+		if err := j.maintainOnce(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held := make(chan *segment, 1)
+	m.set(func() {
+		m.hook = func(op memOp) error {
+			if op.kind == "open" && strings.HasSuffix(op.path, "01.idx") && clock.Load() > 0 {
+				m.set(func() { m.hook = nil })
+				s, _ := j.hold(at(1, 0))
+				held <- s
+			}
+			return nil
+		}
+	})
+	clock.Store(int64(5 * time.Hour))
+	wake(j.kick)
+	s := <-held
+	if !s.deleted {
+		t.Fatal("the segment was not deleted early")
+	}
+	if err := j.maintainOnce(); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := j.hold(at(1, 0)); again != s {
+		t.Error("forgotten under a reader")
+	} else {
+		j.release(s)
+	}
+	j.release(s)
+	waitFor(t, func() bool { wake(j.kick); return j.Stats().IDs <= 2 })
 }

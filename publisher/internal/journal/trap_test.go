@@ -230,6 +230,37 @@ func TestTrap06OldGroups(t *testing.T) {
 	}
 }
 
+// TestMisplacedGroup copies a group over the one before it: the lost record is damage.
+func TestMisplacedGroup(t *testing.T) {
+	t.Parallel()
+	m, _ := filled(t, 4, 10)
+	m.edit(m.segmentPaths()[0], func(b []byte) []byte { copy(b[2*page:3*page], b[3*page:4*page]); return b })
+	if damage, sequences := damageOf(t, m); len(damage) != 1 || !strings.Contains(damage[0], "(2 to 2)") || fmt.Sprint(sequences) != "[1 3 4]" {
+		t.Errorf("damage %q, records %d", damage, sequences)
+	}
+}
+
+// TestDamagedSegmentEnd destroys the last group of a segment that has a successor: the
+// successor's header proves that the group had been synced.
+func TestDamagedSegmentEnd(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	o, _ := aged(m) // one record a segment
+	j := mustOpenMem(t, o)
+	for i := range 3 {
+		mustAppend(t, j, testRecord(fmt.Sprint(i), "S", strings.Repeat("x", 5000)))
+	}
+	left := m.after(nothing, nil)
+	path := left.segmentPaths()[1]
+	left.edit(path, func(b []byte) []byte { clear(b[page:]); return b })
+	delete(left.cached, sidecarPath(path))
+	damage, sequences := damageOf(t, left)
+	if text := strings.Join(damage, "\n"); !strings.Contains(text, path+" at offset 4096: the end of the segment is damaged") ||
+		!strings.Contains(text, "the records 2 to 2 before this segment are missing") || fmt.Sprint(sequences) != "[1 3]" {
+		t.Errorf("damage %q, records %d", damage, sequences)
+	}
+}
+
 func TestTrap07Fsyncgate(t *testing.T) { testFaultReachesAllWaiters(t) }
 
 func TestTrap08RestartTrustsThePageCache(t *testing.T) {
