@@ -477,3 +477,29 @@ func TestSyncOption(t *testing.T) {
 		t.Errorf("%d commits", committed.Load())
 	}
 }
+
+// TestReopenEmpty keeps the id of a journal without records, and uses its file.
+func TestReopenEmpty(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t)
+	id := ""
+	for range 3 {
+		j := mustOpen(t, o)
+		waitFor(t, func() bool { j.mu.Lock(); defer j.mu.Unlock(); return j.open != nil })
+		if id != "" && j.ID() != id {
+			t.Errorf("id %s, was %s", j.ID(), id)
+		}
+		id = j.ID()
+		j.Close()
+	}
+	j := mustOpen(t, o)
+	mustAppend(t, j, testRecord("a", "S", ""))
+	if s := j.Stats(); s.Segments != 1 || s.First != 1 {
+		t.Errorf("%+v", s)
+	}
+	j.Close()
+	j = mustOpen(t, o)
+	if a := mustAppend(t, j, testRecord("a", "S", "")); !a.Duplicate || len(j.Damage()) > 0 {
+		t.Errorf("%+v, damage %q", a, j.Damage())
+	}
+}

@@ -114,7 +114,6 @@ func closeLogs(logs []opened) {
 func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 	for i, o := range logs {
 		s, found := o.segment, scanned{}
-		proof := proofOf(logs, i)
 		loaded := false
 		if sidecars[s.first] && o.ok {
 			loaded = j.loadSidecar(s, &found)
@@ -126,14 +125,14 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 			continue // its sidecar still knows the ids
 		}
 		delete(sidecars, s.first)
-		j.reportGaps(s, found, o.header, proof)
+		j.reportGaps(s, found, o.header, proofOf(logs, i))
 		s.end, s.last, s.age = found.end, found.next-1, found.age
 		if !loaded && found.used > found.end {
 			j.logger.Warn("journal: a group was torn when the machine or the process stopped; nothing of it had been acknowledged",
 				zapSegment(s), zap.Int64("offset", found.end))
 		}
-		if !loaded && (proof < s.end || i == len(logs)-1) {
-			if err := j.prove(s, found); err != nil {
+		if !loaded && i == len(logs)-1 {
+			if err := rewriteLast(s, found); err != nil {
 				return err
 			}
 		}
@@ -143,7 +142,7 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 			break
 		}
 		j.segments = append(j.segments, s)
-		if !loaded {
+		if !loaded { // and synced, before anything in it counts
 			if err := j.sealScanned(s, found); err != nil {
 				return err
 			}
@@ -238,22 +237,19 @@ func (s scanned) words(path string, proof int64) (texts []string) {
 	return texts
 }
 
-// prove makes durable what s holds: after a failed sync or a kill, the page cache
-// may show bytes that the disk never got, and a later sync may not write them. So
-// the last group is written again. These are the same bytes at the same place.
-func (j *Journal) prove(s *segment, found scanned) error {
-	if found.tail > 0 {
-		b := make([]byte, found.end-found.tail)
-		n, err := s.file.ReadAt(b, found.tail)
-		if n < len(b) && found.tail+int64(n) < s.size {
-			return fmt.Errorf("read %s: %w", s.path, err)
-		}
-		if _, err := s.file.WriteAt(b[:n], found.tail); err != nil {
-			return fmt.Errorf("write %s: %w", s.path, err)
-		}
+// rewriteLast writes the last group again, the same bytes at the same place. After a
+// failed sync and a restart, the page cache may show a group that the disk never got
+// and that a later sync would not write.
+func rewriteLast(s *segment, found scanned) error {
+	if found.tail == 0 {
+		return nil
 	}
-	if err := s.file.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", s.path, err)
+	b := make([]byte, min(found.end, s.size)-found.tail)
+	if n, err := s.file.ReadAt(b, found.tail); n < len(b) {
+		return fmt.Errorf("read %s: %w", s.path, err)
+	}
+	if _, err := s.file.WriteAt(b, found.tail); err != nil {
+		return fmt.Errorf("write %s: %w", s.path, err)
 	}
 	return nil
 }

@@ -308,3 +308,27 @@ func TestHeldIDs(t *testing.T) {
 	j.release(s)
 	waitFor(t, func() bool { wake(j.kick); return j.Stats().IDs <= 2 })
 }
+
+// TestChainIntoExpired appends to a job whose first record has expired.
+func TestChainIntoExpired(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	o, clock := aged(m) // one record a segment
+	j := mustOpenMem(t, o)
+	payload := strings.Repeat("x", 5000)
+	for i := range 3 {
+		mustAppend(t, j, testRecord("a", fmt.Sprint("S", i), payload))
+	}
+	clock.Store(int64(5 * time.Hour))
+	j.Release(1)
+	waitFor(t, func() bool { return j.First() == 2 })
+	if a := mustAppend(t, j, testRecord("a", "S0", payload)); a != (Appended{Sequence: 4}) {
+		t.Errorf("an expired record again: %+v", a)
+	}
+	if a := mustAppend(t, j, testRecord("a", "S1", payload)); a != (Appended{Sequence: 2, Duplicate: true}) {
+		t.Errorf("a record within the window: %+v", a)
+	}
+	if found, err := j.Lookup(t.Context(), "sync:job:a"); err != nil || len(found) != 3 || found[0].Sequence != 2 {
+		t.Errorf("%v, %v", found, err)
+	}
+}
