@@ -246,3 +246,50 @@ func testFullDiskBy(t *testing.T, name string, errno error) {
 		}
 	}
 }
+
+// TestBadBlock makes one page unreadable. A reader says so, and goes on behind the
+// page in the end; a start reports it as damage and serves the rest.
+func TestBadBlock(t *testing.T) {
+	t.Parallel()
+	m, _ := filled(t, 4, 10)
+	bad := func(op memOp) error { // the second group
+		if op.kind == "read" && op.offset < 3*page && op.offset+int64(op.length) > 2*page {
+			return syscall.EIO
+		}
+		return nil
+	}
+	j := mustOpenMem(t, memOptions(m))
+	m.set(func() { m.hook = bad })
+	r := j.NewReader(0)
+	var got []uint64
+	failures, damages := 0, 0
+	for len(got) < 3 {
+		record, err := r.Next(t.Context())
+		var damage *DamageError
+		switch {
+		case err == nil:
+			got = append(got, record.Sequence)
+		case errors.As(err, &damage):
+			if damages++; damage.First != 2 || damage.Last != 2 || damage.Offset != 2*page {
+				t.Errorf("%v", damage)
+			}
+		case errors.Is(err, syscall.EIO):
+			if failures++; failures > 100 {
+				t.Fatal("the reader does not go on")
+			}
+		default:
+			t.Fatal(err)
+		}
+	}
+	if fmt.Sprint(got) != "[1 3 4]" || failures != maxReadFailures-1 || damages != 1 {
+		t.Errorf("records %d, %d failures, %d damages", got, failures, damages)
+	}
+	j.Close()
+	path := sidecarPath(m.segmentPaths()[0])
+	m.set(func() { delete(m.cached, path) })
+	damage, sequences := damageOf(t, m)
+	if text := strings.Join(damage, "\n"); !strings.Contains(text, "1 records are damaged (2 to 2)") || !strings.Contains(text, "input/output error") ||
+		fmt.Sprint(sequences) != "[1 3 4]" {
+		t.Errorf("damage %q, records %d", damage, sequences)
+	}
+}

@@ -29,6 +29,8 @@ type memFS struct {
 type memOp struct {
 	number     int
 	kind, path string
+	offset     int64 // of a read
+	length     int
 }
 
 type inode struct {
@@ -44,10 +46,12 @@ func newMemFS() *memFS {
 }
 
 // begin counts an operation and asks the hook.
-func (m *memFS) begin(kind, path string) error {
+func (m *memFS) begin(kind, path string) error { return m.beginAt(kind, path, 0, 0) }
+
+func (m *memFS) beginAt(kind, path string, offset int64, length int) error {
 	m.mu.Lock()
 	m.ops++
-	op, hook := memOp{m.ops, kind, path}, m.hook
+	op, hook := memOp{m.ops, kind, path, offset, length}, m.hook
 	m.mu.Unlock()
 	if hook != nil {
 		if err := hook(op); err != nil {
@@ -178,7 +182,7 @@ type memFile struct {
 }
 
 func (f *memFile) ReadAt(b []byte, offset int64) (int, error) {
-	if err := f.fs.begin("read", f.path); err != nil {
+	if err := f.fs.beginAt("read", f.path, offset, len(b)); err != nil {
 		return 0, err
 	}
 	f.fs.mu.Lock()

@@ -27,6 +27,10 @@ func (e *DeletedError) Error() string {
 	return fmt.Sprintf("journal: record %d was deleted, the journal begins at %d", e.Wanted, e.First)
 }
 
+// maxReadFailures is how often a reader reports that the file system cannot read a
+// group before it counts as damage: a bad block must not stop what comes after it.
+const maxReadFailures = 10
+
 // Reader reads durable records in order. One goroutine uses it.
 type Reader struct {
 	j       *Journal
@@ -36,6 +40,8 @@ type Reader struct {
 	offset  int64 // of the next group in segment
 	window  window
 	rest    []byte // records of the present group that were not returned yet
+
+	failures int // reads at offset that failed
 }
 
 // NewReader returns a reader of the records after that sequence; 0 starts where the
@@ -127,17 +133,15 @@ func (r *Reader) locate() error {
 // read reads the group at the reader's offset; end is the end of the durable groups.
 func (r *Reader) read(s *segment, end int64) error {
 	h, body, ok, err := r.window.group(s.id, r.offset, end)
-	if err != nil {
-		return fmt.Errorf("read %s at %d: %w", s.path, r.offset, err)
-	}
 	if ok {
-		r.offset, r.rest = h.end(), body
+		r.offset, r.rest, r.failures = h.end(), body, 0
 		return nil
 	}
-	found, _, err := r.window.next(s.id, r.offset, end, 0)
-	if err != nil {
+	if r.failures++; err != nil && r.failures < maxReadFailures {
 		return fmt.Errorf("read %s at %d: %w", s.path, r.offset, err)
 	}
+	r.failures = 0
+	found, _, _ := r.window.next(s.id, r.offset, end, 0) // behind what cannot be read
 	damage := &DamageError{File: s.path, Offset: r.offset, First: r.next, Last: r.next - 1}
 	if h, _, ok, err = r.window.group(s.id, found, end); err == nil && ok {
 		damage.Last = h.first - 1

@@ -53,7 +53,7 @@ func damageOf(t testing.TB, m *memFS) (damage []string, sequences []uint64) {
 	for r.next <= j.Durable() {
 		got, err := r.Next(t.Context())
 		var damaged *DamageError
-		if errors.As(err, &damaged) {
+		if errors.As(err, &damaged) || errors.Is(err, syscall.EIO) {
 			continue
 		}
 		if err != nil {
