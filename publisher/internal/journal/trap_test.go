@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -579,5 +580,24 @@ func TestTrap15PoisonAndLogNoise(t *testing.T) {
 		if strings.Contains(fmt.Sprint(entry.Message, entry.ContextMap()), "secret") {
 			t.Errorf("a payload is logged: %v", entry)
 		}
+	}
+}
+
+// TestChainInCircle meets a record whose chain leads to itself: an error, not a search
+// without end.
+func TestChainInCircle(t *testing.T) {
+	t.Parallel()
+	m, _ := filled(t, 1, 10)
+	m.edit(m.segmentPaths()[0], func(b []byte) []byte {
+		h, _ := parseGroupHeader(b[page:])
+		body := b[page+groupHead : page+groupHead+int64(h.length)]
+		binary.LittleEndian.PutUint64(body[24:], uint64(at(1, page+groupHead)))
+		h.body = checksum(body)
+		h.put(b[page:])
+		return b
+	})
+	j := mustOpenMem(t, memOptions(m))
+	if a, err := j.Append(t.Context(), testRecord("job-0", "other", "")); !errors.Is(err, event.ErrUnavailable) || !strings.Contains(err.Error(), "does not lead back") {
+		t.Errorf("%+v, %v", a, err)
 	}
 }
