@@ -1,0 +1,157 @@
+package journal
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"time"
+)
+
+// idleAfter is how long the committer waits for another record before it proves the
+// last group by an empty one.
+const idleAfter = time.Second
+
+// commitLoop writes one group after the other until the journal fails or closes.
+// While it writes one, the next one gathers.
+func (j *Journal) commitLoop() {
+	defer close(j.committed)
+	for g := j.nextGroup(); g != nil; g = j.nextGroup() {
+		if err := j.commit(g); err != nil {
+			j.fail(err)
+		}
+		j.finish(g)
+	}
+}
+
+// nextGroup waits for a group to write and opens its successor. It returns nil when
+// the journal failed, or was closed and everything is written.
+func (j *Journal) nextGroup() *group {
+	idle := time.NewTimer(idleAfter)
+	defer idle.Stop()
+	isIdle := false
+	for {
+		j.mu.Lock()
+		g := j.open
+		switch {
+		case j.err != nil:
+			j.mu.Unlock()
+			return nil
+		case g != nil && (len(g.entries) > 0 || j.unproven && (isIdle || j.closing)):
+			j.committing = g
+			j.next = g.first + uint64(len(g.entries))
+			j.tail = g.segment
+			j.openGroup(pages(g.offset + int64(len(g.buf))))
+			j.broadcast()
+			j.mu.Unlock()
+			return g
+		case j.closing:
+			j.mu.Unlock()
+			return nil
+		}
+		j.mu.Unlock()
+		select {
+		case <-j.work:
+			// Goroutines that are ready to append join the group, so that one sync serves more of them.
+			runtime.Gosched()
+		case <-idle.C:
+			isIdle = true
+		}
+	}
+}
+
+// openGroup opens the group that follows in the tail at offset, or in the prepared
+// segment if the largest record would not fit in the tail. Without one no group is
+// open, and appends wait. The caller holds mu.
+func (j *Journal) openGroup(offset int64) {
+	s := j.tail
+	if s == nil || s.size-offset < pages(groupHead+int64(j.maxRecord)) {
+		wake(j.kick)
+		if j.prepared == nil {
+			j.open, j.tailEnd = nil, offset
+			return
+		}
+		s, offset = j.useSegment(j.next), page
+	}
+	j.open = newGroup(j.spare, s, offset, j.next)
+	j.spare = buffers{}
+}
+
+// commit makes g durable.
+func (j *Journal) commit(g *group) error {
+	s, begin := g.segment, time.Now()
+	j.mu.Lock()
+	var header []byte
+	synced := int64(0)
+	if s == j.fresh {
+		header = j.header(s)
+	} else if j.fsync {
+		synced = g.offset // the committer synced every group before it began this one
+	}
+	age := j.elapsedAge()
+	j.mu.Unlock()
+	b := g.encode(synced, age)
+	if header != nil {
+		if _, err := s.file.WriteAt(header, 0); err != nil {
+			return fmt.Errorf("write %s: %w", s.path, err)
+		}
+	}
+	if _, err := s.file.WriteAt(b, g.offset); err != nil {
+		return fmt.Errorf("write %s: %w", s.path, err)
+	}
+	written := time.Now()
+	if j.fsync {
+		if err := s.file.Sync(); err != nil {
+			return fmt.Errorf("sync %s: %w", s.path, err)
+		}
+	}
+	if header != nil {
+		if err := j.nameSegment(s); err != nil {
+			return err
+		}
+	}
+	if len(g.entries) > 0 {
+		j.onCommit(CommitStats{Records: len(g.entries), Bytes: len(b), Sync: time.Since(written), Duration: time.Since(begin)})
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.end, s.last, s.age = g.offset+int64(len(b)), g.first+uint64(len(g.entries))-1, age
+	j.last = max(j.last, s.last)
+	j.unproven = j.fsync && len(g.entries) > 0
+	if header != nil {
+		j.segments = append(j.segments, s)
+		j.fresh = nil
+		wake(j.kick)
+	}
+	for i := range g.entries {
+		j.index[g.entries[i].hash] = g.entries[i].position
+	}
+	s.count += len(g.entries)
+	j.ids += len(g.entries)
+	return nil
+}
+
+// nameSegment gives a segment whose header and first group are synced its name.
+func (j *Journal) nameSegment(s *segment) error {
+	if err := j.fs.Rename(filepath.Join(j.folder, preparedName), s.path); err != nil {
+		return err
+	}
+	if !j.fsync {
+		return nil
+	}
+	if err := j.fs.SyncDir(j.folder); err != nil {
+		return fmt.Errorf("sync %s: %w", j.folder, err)
+	}
+	return nil
+}
+
+// finish wakes the goroutines that wait for g, and passes its buffers on. A failure in
+// the meantime counts for g too: nothing is acknowledged after it.
+func (j *Journal) finish(g *group) {
+	j.mu.Lock()
+	g.err = j.err
+	j.committing = nil
+	j.spare, g.buffers = g.buffers, buffers{}
+	j.broadcast()
+	j.mu.Unlock()
+	close(g.done)
+}

@@ -1,0 +1,39 @@
+package journal
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+func syncData(f *os.File) error {
+	return os.NewSyscallError("fdatasync", ignoringEINTR(func() error { return unix.Fdatasync(int(f.Fd())) }))
+}
+
+func fallocate(f *os.File, size int64) error { return unix.Fallocate(int(f.Fd()), 0, 0, size) }
+
+// File systems that write changed blocks to new places.
+const (
+	zfsMagic      = 0x2fc12fc1
+	bcachefsMagic = 0xca451a4e
+)
+
+func diskSpace(path string) (space, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return space{}, os.NewSyscallError("statfs", err)
+	}
+	s := space{free: int64(st.Bavail) * st.Bsize, total: int64(st.Blocks) * st.Bsize}
+	switch uint32(st.Type) {
+	case unix.BTRFS_SUPER_MAGIC, zfsMagic, bcachefsMagic:
+		s.copyOnWrite = true
+		s.warning = "the file system copies on write: preallocated space is not reserved there"
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
+		s.warning = "tmpfs: the data is in memory, and a reboot or a power cut loses it, fsync or not"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		s.warning = "overlayfs: the data is in a container's own layer, and is removed with the container"
+	case unix.NFS_SUPER_MAGIC:
+		s.warning = "NFS is not supported: its locks do not exclude a second process reliably"
+	}
+	return s, nil
+}

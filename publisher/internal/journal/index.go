@@ -1,0 +1,192 @@
+package journal
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// errGone is returned for a position whose segment was deleted.
+var errGone = errors.New("deleted")
+
+// hold finds the segment of p and the end of its durable groups. The file stays
+// open until release. It returns nil if the segment is not known any more.
+func (j *Journal) hold(p position) (*segment, int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i, ok := slices.BinarySearchFunc(j.segments, p.ordinal(), func(s *segment, o uint32) int { return cmp.Compare(s.ordinal, o) })
+	if !ok {
+		return nil, 0
+	}
+	s := j.segments[i]
+	s.holds++
+	return s, s.end
+}
+
+func (j *Journal) release(s *segment) {
+	j.mu.Lock()
+	s.holds--
+	j.mu.Unlock()
+}
+
+// link is one record of a job's chain.
+type link struct {
+	sequence uint64
+	previous position
+	digest   [sha256.Size]byte
+	same     bool // it has the message id that was asked for
+}
+
+// link reads the record at p as far as the comparison with id needs.
+func (j *Journal) link(p position, hash uint64, id string) (link, error) {
+	s, end := j.hold(p)
+	if s == nil {
+		return link{}, errGone
+	}
+	defer j.release(s)
+	if s.deleted {
+		e, err := findEntry(s, p)
+		return link{e.sequence, e.previous, e.digest, e.hash == hash && e.id == hashOf(id)}, err
+	}
+	h, b, err := readRecord(s, p.offset(), end, 512-headLength)
+	if err != nil {
+		return link{}, fmt.Errorf("read %s at %d: %w", s.path, p.offset(), err)
+	}
+	_, found := h.names(b)
+	return link{h.sequence, h.previous, h.digest, string(found) == id}, nil
+}
+
+// readRecord reads the record at offset: its names and at least extra bytes. The
+// record must lie before end.
+func readRecord(s *segment, offset, end int64, extra int) (head, []byte, error) {
+	b := make([]byte, headLength+extra)
+	for {
+		n, err := s.file.ReadAt(b, offset)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return head{}, nil, err
+		}
+		h, ok := parseHead(b[:n])
+		if !ok || offset+int64(h.length) > end {
+			return head{}, nil, errors.New("no record")
+		}
+		need := min(h.length, max(headLength+extra, headLength+h.key+h.id))
+		if n >= need {
+			return h, b, nil
+		}
+		if len(b) >= need {
+			return head{}, nil, io.ErrUnexpectedEOF
+		}
+		b = make([]byte, need)
+	}
+}
+
+// walk follows the chain of a job from p back to stop, which it excludes, until
+// visit returns false. It ends where the journal begins.
+func (j *Journal) walk(ctx context.Context, p, stop position, hash uint64, id string, visit func(position, link) bool) error {
+	for p > stop {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		l, err := j.link(p, hash, id)
+		if errors.Is(err, errGone) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !visit(p, l) {
+			return nil
+		}
+		if l.previous >= p {
+			return fmt.Errorf("record %d: its chain does not lead back", l.sequence)
+		}
+		p = l.previous
+	}
+	return nil
+}
+
+// Lookup returns the durable records of the job with that key, oldest first. A
+// record without a key has the key "sha256:<hex>" of its payload. Records older
+// than the journal's beginning ([Stats.Begin]) are missing.
+func (j *Journal) Lookup(ctx context.Context, key string) ([]Record, error) {
+	hash := hashOf(key)
+	j.mu.Lock()
+	newest := j.index[hash]
+	j.mu.Unlock()
+	var records []Record
+	var failed error
+	err := j.walk(ctx, newest, 0, hash, "", func(p position, _ link) bool {
+		var r Record
+		if r, failed = j.read(p); failed != nil {
+			return false
+		}
+		if r.job() == key {
+			records = append(records, r)
+		}
+		return true
+	})
+	if errors.Is(failed, errGone) {
+		failed = nil
+	}
+	slices.Reverse(records)
+	if err := errors.Join(err, failed); err != nil {
+		return records, fmt.Errorf("look up %s: %w", key, err)
+	}
+	return records, nil
+}
+
+// read returns the whole record at p.
+func (j *Journal) read(p position) (Record, error) {
+	s, end := j.hold(p)
+	if s == nil {
+		return Record{}, errGone
+	}
+	defer j.release(s)
+	if s.deleted {
+		return Record{}, errGone
+	}
+	h, _, err := readRecord(s, p.offset(), end, 0)
+	if err != nil {
+		return Record{}, fmt.Errorf("read %s at %d: %w", s.path, p.offset(), err)
+	}
+	_, b, err := readRecord(s, p.offset(), end, h.length-headLength)
+	if err != nil {
+		return Record{}, fmt.Errorf("read %s at %d: %w", s.path, p.offset(), err)
+	}
+	r := h.record(b)
+	if sha256.Sum256(r.Payload) != r.Digest {
+		return Record{}, &DamageError{File: s.path, Offset: p.offset(), First: r.Sequence, Last: r.Sequence}
+	}
+	return r, nil
+}
+
+// addIndex makes the records of a segment known. The caller holds mu, or nobody
+// else knows the journal yet.
+func (j *Journal) addIndex(s *segment, entries []entry) {
+	for i := range entries {
+		j.index[entries[i].hash] = at(s.ordinal, int64(entries[i].offset))
+	}
+	s.count = len(entries)
+	j.ids += len(entries)
+}
+
+// dropIndex forgets the ids of s, a few at a time so that no Append waits long.
+func (j *Journal) dropIndex(s *segment, entries []entry) {
+	for batch := range slices.Chunk(entries, 512) {
+		j.mu.Lock()
+		for i := range batch {
+			if e := &batch[i]; j.index[e.hash] == at(s.ordinal, int64(e.offset)) {
+				delete(j.index, e.hash)
+			}
+		}
+		j.mu.Unlock()
+	}
+	j.mu.Lock()
+	j.ids -= s.count
+	s.count = 0
+	j.mu.Unlock()
+}

@@ -1,0 +1,107 @@
+package journal
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// lock keeps a second process out of the data folder. The lock file names its
+// holder. Its modification time is the last time at which a journal is known to
+// have run, so that a start can recognize an implausible clock.
+type lock struct {
+	flock *flock.Flock
+	path  string
+	alive time.Time // modification time at startup; zero if the file is new
+}
+
+// clockSlack is how far the clock may go back between two runs.
+const clockSlack = 10 * time.Minute
+
+// acquireLock locks dir without blocking. The error is ErrLocked if another
+// process holds the lock.
+func acquireLock(dir string) (*lock, error) {
+	l := &lock{path: filepath.Join(dir, "lock")}
+	switch info, err := os.Lstat(l.path); {
+	case err == nil && !info.Mode().IsRegular():
+		return nil, fmt.Errorf("lock %s: not a regular file (%s)", l.path, info.Mode().Type())
+	case err == nil:
+		l.alive = info.ModTime()
+	}
+	l.flock = flock.New(l.path, flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW))
+	ok, err := l.flock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", l.path, err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("%w: %s is held by %s: stop it, or choose another data folder", ErrLocked, dir, l.holder())
+	}
+	if err := l.write(); err != nil {
+		return nil, errors.Join(fmt.Errorf("write lock: %w", err), l.flock.Unlock())
+	}
+	return l, nil
+}
+
+// holder returns the process that the lock file names.
+func (l *lock) holder() string {
+	f, err := os.OpenFile(l.path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return "another process"
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, 256))
+	return cmp.Or(strings.TrimSpace(string(text)), "another process")
+}
+
+func (l *lock) write() error {
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "process %d\n", os.Getpid())
+	return errors.Join(err, f.Close())
+}
+
+// beat records that the journal runs at now. A missed beat only makes the clock
+// check of the next start less strict.
+func (l *lock) beat(now time.Time) { _ = os.Chtimes(l.path, now, now) }
+
+// release unlocks the folder. The file stays: removing it would let two processes
+// lock two files of one name.
+func (l *lock) release() error { return l.flock.Unlock() }
+
+// checkClock refuses a clock that lies before the journal's last beat or newest
+// record, or so far behind them that everything in the stream would expire at
+// once. retention is the stream's, 0 means that nothing expires there.
+func (l *lock) checkClock(now, newest time.Time, retention time.Duration) error {
+	last := newest
+	if l.alive.After(last) {
+		last = l.alive
+	}
+	const stamp = time.RFC3339
+	switch {
+	case now.Before(last.Add(-clockSlack)):
+		return fmt.Errorf("%w: it is %s here, but this journal was written at %s: set the clock, or start with --accept-clock "+
+			"if the past was wrong", ErrClock, now.Format(stamp), last.Format(stamp))
+	case retention > 0 && now.After(last.Add(retention)):
+		return fmt.Errorf("%w: it is %s here and this journal was last open at %s: more than the retention of %s ago, so that every event "+
+			"in the stream would be deleted now: set the clock, raise --retention, or start with --accept-clock if that is meant",
+			ErrClock, now.Format(stamp), last.Format(stamp), retention)
+	}
+	return nil
+}
+
+// undoBeat keeps a refused start from counting as a run.
+func (l *lock) undoBeat() {
+	if !l.alive.IsZero() {
+		l.beat(l.alive)
+	}
+}

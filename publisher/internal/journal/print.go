@@ -1,0 +1,145 @@
+package journal
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/event"
+)
+
+// PrintOptions configure Print.
+type PrintOptions struct {
+	// JSON prints one object a line instead of columns.
+	JSON bool
+	// After is the sequence after which records are printed.
+	After uint64
+}
+
+// Report is what Check found.
+type Report struct {
+	Journal     string // id of the journal
+	Segments    int
+	Records     int
+	First, Last uint64 // sequences; 0 if there is no record
+	Bytes       int64
+	Damage      []string // places that cannot be read although they had been written
+	Torn        []string // ends that were not written completely; nothing in them was acknowledged
+}
+
+// Print writes the records of the journal in the data folder dir to w. It needs no
+// lock: beside a running process it ends at the last whole group.
+func Print(w io.Writer, dir string, o PrintOptions) error {
+	out := bufio.NewWriter(w)
+	var failed error
+	report, err := inspect(dir, func(r Record) {
+		if r.Sequence <= o.After || failed != nil {
+			return
+		}
+		if failed = printRecord(out, r, o.JSON); failed == nil {
+			failed = out.Flush()
+		}
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return err
+	}
+	if len(report.Damage) > 0 {
+		return &DamagedError{report.Damage}
+	}
+	return nil
+}
+
+// DamagedError is returned by Print after the records when some could not be read.
+type DamagedError struct{ Damage []string }
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("journal: %d damaged places: %s", len(e.Damage), e.Damage)
+}
+
+func printRecord(w io.Writer, r Record, asJSON bool) error {
+	if !asJSON {
+		local := ""
+		if r.Local {
+			local = "  (local)"
+		}
+		_, err := fmt.Fprintf(w, "%d  %s  %s  %s  %d bytes  %s%s\n",
+			r.Sequence, r.Time.UTC().Format(time.RFC3339Nano), r.Subject, r.ID, len(r.Payload), r.job(), local)
+		return err
+	}
+	return json.NewEncoder(w).Encode(struct {
+		Sequence uint64              `json:"sequence"`
+		Time     time.Time           `json:"time"`
+		Subject  string              `json:"subject"`
+		ID       string              `json:"id"`
+		Job      string              `json:"job"`
+		Digest   string              `json:"digest"`
+		Local    bool                `json:"local"`
+		Header   map[string][]string `json:"header"`
+		Payload  []byte              `json:"payload"` // base64: the bytes as signed
+	}{r.Sequence, r.Time.UTC(), r.Subject, r.ID, r.job(), event.DigestID(r.Digest), r.Local, event.ParseHeader(r.Header), r.Payload})
+}
+
+// Check reads every byte of the journal in the data folder dir and reports damage.
+// Like Print it works beside a running process.
+func Check(dir string) (Report, error) { return inspect(dir, func(Record) {}) }
+
+func inspect(dir string, visit func(Record)) (report Report, err error) {
+	folder := filepath.Join(dir, "journal")
+	names, err := disk{}.ReadDir(folder)
+	if err != nil {
+		return Report{}, err
+	}
+	logs, err := openLogs(folder, numbered(names, ".log"), func(path string) (file, error) { return disk{}.open(path, os.O_RDONLY) })
+	defer func() { closeLogs(logs) }()
+	if err != nil {
+		return Report{}, fmt.Errorf("%w (a running process may have deleted the segment just now: try again)", err)
+	}
+	for i, o := range logs {
+		report.Segments++
+		report.Bytes += o.size
+		if o.ok {
+			report.Journal = base64.RawURLEncoding.EncodeToString(o.header.journal[:])
+		} else {
+			report.Damage = append(report.Damage, o.path+": the header is unreadable")
+		}
+		if missing := missingBefore(o.path, report.Last, o.header); missing != "" {
+			report.Damage = append(report.Damage, missing)
+		}
+		printed := uint64(0)
+		look := func() scanned {
+			return scan(o.file, o.id, o.first, o.size, func(h groupHeader, body []byte) {
+				for len(body) > 0 {
+					r, _ := parseHead(body)
+					if r.sequence > printed {
+						printed = r.sequence
+						report.add(r.sequence)
+						visit(r.record(body))
+					}
+					body = body[r.length:]
+				}
+			})
+		}
+		found := look()
+		if i == len(logs)-1 && len(found.gaps) > 0 {
+			found = look() // a running process may have written a place after it was read
+		}
+		report.Damage = append(report.Damage, found.words(o.path, proofOf(logs, i))...)
+		if found.used > found.end && found.err == nil {
+			report.Torn = append(report.Torn, fmt.Sprintf("%s at offset %d", o.path, found.end))
+		}
+	}
+	return report, nil
+}
+
+func (r *Report) add(sequence uint64) {
+	if r.Records++; r.First == 0 {
+		r.First = sequence
+	}
+	r.Last = max(r.Last, sequence)
+}

@@ -1,0 +1,177 @@
+package journal
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	segmentMagic  = 0x314c4e524a424a4a // "JJBJRNL1"
+	segmentHead   = 88
+	preparedName  = "next.tmp"
+	maxSegment    = 64 << 20
+	segmentFiles  = 16 // that MaxBytes is divided into
+	minSegments   = 4
+	segmentMargin = 64 << 10
+)
+
+// segment is one file of the journal. Journal.mu guards the fields below the line;
+// those above do not change once the segment can be found.
+type segment struct {
+	ordinal uint32
+	id      uint64
+	first   uint64 // first sequence; the file is named by it
+	created time.Time
+	path    string
+
+	file    file
+	size    int64  // of the file
+	end     int64  // of the last durable group
+	last    uint64 // last durable sequence; first-1 if there is none
+	age     int64  // of the last durable group
+	count   int    // of records whose ids the index knows
+	holds   int    // readers inside the file
+	sidecar file   // open once the file is about to be deleted
+	sealed  bool   // nothing is written any more; the sidecar was tried
+	damaged bool   // has unreadable records: gets no sidecar, so that each start reports them
+	deleted bool   // the file is gone; file is the sidecar, which still knows the ids
+}
+
+// segmentHeader is what the first page of a segment says.
+type segmentHeader struct {
+	journal    [16]byte
+	id         uint64
+	ordinal    uint32
+	first      uint64
+	created    int64
+	before     uint64 // id of the segment before, 0 if there is none
+	beforeLast uint64 // its last sequence
+	beforeEnd  int64  // the offset before which it was synced, 0 if unknown
+}
+
+func (h segmentHeader) encode() []byte {
+	b, le := make([]byte, page), binary.LittleEndian
+	le.PutUint64(b, segmentMagic)
+	copy(b[8:], h.journal[:])
+	le.PutUint64(b[24:], h.id)
+	le.PutUint32(b[32:], h.ordinal)
+	le.PutUint64(b[40:], h.first)
+	le.PutUint64(b[48:], uint64(h.created))
+	le.PutUint64(b[56:], h.before)
+	le.PutUint64(b[64:], h.beforeLast)
+	le.PutUint64(b[72:], uint64(h.beforeEnd))
+	le.PutUint32(b[84:], checksum(b[:84]))
+	return b
+}
+
+func parseSegmentHeader(b []byte) (h segmentHeader, ok bool) {
+	le := binary.LittleEndian
+	if len(b) < segmentHead || le.Uint64(b) != segmentMagic || le.Uint32(b[84:]) != checksum(b[:84]) {
+		return segmentHeader{}, false
+	}
+	return segmentHeader{
+		journal: [16]byte(b[8:]), id: le.Uint64(b[24:]), ordinal: le.Uint32(b[32:]), first: le.Uint64(b[40:]), created: int64(le.Uint64(b[48:])),
+		before: le.Uint64(b[56:]), beforeLast: le.Uint64(b[64:]), beforeEnd: int64(le.Uint64(b[72:])),
+	}, true
+}
+
+func segmentName(first uint64) string { return fmt.Sprintf("%020d.log", first) }
+func sidecarPath(log string) string   { return log[:len(log)-len("log")] + "idx" }
+func randomID() (id [16]byte)         { _, _ = rand.Read(id[:]); return id }
+
+// prepareSegment creates a file that holds the space of a segment. It has a fixed
+// temporary name until the committer writes its first group.
+func (j *Journal) prepareSegment() (_ file, err error) {
+	path := filepath.Join(j.folder, preparedName)
+	f, err := j.fs.Create(path)
+	if err != nil {
+		return nil, refusal{err}
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			_ = j.fs.Remove(path) // a failed removal shows again at the next Create
+		}
+	}()
+	if err := f.Allocate(j.segmentBytes); err != nil {
+		return nil, refusal{err}
+	}
+	if err := f.Sync(); err != nil {
+		return nil, fmt.Errorf("sync %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// refusal is an error that leaves the journal as it was: no segment was created,
+// and a later attempt may succeed.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
+
+// useSegment makes the prepared file the segment that begins with sequence first.
+// The caller holds mu.
+func (j *Journal) useSegment(first uint64) *segment {
+	id := randomID()
+	s := &segment{
+		ordinal: j.ordinal + 1, id: binary.LittleEndian.Uint64(id[:]) | 1, first: first, last: first - 1, created: j.now(),
+		path: filepath.Join(j.folder, segmentName(first)), file: j.prepared, size: j.segmentBytes, end: page,
+	}
+	j.ordinal, j.prepared, j.fresh = s.ordinal, nil, s
+	return s
+}
+
+// header returns the first page of s. The caller holds mu.
+func (j *Journal) header(s *segment) []byte {
+	h := segmentHeader{journal: j.id, id: s.id, ordinal: s.ordinal, first: s.first, created: s.created.UnixNano()}
+	if before := j.newest(); before != nil {
+		h.before, h.beforeLast = before.id, before.last
+		if j.fsync {
+			h.beforeEnd = before.end
+		}
+	}
+	return h.encode()
+}
+
+// newest returns the segment that was written last, or nil. The caller holds mu.
+func (j *Journal) newest() *segment {
+	if n := len(j.segments); n > 0 {
+		return j.segments[n-1]
+	}
+	return nil
+}
+
+// seal gives back the space behind the last group and writes the sidecar. Bytes of
+// a torn group behind the end stay.
+func (j *Journal) seal(s *segment) error {
+	return j.sealScanned(s, scan(s.file, s.id, s.first, s.size, nil))
+}
+
+func (j *Journal) sealScanned(s *segment, found scanned) error {
+	if found.used < s.size {
+		if err := s.file.Truncate(found.used); err != nil {
+			return fmt.Errorf("truncate %s: %w", s.path, err)
+		}
+	}
+	if err := s.file.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", s.path, err)
+	}
+	j.mu.Lock()
+	damaged := s.damaged || len(found.gaps) > 0 || found.err != nil
+	j.mu.Unlock()
+	if !damaged {
+		if err := j.writeSidecar(s, found.entries); err != nil {
+			j.logger.Warn("journal: no sidecar; the next start reads the whole segment", zapSegment(s), zap.Error(err))
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.size, s.sealed = found.used, true
+	return nil
+}
+
+func zapSegment(s *segment) zap.Field { return zap.String("segment", filepath.Base(s.path)) }
