@@ -1,0 +1,429 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+)
+
+// plan is what resume decided: where the journal is read from, and what of it is
+// not published.
+type plan struct {
+	situation situation
+	info      Info
+	after     uint64            // the journal is read behind this sequence
+	below     uint64            // no copy of a record behind after is at or below this stream sequence
+	refill    uint64            // records up to this one were acknowledged once; only lost ones are published
+	trimmed   uint64            // records up to this one have left the stream on purpose
+	lost      uint64            // how many messages the stream has lost, if that is known
+	highest   uint64            // highest record that the stream has
+	present   map[uint64]string // message id of the records that the stream has
+}
+
+// situation is what resume found. Each is handled by name.
+type situation uint8
+
+const (
+	// fresh: there is no checkpoint.
+	fresh situation = iota
+	// unchanged: same target, same journal.
+	unchanged
+	// otherTarget: the checkpoint names another target.
+	otherTarget
+	// otherJournal: the checkpoint names another journal.
+	otherJournal
+	// recreated: the stream was created again.
+	recreated
+	// shortened: the stream's last sequence is below the checkpoint's.
+	shortened
+	// gaps: the stream reports lost messages.
+	gaps
+	// unfinished: a refill had begun and did not end.
+	unfinished
+	// doubtful: a sync of the target failed before.
+	doubtful
+)
+
+var situationNames = [...]string{
+	fresh:        "there is no checkpoint: forwarding begins at the journal's first record",
+	unchanged:    "forwarding continues behind the checkpoint",
+	otherTarget:  "another target than before: forwarding begins at the journal's first record",
+	otherJournal: "another journal than before: forwarding begins at its first record",
+	recreated:    "the stream was created again and has lost its events: what the journal has is published again",
+	shortened:    "the stream has lost its newest events: what the journal has is published again",
+	gaps:         "the stream has lost events: what the journal has is published again",
+	unfinished:   "the stream had lost events: publishing them again continues",
+	doubtful:     "a sync of the stream had failed: everything behind the checkpoint is published again",
+}
+
+func (s situation) String() string { return situationNames[s] }
+
+// lost reports whether the stream has lost acknowledged events.
+func (s situation) lost() bool {
+	return s == recreated || s == shortened || s == gaps || s == unfinished
+}
+
+// compare finds the situation. c may be nil.
+func (c *checkpoint) compare(target, journal string, info Info) situation {
+	switch {
+	case c == nil:
+		return fresh
+	case c.Target != target:
+		return otherTarget
+	case c.Journal != journal:
+		return otherJournal
+	case !c.Created.Equal(info.Created):
+		return recreated
+	case info.LastSeq < c.StreamSequence:
+		return shortened
+	case c.Refill:
+		return unfinished
+	case len(info.Lost) > c.Lost:
+		return gaps
+	case c.Doubt:
+		return doubtful
+	}
+	return unchanged
+}
+
+// resume waits for the target and compares it with checkpoint and journal. It
+// returns an error if ctx ends or the target's files cannot be synced.
+func (f *Forwarder) resume(ctx context.Context) (plan, error) {
+	for failures := 1; ; failures++ {
+		p, err := f.tryResume(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, errSync) {
+			return p, errors.Join(err, ctx.Err())
+		}
+		f.setState(stateOf(err))
+		if err := sleep(ctx, f.pause(failures)); err != nil {
+			return p, err
+		}
+	}
+}
+
+func (f *Forwarder) tryResume(ctx context.Context) (plan, error) {
+	wait, cancel := context.WithTimeout(ctx, f.timing.connect)
+	_, err := f.opts.Target.Conn(wait)
+	cancel()
+	if err != nil {
+		return plan{}, fmt.Errorf("%w: %w", errDown, err)
+	}
+	if f.State().Kind != Comparing && f.State().Kind != Forwarding {
+		f.setState(State{Comparing, "the stream is compared with the journal"})
+	}
+	if err := f.opts.Target.SyncAll(ctx); err != nil {
+		f.doubt()
+		return plan{}, fmt.Errorf("%w: %w", errSync, err)
+	}
+	info, err := f.info(ctx)
+	if err != nil {
+		return plan{}, err
+	}
+	s := f.situation(info)
+	if s.lost() && s != unfinished && !f.opts.Target.Exact() {
+		// A leader that has just been elected may be behind for a moment.
+		if err := sleep(ctx, f.timing.confirm); err != nil {
+			return plan{}, err
+		}
+		if info, err = f.info(ctx); err != nil {
+			return plan{}, err
+		}
+		s = f.situation(info)
+	}
+	return f.plan(ctx, s, info)
+}
+
+// situation compares the stream with the checkpoint.
+func (f *Forwarder) situation(info Info) situation {
+	s := f.saved.compare(f.opts.Target.Name(), f.id, info)
+	if s == unchanged && f.wentBack {
+		return shortened // and it has grown since
+	}
+	return s
+}
+
+// plan decides what is read and published in a situation.
+func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, error) {
+	journal, exact := f.opts.Journal, f.opts.Target.Exact()
+	p := plan{situation: s, info: info, after: max(journal.First(), 1) - 1}
+	from, to := uint64(0), info.LastSeq
+	switch {
+	case s == unchanged || s == doubtful:
+		p.after, p.below, from = f.saved.Sequence, f.saved.CompareAfter, f.saved.CompareAfter
+		if !exact { // others may have published millions since
+			to = min(to, f.saved.StreamSequence+remoteCompare)
+		}
+	case s == otherJournal && f.saved.Created.Equal(info.Created):
+		from = f.saved.CompareAfter
+	case s == fresh && !exact && journal.Durable() == 0:
+		from = to // nothing of this journal can be there
+	case s.lost():
+		p.refill = f.saved.Sequence
+	}
+	if s == shortened && info.LastSeq < f.saved.StreamSequence {
+		p.lost = f.saved.StreamSequence - info.LastSeq
+	}
+	if s == gaps {
+		p.lost = uint64(len(info.Lost) - f.saved.Lost)
+	}
+	f.announce(ctx, p)
+	found, err := f.scan(ctx, max(from+1, info.FirstSeq), to)
+	if err != nil {
+		return p, err
+	}
+	if s != doubtful {
+		p.present, p.highest = found.sequences, found.highest
+	}
+	if s == fresh || s == otherTarget {
+		p.refill = found.highest // what left the stream because of its age is not published again
+	}
+	if info.FirstSeq > 1 {
+		p.trimmed = found.trimmed
+	}
+	f.skip(max(found.highest, f.acknowledged()), found.highest)
+	if s.lost() {
+		return p, f.markRefill(info)
+	}
+	return p, nil
+}
+
+// markRefill writes down that a refill has begun.
+func (f *Forwarder) markRefill(info Info) error {
+	c := *f.saved
+	c.Created, c.StreamSequence, c.CompareAfter, c.Refill, c.Lost = info.Created, info.LastSeq, 0, true, len(info.Lost)
+	if err := c.write(f.opts.Dir); err != nil {
+		return fmt.Errorf("write checkpoint: %w", err)
+	}
+	f.saved, f.wentBack = &c, false
+	return nil
+}
+
+// doubt writes down, if that is possible, that what the stream has behind the
+// checkpoint may not be on its disk.
+func (f *Forwarder) doubt() {
+	f.mu.Lock()
+	f.stats.Frozen = true
+	f.mu.Unlock()
+	if f.saved == nil {
+		return
+	}
+	c := *f.saved
+	c.Doubt = true
+	if err := c.write(f.opts.Dir); err != nil {
+		f.log.Error("the checkpoint cannot be written", zap.Error(err))
+	}
+}
+
+// announce reports the situation.
+func (f *Forwarder) announce(ctx context.Context, p plan) {
+	level := zap.InfoLevel
+	switch {
+	case p.situation.lost(), p.situation == doubtful:
+		level = zap.ErrorLevel
+	case p.situation == otherTarget, p.situation == otherJournal:
+		level = zap.WarnLevel
+	}
+	f.log.Log(level, p.situation.String(), zap.String("target", f.opts.Target.Name()), zap.String("journal", f.id), zap.Uint64("after", p.after),
+		zap.Uint64("journal_last", f.opts.Journal.Durable()), zap.Uint64("stream_last", p.info.LastSeq))
+	if p.situation == gaps {
+		f.log.Error("lost stream sequences", zap.String("sequences", ranges(p.info.Lost)))
+	}
+	if !p.situation.lost() || f.opts.Target.Exact() {
+		return
+	}
+	if first, ok := f.firstTime(ctx); ok && p.info.Duplicates < time.Since(first) {
+		f.log.Warn("the stream's duplicate window is shorter than the journal: an event that cannot be compared may be stored twice",
+			zap.Duration("window", p.info.Duplicates), zap.Time("journal_begins", first))
+	}
+}
+
+// acknowledged returns the highest sequence of this journal that the checkpoint
+// names.
+func (f *Forwarder) acknowledged() uint64 {
+	if f.saved == nil || f.saved.Journal != f.id {
+		return 0
+	}
+	return f.saved.Sequence
+}
+
+// skip makes the journal continue above a sequence that it has assigned before
+// and has lost.
+func (f *Forwarder) skip(above, inStream uint64) {
+	durable := f.opts.Journal.Durable()
+	if above <= max(durable, f.skipped) {
+		return
+	}
+	f.skipped = above
+	f.log.Error("the journal has lost acknowledged events: it continues above them", zap.Uint64("journal_last", durable),
+		zap.Uint64("checkpoint", f.acknowledged()), zap.Uint64("stream", inStream), zap.Uint64("lost", above-durable))
+	f.opts.Journal.Skip(above)
+}
+
+// firstTime returns the wall time of the journal's first record.
+func (f *Forwarder) firstTime(ctx context.Context) (time.Time, bool) {
+	journal := f.opts.Journal
+	if journal.Durable() == 0 || journal.Durable() < journal.First() {
+		return time.Time{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	reader := journal.NewReader(max(journal.First(), 1) - 1)
+	defer reader.Close()
+	r, err := reader.Next(ctx)
+	return r.Time, err == nil
+}
+
+// contents is what a scan found.
+type contents struct {
+	sequences map[uint64]string // journal sequence → message id
+	highest   uint64            // highest journal sequence
+	trimmed   uint64            // highest journal sequence among the first messages
+}
+
+const (
+	// remoteCompare bounds how many messages behind the checkpoint are compared at
+	// a remote that others publish to. What was in flight when the process ended is
+	// among the first of them.
+	remoteCompare = 100_000
+	scanners      = 32
+	// trimEdge is the number of messages behind the beginning of a trimmed stream
+	// that decide what was trimmed: one record that was late may be among them.
+	trimEdge = 16
+)
+
+// scan reads the stream from one sequence to another, both inclusive, and returns
+// the records of this journal that it has.
+func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error) {
+	found := contents{sequences: make(map[uint64]string)}
+	if from > to {
+		return found, nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	next := from
+	for range min(scanners, to-from+1) {
+		work.Go(func() {
+			for ctx.Err() == nil {
+				mu.Lock()
+				n := next
+				next++
+				mu.Unlock()
+				if n > to {
+					return
+				}
+				m, err := f.opts.Target.Get(ctx, n)
+				if errors.Is(err, ErrNotFound) {
+					continue
+				}
+				if err != nil {
+					cancel(err)
+					return
+				}
+				if journal, sequence := origin(m); journal == f.id {
+					mu.Lock()
+					found.add(sequence, m.Header.Get(event.MessageIDHeader), n < from+trimEdge)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	work.Wait()
+	err := context.Cause(ctx)
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		f.log.Warn("the stream may not be read: an event whose acknowledgement was lost may be stored twice", zap.Error(err))
+		return found, nil
+	}
+	if err != nil {
+		return found, fmt.Errorf("compare the stream: %w", err)
+	}
+	return found, nil
+}
+
+func (c *contents) add(sequence uint64, id string, edge bool) {
+	c.sequences[sequence] = id
+	c.highest = max(c.highest, sequence)
+	if edge {
+		c.trimmed = max(c.trimmed, sequence)
+	}
+}
+
+// info asks for the stream's state. An error is what keeps events from being
+// published.
+func (f *Forwarder) info(ctx context.Context) (Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.timing.timeout)
+	defer cancel()
+	info, err := f.opts.Target.Info(ctx)
+	if err != nil {
+		return info, err
+	}
+	f.mu.Lock()
+	f.stats.Window = info.Duplicates
+	f.mu.Unlock()
+	if !info.HasLeader {
+		return info, errNoLeader
+	}
+	return info, nil
+}
+
+var (
+	errDown     = errors.New("no connection")
+	errNoLeader = errors.New("the stream has no leader")
+)
+
+// stateOf returns the state that an error of the target means.
+func stateOf(err error) State {
+	k := Unavailable
+	switch {
+	case errors.Is(err, errDown):
+		k = Down
+	case errors.Is(err, errNoLeader):
+		k = NoLeader
+	case errors.Is(err, event.ErrFull):
+		k = Full
+	case errors.Is(err, event.ErrMisconfigured), errors.Is(err, nats.ErrPermissionViolation):
+		k = Misconfigured
+	}
+	return State{k, err.Error()}
+}
+
+// ranges writes rising sequences as "3-5, 9", at most 20 ranges.
+func ranges(sequences []uint64) string {
+	var text string
+	for n, i := 0, 0; i < len(sequences); n++ {
+		if n == 20 {
+			return text + ", …"
+		}
+		last := i
+		for last+1 < len(sequences) && sequences[last+1] == sequences[last]+1 {
+			last++
+		}
+		if text != "" {
+			text += ", "
+		}
+		if text += fmt.Sprint(sequences[i]); last > i {
+			text += fmt.Sprint("-", sequences[last])
+		}
+		i = last + 1
+	}
+	return text
+}
+
+// sleep waits for d, or returns ctx's error.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
