@@ -484,6 +484,13 @@ func (s *session) use(ctx context.Context, nc *nats.Conn, now time.Time) {
 		s.nc, s.sub, s.inbox = nc, sub, inbox
 		s.listener = nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	}
+	for len(s.listener) > 0 { // of a loss that is known
+		<-s.listener
+	}
+	if !nc.IsConnected() {
+		s.lose(ctx, "the connection was lost", now)
+		return
+	}
 	s.status = s.listener
 	s.p.connected(now)
 }

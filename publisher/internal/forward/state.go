@@ -219,7 +219,10 @@ func (p *pipeline) head() *item {
 // the record was acknowledged. It reports whether that finished the record.
 func (p *pipeline) acknowledged(sequence uint64, conflict bool, stream uint64, duplicate bool, now time.Time) (*item, bool) {
 	p.answer(now)
-	p.trial, p.strikes, p.refusals = false, 0, 0
+	p.refusals = 0
+	if !p.stopped() { // else it was published before the stop
+		p.trial, p.strikes = false, 0
+	}
 	p.stream = max(p.stream, stream)
 	i := p.items[sequence]
 	if i == nil || i.conflict != conflict || i.phase == settling || i.phase == parking || i.phase == aside && i.then != queued {
@@ -548,10 +551,15 @@ type retry struct {
 
 type retryHeap []retry
 
-func (h retryHeap) Len() int           { return len(h) }
-func (h retryHeap) Less(a, b int) bool { return h[a].at.Before(h[b].at) }
-func (h retryHeap) Swap(a, b int)      { h[a], h[b] = h[b], h[a] }
-func (h *retryHeap) Push(x any)        { *h = append(*h, x.(retry)) }
+func (h retryHeap) Len() int      { return len(h) }
+func (h retryHeap) Swap(a, b int) { h[a], h[b] = h[b], h[a] }
+func (h *retryHeap) Push(x any)   { *h = append(*h, x.(retry)) }
+func (h retryHeap) Less(a, b int) bool {
+	if h[a].at.Equal(h[b].at) {
+		return h[a].item.Sequence < h[b].item.Sequence
+	}
+	return h[a].at.Before(h[b].at)
+}
 func (h *retryHeap) Pop() any {
 	last := len(*h) - 1
 	r := (*h)[last]
