@@ -94,6 +94,8 @@ type Forwarder struct {
 	settled  map[uint64]struct{} // finished records behind saved that the stream does not have
 	restarts int                 // restarts of the store since the last acknowledgement
 	total    Counters
+	prepared *plan // by Prepare
+	running  bool
 	skipped  uint64 // the journal was made to continue above this sequence
 	wentBack bool   // an acknowledgement named a stream sequence that had been assigned before
 	unsaved  bool   // the last checkpoint could not be written
@@ -166,6 +168,19 @@ func New(o Options) (*Forwarder, error) {
 	return f, nil
 }
 
+// Prepare compares the target with the journal before the first append, so that a
+// journal which has lost records continues above every sequence that the stream
+// knows. It returns an error if the target does not answer until ctx ends: Run
+// compares then. A sync that fails is reported by Run too.
+func (f *Forwarder) Prepare(ctx context.Context) error {
+	p, err := f.resume(ctx)
+	if err != nil {
+		return fmt.Errorf("forward: %w", err)
+	}
+	f.prepared = &p
+	return nil
+}
+
 // Run forwards until ctx ends, and then waits for the answers to what is in
 // flight. An error means that the process should end: the embedded target could
 // not be synced, its store failed again after three restarts, or the journal
@@ -177,8 +192,9 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	defer cancel()
 	work.Go(func() { f.summarize(ctx) })
 	defer f.spans.end()
+	f.running = true
 	for {
-		p, err := f.resume(ctx)
+		p, err := f.next(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -198,6 +214,15 @@ func (f *Forwarder) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// next returns what Prepare decided, once, and then what resume decides.
+func (f *Forwarder) next(ctx context.Context) (plan, error) {
+	if p := f.prepared; p != nil {
+		f.prepared = nil
+		return *p, nil
+	}
+	return f.resume(ctx)
 }
 
 // restart restarts the store of an embedded target.

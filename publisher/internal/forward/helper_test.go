@@ -119,8 +119,6 @@ func (r *memoryReader) Next(ctx context.Context) (Record, error) {
 	}
 }
 
-func (r *memoryReader) Close() error { return nil }
-
 // record returns the event of a job.
 func record(job, status string) Record {
 	return recordOf(job, status, fmt.Sprintf(`{"id":%q,"status":%q}`, job, status))
@@ -482,7 +480,7 @@ func (g *target) stored() []*nats.Msg {
 	var all []*nats.Msg
 	for n := max(info.FirstSeq, 1); n <= info.LastSeq; n++ {
 		m, err := g.Get(g.t.Context(), n)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue
 		}
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -253,16 +254,20 @@ func (f *Forwarder) acknowledged() uint64 {
 }
 
 // skip makes the journal continue above a sequence that it has assigned before
-// and has lost.
+// and has lost. Once Run has begun, the journal may have assigned it again: then
+// only the loss is reported.
 func (f *Forwarder) skip(above, inStream uint64) {
 	durable := f.opts.Journal.Durable()
 	if above <= max(durable, f.skipped) {
 		return
 	}
 	f.skipped = above
-	f.log.Error("the journal has lost acknowledged events: it continues above them", zap.Uint64("journal_last", durable),
+	f.total.JournalLost += above - durable
+	f.log.Error("the journal has lost acknowledged events", zap.Uint64("journal_last", durable),
 		zap.Uint64("checkpoint", f.acknowledged()), zap.Uint64("stream", inStream), zap.Uint64("lost", above-durable))
-	f.opts.Journal.Skip(above)
+	if !f.running {
+		f.opts.Journal.Skip(above)
+	}
 }
 
 // firstTime returns the wall time of the journal's first record.
@@ -274,7 +279,6 @@ func (f *Forwarder) firstTime(ctx context.Context) (time.Time, bool) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	reader := journal.NewReader(max(journal.First(), 1) - 1)
-	defer reader.Close()
 	r, err := reader.Next(ctx)
 	return r.Time, err == nil
 }
@@ -320,7 +324,7 @@ func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error)
 					return
 				}
 				m, err := f.opts.Target.Get(ctx, n)
-				if errors.Is(err, ErrNotFound) {
+				if errors.Is(err, jetstream.ErrMsgNotFound) {
 					continue
 				}
 				if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -63,7 +64,7 @@ var (
 const (
 	batchRecords = 256
 	batchBytes   = 1 << 20
-	roomBytes    = 8 << 20
+	roomBytes    = 256 << 10 // that is asked for at once, or less in a small stream
 	checkEvery   = time.Second
 )
 
@@ -221,7 +222,6 @@ func (s *session) over(now time.Time) bool {
 // read hands over the journal's records in order.
 func (s *session) read(ctx context.Context) {
 	reader := s.f.opts.Journal.NewReader(s.plan.after)
-	defer reader.Close()
 	for {
 		var batch []Record
 		var bytes int64
@@ -334,8 +334,12 @@ func (s *session) makeRoom(ctx context.Context, i *item, now time.Time) bool {
 	ctx, cancel := context.WithTimeout(ctx, s.f.timing.timeout)
 	defer cancel()
 	var err error
-	for _, bytes := range []int64{max(roomBytes, i.size()), i.size()} {
-		if err = s.target.Room(ctx, bytes, s.f.trimmable()); err == nil {
+	several := int64(roomBytes)
+	if limit := s.plan.info.MaxBytes; limit > 0 {
+		several = min(several, limit/64)
+	}
+	for _, bytes := range []int64{max(several, i.size()), i.size()} {
+		if err = s.target.Room(ctx, s.p.flying+bytes, s.f.trimmable()); err == nil {
 			s.room = bytes
 			return true
 		}
@@ -414,7 +418,7 @@ func (s *session) readBack(ctx context.Context, i *item) {
 		m, err := s.target.Get(ctx, found)
 		v, foreign := unread, false
 		switch {
-		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, jetstream.ErrMsgNotFound):
 			v = gone
 		case errors.Is(err, nats.ErrPermissionViolation):
 			v = other
@@ -571,6 +575,10 @@ func (s *session) examine(info Info, now time.Time) {
 	if s.f.saved == nil {
 		return
 	}
+	if len(info.Lost) < len(s.plan.info.Lost) { // they have expired
+		s.plan.info.Lost = info.Lost
+		s.f.saved.Lost = len(info.Lost)
+	}
 	switch s.f.saved.compare(s.target.Name(), s.f.id, info) {
 	case recreated, shortened, gaps:
 	default:
@@ -643,7 +651,7 @@ func (s *session) snapshot(now time.Time) (checkpoint, bool) {
 		}
 		c.StreamSequence = max(c.StreamSequence, before.StreamSequence)
 		c.Doubt = before.Doubt && sequence < s.p.again
-		c.Written = before.Written
+		c.Created, c.Written = before.Created, before.Written
 		if c == *before {
 			return c, false
 		}

@@ -37,6 +37,7 @@ type pipeline struct {
 	retries retryHeap
 	counts  [finished + 1]int
 	bytes   int64 // of the records set aside or waiting
+	flying  int64 // bytes in flight
 
 	settle, park []*item // to be read back and to be parked by the caller
 
@@ -531,17 +532,25 @@ func (p *pipeline) requeue(i *item) {
 func (p *pipeline) move(i *item, to phase) {
 	p.counts[i.phase]--
 	p.counts[to]++
-	if i.phase.side() {
-		p.bytes -= i.size()
+	if b := p.account(i.phase); b != nil {
+		*b -= i.size()
 	}
-	if to.side() {
-		p.bytes += i.size()
+	if b := p.account(to); b != nil {
+		*b += i.size()
 	}
 	i.phase = to
 }
 
-// side reports whether records in this phase count against limits.side.
-func (f phase) side() bool { return f != queued && f != inFlight && f != finished }
+// account returns the sum of bytes that a phase counts to.
+func (p *pipeline) account(f phase) *int64 {
+	switch f {
+	case queued, finished:
+		return nil
+	case inFlight:
+		return &p.flying
+	}
+	return &p.bytes
+}
 
 // retry is one entry of the heap of records to be tried again.
 type retry struct {

@@ -697,7 +697,7 @@ func (m *model) check() {
 			m.t.Fatalf("record %d is at %d, not above %d", n, at, below)
 		}
 		counts[i.phase]++
-		if i.phase.side() {
+		if i.phase != queued && i.phase != inFlight {
 			bytes += i.size()
 		}
 		if i.phase != waiting {

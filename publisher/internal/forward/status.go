@@ -72,6 +72,9 @@ type Counters struct {
 	Refilled  uint64 // records published again because the stream had lost them
 	Missing   uint64 // records that the stream has lost and the journal does not have
 	Restarts  uint64 // restarts of the embedded store
+	// JournalLost is the number of records that the journal had acknowledged and
+	// does not have any more.
+	JournalLost uint64
 }
 
 // State returns what the forwarder is doing.

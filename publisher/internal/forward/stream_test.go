@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // decodeGet returns the message in an answer of STREAM.MSG.GET.
@@ -32,7 +33,7 @@ func decodeGet(data []byte) (*nats.Msg, error) {
 	}
 	if answer.Error != nil {
 		if answer.Error.Code == 10037 {
-			return nil, ErrNotFound
+			return nil, jetstream.ErrMsgNotFound
 		}
 		return nil, errors.New(answer.Error.Description)
 	}

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,15 +29,18 @@ func (r *Record) job() string {
 	return string(r.Digest[:])
 }
 
-// size returns roughly how much memory the record needs, in bytes.
-func (r *Record) size() int64 { return int64(len(r.Payload) + len(r.Header) + 256) }
+// size returns about how much memory the record needs, and the stream's storage,
+// in bytes.
+func (r *Record) size() int64 {
+	return int64(len(r.Payload) + len(r.Header) + len(r.Subject) + len(r.ID) + 200)
+}
 
 // Journal is what the forwarder needs of the journal.
 type Journal interface {
 	// ID identifies the journal: sequences are compared only under the same id.
 	ID() string
 	// First and Durable return the range of sequences that the journal holds.
-	// Durable is First-1 or 0 if it holds none.
+	// Durable is First-1 if it holds none.
 	First() uint64
 	Durable() uint64
 	// NewReader returns a reader that begins behind a sequence.
@@ -46,21 +48,18 @@ type Journal interface {
 	// Release tells that everything up to through is checkpointed: the journal may
 	// delete it.
 	Release(through uint64)
-	// Skip makes the journal continue above a sequence that it has assigned before.
+	// Skip makes the journal continue above a sequence that it has assigned before
+	// and has lost. It is called by New and Prepare only.
 	Skip(above uint64)
 }
 
 // Reader reads the journal in order.
 type Reader interface {
-	// Next returns the next durable record. It waits for one until ctx ends.
+	// Next returns the next durable record. It waits for one until ctx ends. It
+	// skips records that are damaged or deleted; the journal reports them. Every
+	// other error ends Run.
 	Next(ctx context.Context) (Record, error)
-	// Close lets go of the segment that the reader is in.
-	Close() error
 }
-
-// ErrNotFound is returned by Target.Get for a message that the stream does not
-// have.
-var ErrNotFound = errors.New("message not found")
 
 // Target is the stream that the journal is forwarded to, in the process or
 // remote.
@@ -74,12 +73,13 @@ type Target interface {
 	// Info returns the stream's state by STREAM.INFO. An error that wraps
 	// event.ErrMisconfigured says that an operator has to change something.
 	Info(ctx context.Context) (Info, error)
-	// Get reads a message from the stream's leader. It returns ErrNotFound, or
-	// nats.ErrPermissionViolation if the connection may not read.
+	// Get reads a message from the stream's leader. It returns
+	// jetstream.ErrMsgNotFound if there is none, and nats.ErrPermissionViolation if
+	// the connection may not read.
 	Get(ctx context.Context, sequence uint64) (*nats.Msg, error)
-	// Room makes room for so many bytes. Embedded: it trims, never beyond the
-	// stream sequence checkpoint, and returns an error that wraps event.ErrFull if
-	// there is no room. Remote: nil.
+	// Room makes room for so many bytes: what is in flight, and what is published
+	// next. Embedded: it trims, never beyond the stream sequence checkpoint, and
+	// returns an error that wraps event.ErrFull if there is no room. Remote: nil.
 	Room(ctx context.Context, bytes int64, checkpoint uint64) error
 	// Sync makes durable what the stream has acknowledged. Remote: nil.
 	Sync(ctx context.Context) error
@@ -101,7 +101,7 @@ type Info struct {
 	Msgs, Bytes       uint64
 	MaxMsgs, MaxBytes int64         // bounds of the stream; zero or negative means none
 	Duplicates        time.Duration // duplicate window
-	Lost              []uint64      // stream sequences that the server has lost
+	Lost              []uint64      // sequences between FirstSeq and LastSeq without a message, ascending
 	HasLeader         bool
 }
 
