@@ -519,3 +519,65 @@ func (r *rig) has(records []Record) {
 
 // logged returns how many lines of the log are the message.
 func (r *rig) logged(message string) int { return r.logs.FilterMessage(message).Len() }
+
+// has reports whether the journal has a message id.
+func (m *memory) has(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.records {
+		if r.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// resize changes how many messages the stream may hold.
+func (g *target) resize(messages int64) {
+	g.t.Helper()
+	g.config.MaxMsgs = messages
+	if _, err := g.jetStream().UpdateStream(g.t.Context(), g.config); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// delete loses a message of the stream.
+func (g *target) delete(sequence uint64) error {
+	stream, err := g.jetStream().Stream(g.t.Context(), streamName)
+	if err != nil {
+		return err
+	}
+	return stream.DeleteMsg(g.t.Context(), sequence)
+}
+
+// rename replaces the stream by an empty one under another name.
+func (g *target) rename(name string) error {
+	if err := g.jetStream().DeleteStream(g.t.Context(), g.config.Name); err != nil {
+		return err
+	}
+	g.config.Name = name
+	_, err := g.jetStream().CreateStream(g.t.Context(), g.config)
+	return err
+}
+
+// writeCheckpoint writes forward.json for the rig's journal and target.
+func writeCheckpoint(t testing.TB, r *rig, c checkpoint) {
+	t.Helper()
+	info, err := r.target.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Created.IsZero() {
+		c.Created = info.Created
+	}
+	if c.Target == "" {
+		c.Target = r.target.name
+	}
+	if c.Journal == "" {
+		c.Journal = r.journal.id
+	}
+	c.Written = time.Now()
+	if err := c.write(r.opts.Dir); err != nil {
+		t.Fatal(err)
+	}
+}
