@@ -24,8 +24,9 @@ type checkpoint struct {
 	// CompareAfter is a stream sequence below which no record behind Sequence is.
 	CompareAfter uint64 `json:"compare_after"`
 	// Refill tells that the stream had lost records, and that they have not all
-	// been published again.
-	Refill bool `json:"refill,omitempty"`
+	// been published again. None of them is at or below RefillAfter.
+	Refill      bool   `json:"refill,omitempty"`
+	RefillAfter uint64 `json:"refill_after,omitempty"`
 	// Doubt tells that a sync of the target failed: what the stream has behind
 	// Sequence may not be on its disk.
 	Doubt bool `json:"doubt,omitempty"`

@@ -257,9 +257,7 @@ func TestQuarantineFails(t *testing.T) {
 	r.journal.add(recordOf("large", "QUEUED", strings.Repeat("x", 20_000)), record("large", "COMPLETED"))
 	r.journal.add(jobs(100)...)
 	r.run()
-	for r.f.Stats().Forwarded < 300 {
-		<-time.After(time.Millisecond)
-	}
+	r.until(func(s Stats) bool { return s.Forwarded == 300 })
 	r.save()
 	if s := r.f.Stats(); s.Checkpoint != 0 || s.Lag != 2 || s.OldestAge == 0 || s.State.Kind != Forwarding {
 		t.Errorf("stats %+v", s)

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	patience   = 20 * time.Second
+	patience   = 10 * time.Second
 	streamName = "JOBS"
 )
 
@@ -141,10 +141,13 @@ func lower(s string) string {
 }
 
 // jobs returns three events of each of n jobs, adjacent.
-func jobs(n int) []Record {
+func jobs(n int) []Record { return jobsFrom(0, n) }
+
+// jobsFrom is jobs with numbers from first on.
+func jobsFrom(first, n int) []Record {
 	records := make([]Record, 0, 3*n)
 	for i := range n {
-		job := fmt.Sprintf("job-%d", i)
+		job := fmt.Sprintf("job-%d", first+i)
 		records = append(records, record(job, "QUEUED"), record(job, "PROCESSING"), record(job, "COMPLETED"))
 	}
 	return records
@@ -273,8 +276,11 @@ func (g *target) Info(ctx context.Context) (Info, error) {
 		Created: i.Created, FirstSeq: i.State.FirstSeq, LastSeq: i.State.LastSeq, Msgs: i.State.Msgs, Bytes: i.State.Bytes,
 		MaxMsgs: i.Config.MaxMsgs, MaxBytes: i.Config.MaxBytes, Duplicates: i.Config.Duplicates, HasLeader: true,
 	}
-	if g.info != nil {
-		info = g.info(info)
+	g.mu.Lock()
+	change := g.info
+	g.mu.Unlock()
+	if change != nil {
+		info = change(info)
 	}
 	return info, nil
 }
@@ -390,10 +396,22 @@ func (r *rig) run() *rig {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	return r.start(f)
+}
+
+func (r *rig) start(f *Forwarder) *rig {
+	r.t.Helper()
 	r.f = f
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.done = cancel, make(chan error, 1)
 	done := r.done
+	r.t.Cleanup(func() {
+		if r.t.Failed() {
+			for _, l := range r.logs.All() {
+				r.t.Log(l.Message, l.ContextMap())
+			}
+		}
+	})
 	go func() { done <- f.Run(ctx) }()
 	r.t.Cleanup(func() { cancel() })
 	return r
@@ -441,6 +459,17 @@ func (r *rig) drain() {
 	defer cancel()
 	if err := r.f.Drain(ctx); err != nil {
 		r.t.Fatalf("%v: %+v", err, r.f.Stats())
+	}
+}
+
+// until waits until the statistics are as wanted.
+func (r *rig) until(ok func(Stats) bool) {
+	r.t.Helper()
+	for end := time.Now().Add(patience); !ok(r.f.Stats()); {
+		if time.Now().After(end) {
+			r.t.Fatalf("stats %+v", r.f.Stats())
+		}
+		<-time.After(100 * time.Microsecond)
 	}
 }
 
@@ -498,6 +527,9 @@ func (r *rig) has(records []Record) {
 	count := make(map[string]int)
 	last := make(map[string]uint64)
 	stored := r.target.stored()
+	if len(stored) != len(records) {
+		r.t.Errorf("the stream has %d messages, want %d", len(stored), len(records))
+	}
 	for _, m := range stored {
 		_, sequence := origin(m)
 		count[string(m.Data)]++
@@ -512,8 +544,23 @@ func (r *rig) has(records []Record) {
 			r.t.Errorf("the stream has %s %d times, want once", record.ID, n)
 		}
 	}
-	if len(stored) != len(records) {
-		r.t.Errorf("the stream has %d messages, want %d", len(stored), len(records))
+}
+
+// holds fails unless the stream holds each record exactly once, in any order, and
+// nothing else.
+func (r *rig) holds(records []Record) {
+	r.t.Helper()
+	count := make(map[string]int)
+	for _, m := range r.target.stored() {
+		count[string(m.Data)]++
+	}
+	for _, record := range records {
+		if n := count[string(record.Payload)]; n != 1 {
+			r.t.Errorf("the stream has %s %d times, want once", record.ID, n)
+		}
+	}
+	if len(count) != len(records) {
+		r.t.Errorf("the stream has %d different messages, want %d", len(count), len(records))
 	}
 }
 
@@ -540,6 +587,9 @@ func (g *target) resize(messages int64) {
 		g.t.Fatal(err)
 	}
 }
+
+// hook changes what Info returns.
+func (g *target) hook(change func(Info) Info) { g.mu.Lock(); g.info = change; g.mu.Unlock() }
 
 // delete loses a message of the stream.
 func (g *target) delete(sequence uint64) error {

@@ -21,7 +21,7 @@ type plan struct {
 	after     uint64            // the journal is read behind this sequence
 	below     uint64            // no copy of a record behind after is at or below this stream sequence
 	refill    uint64            // records up to this one were acknowledged once; only lost ones are published
-	trimmed   uint64            // records up to this one have left the stream on purpose
+	trimmed   uint64            // records up to this one are not refilled: they have left the stream on purpose
 	lost      uint64            // how many messages the stream has lost, if that is known
 	highest   uint64            // highest record that the stream has
 	present   map[uint64]string // message id of the records that the stream has
@@ -184,20 +184,55 @@ func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, err
 	if s == fresh || s == otherTarget {
 		p.refill = found.highest // what left the stream because of its age is not published again
 	}
-	if info.FirstSeq > 1 {
-		p.trimmed = found.trimmed
+	switch {
+	case s == unfinished:
+		p.trimmed = f.saved.RefillAfter
+	case p.lost > 0:
+		if p.trimmed, err = f.newest(ctx, p); err != nil {
+			return p, err
+		}
+	case info.FirstSeq > 1:
+		p.trimmed = found.first
 	}
 	f.skip(max(found.highest, f.acknowledged()), found.highest)
 	if s.lost() {
-		return p, f.markRefill(info)
+		return p, f.markRefill(p)
 	}
 	return p, nil
 }
 
+// newest returns the sequence above which the newest p.lost records are that the
+// stream does not have. Older ones were not lost: they have been trimmed.
+func (f *Forwarder) newest(ctx context.Context, p plan) (uint64, error) {
+	var absent []uint64
+	reader := f.opts.Journal.NewReader(p.after)
+	for n := p.after; n < min(p.refill, f.opts.Journal.Durable()); {
+		r, err := reader.Next(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("read the journal: %w", err)
+		}
+		if n = r.Sequence; n <= p.refill && !r.Local && !p.has(&r) {
+			absent = append(absent, n)
+		}
+	}
+	if uint64(len(absent)) <= p.lost {
+		return p.after, nil
+	}
+	return absent[uint64(len(absent))-p.lost-1], nil
+}
+
+// has reports whether the stream has the record. Another event can have the same
+// sequence if the journal has lost its end.
+func (p *plan) has(r *Record) bool {
+	id, ok := p.present[r.Sequence]
+	return ok && (id == r.ID || id == event.DigestID(r.Digest))
+}
+
 // markRefill writes down that a refill has begun.
-func (f *Forwarder) markRefill(info Info) error {
+func (f *Forwarder) markRefill(p plan) error {
 	c := *f.saved
-	c.Created, c.StreamSequence, c.CompareAfter, c.Refill, c.Lost = info.Created, info.LastSeq, 0, true, len(info.Lost)
+	c.Created, c.StreamSequence, c.Lost = p.info.Created, p.info.LastSeq, len(p.info.Lost)
+	c.CompareAfter, c.Refill, c.RefillAfter = 0, true, p.trimmed
 	if err := c.write(f.opts.Dir); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
@@ -287,7 +322,8 @@ func (f *Forwarder) firstTime(ctx context.Context) (time.Time, bool) {
 type contents struct {
 	sequences map[uint64]string // journal sequence → message id
 	highest   uint64            // highest journal sequence
-	trimmed   uint64            // highest journal sequence among the first messages
+	first     uint64            // journal sequence of the first message
+	firstAt   uint64            // stream sequence of that message
 }
 
 const (
@@ -296,9 +332,6 @@ const (
 	// among the first of them.
 	remoteCompare = 100_000
 	scanners      = 32
-	// trimEdge is the number of messages behind the beginning of a trimmed stream
-	// that decide what was trimmed: one record that was late may be among them.
-	trimEdge = 16
 )
 
 // scan reads the stream from one sequence to another, both inclusive, and returns
@@ -333,7 +366,7 @@ func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error)
 				}
 				if journal, sequence := origin(m); journal == f.id {
 					mu.Lock()
-					found.add(sequence, m.Header.Get(event.MessageIDHeader), n < from+trimEdge)
+					found.add(sequence, m.Header.Get(event.MessageIDHeader), n)
 					mu.Unlock()
 				}
 			}
@@ -351,11 +384,11 @@ func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error)
 	return found, nil
 }
 
-func (c *contents) add(sequence uint64, id string, edge bool) {
+func (c *contents) add(sequence uint64, id string, at uint64) {
 	c.sequences[sequence] = id
 	c.highest = max(c.highest, sequence)
-	if edge {
-		c.trimmed = max(c.trimmed, sequence)
+	if c.firstAt == 0 || at < c.firstAt {
+		c.first, c.firstAt = sequence, at
 	}
 }
 

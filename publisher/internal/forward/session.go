@@ -283,7 +283,7 @@ func (s *session) skips(r *Record, now time.Time) bool {
 	if r.Local {
 		return true
 	}
-	if id, ok := s.plan.present[r.Sequence]; ok && (id == r.ID || id == event.DigestID(r.Digest)) {
+	if s.plan.has(r) {
 		s.f.total.Present++
 		return true
 	}
