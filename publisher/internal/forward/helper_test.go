@@ -180,15 +180,17 @@ type target struct {
 // newTarget starts a server with a stream.
 func newTarget(t testing.TB, change ...func(*jetstream.StreamConfig)) *target {
 	t.Helper()
-	g := &target{t: t, name: "embedded/JOBS", exact: true, dir: t.TempDir(), port: -1, config: jetstream.StreamConfig{
-		Name: streamName, Subjects: []string{"job.>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute,
-	}}
+	g := &target{t: t, name: "embedded/JOBS", exact: true, dir: t.TempDir(), port: -1, config: streamConfig()}
 	for _, c := range change {
 		c(&g.config)
 	}
 	g.start()
 	t.Cleanup(g.stop)
 	return g
+}
+
+func streamConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{Name: streamName, Subjects: []string{"job.>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute}
 }
 
 func (g *target) start() {
@@ -598,6 +600,32 @@ func (g *target) delete(sequence uint64) error {
 		return err
 	}
 	return stream.DeleteMsg(g.t.Context(), sequence)
+}
+
+// mute lets the stream answer nothing, as a failed store does: it stores what is
+// published without an answer.
+func (g *target) mute() error {
+	g.config.NoAck = true
+	_, err := g.jetStream().UpdateStream(g.t.Context(), g.config)
+	g.config.NoAck = false // a restart heals it
+	return err
+}
+
+// forgetWith waits, on a connection of its own, until the stream has forgotten
+// the message ids.
+func (g *target) forgetWith(t testing.TB) {
+	t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(g.srv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &target{t: t, js: js}
+	other.forget()
 }
 
 // rename replaces the stream by an empty one under another name.
