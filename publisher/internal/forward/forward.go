@@ -73,6 +73,11 @@ type timing struct {
 	summary    time.Duration // between two summaries in the log
 }
 
+var defaultTiming = timing{
+	timeout: 2 * time.Second, connect: 2 * time.Second, checkpoint: 5 * time.Second, look: time.Minute,
+	confirm: 10 * time.Second, silence: 5 * time.Second, summary: time.Minute,
+}
+
 const (
 	checkpointBytes = 256 << 20
 	maxRestarts     = 3
@@ -140,8 +145,7 @@ func New(o Options) (*Forwarder, error) {
 	f := &Forwarder{
 		opts: o, log: o.Logger, id: o.Journal.ID(), spans: newSpans(o.Tracer), saves: make(chan chan error), settled: make(map[uint64]struct{}),
 		lines:  rate.NewLimiter(rate.Every(2*time.Minute), 8),
-		timing: timing{timeout: 2 * time.Second, connect: 2 * time.Second, checkpoint: 5 * time.Second, look: time.Minute, confirm: 10 * time.Second, silence: 5 * time.Second, summary: time.Minute},
-		limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: 2 * time.Second},
+		timing: defaultTiming, limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: defaultTiming.timeout},
 	}
 	if o.timing != nil {
 		f.timing = *o.timing

@@ -126,7 +126,7 @@ func (f *Forwarder) tryResume(ctx context.Context) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	s := f.situation(info)
+	s := f.saved.compare(f.opts.Target.Name(), f.id, info)
 	if s.lost() && s != unfinished && !f.opts.Target.Exact() {
 		// A leader that has just been elected may be behind for a moment.
 		if err := sleep(ctx, f.timing.confirm); err != nil {
@@ -135,18 +135,9 @@ func (f *Forwarder) tryResume(ctx context.Context) (plan, error) {
 		if info, err = f.info(ctx); err != nil {
 			return plan{}, err
 		}
-		s = f.situation(info)
+		s = f.saved.compare(f.opts.Target.Name(), f.id, info)
 	}
 	return f.plan(ctx, s, info)
-}
-
-// situation compares the stream with the checkpoint.
-func (f *Forwarder) situation(info Info) situation {
-	s := f.saved.compare(f.opts.Target.Name(), f.id, info)
-	if s == unchanged && f.wentBack {
-		return shortened // and it has grown since
-	}
-	return s
 }
 
 // plan decides what is read and published in a situation.
@@ -167,7 +158,7 @@ func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, err
 	case s.lost():
 		p.refill = f.saved.Sequence
 	}
-	if s == shortened && info.LastSeq < f.saved.StreamSequence {
+	if s == shortened {
 		p.lost = f.saved.StreamSequence - info.LastSeq
 	}
 	if s == gaps {
@@ -236,7 +227,7 @@ func (f *Forwarder) markRefill(p plan) error {
 	if err := c.write(f.opts.Dir); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
-	f.saved, f.wentBack = &c, false
+	f.saved = &c
 	return nil
 }
 

@@ -37,7 +37,7 @@ type session struct {
 	work    sync.WaitGroup
 	readers chan struct{} // bounds how many duplicates are read back at once
 
-	connecting, probing, looking, saving bool
+	connecting, inquiring, saving bool
 
 	room    int64 // bytes that may be published before the target is asked for room again
 	unsaved int64 // bytes acknowledged since the last checkpoint
@@ -73,7 +73,7 @@ func newSession(f *Forwarder, p plan) *session {
 	s := &session{
 		f: f, target: f.opts.Target, plan: p, p: newPipeline(f.limits, p.after, p.below, p.highest, rand.Float64),
 		acks: make(chan *nats.Msg, 4*f.limits.window), records: make(chan []Record, 1), results: make(chan func(time.Time)), readers: make(chan struct{}, scanners),
-		saveAt: now.Add(f.timing.checkpoint), lookAt: now.Add(f.timing.look),
+		saveAt: now.Add(f.timing.checkpoint), lookAt: now.Add(f.timing.look), checkAt: now,
 	}
 	switch {
 	case p.situation.lost():
@@ -98,6 +98,9 @@ func (s *session) run(ctx context.Context) error {
 	var armed time.Time
 	for stop := ctx.Done(); ; {
 		now := time.Now()
+		for range len(s.acks) { // before timeouts are judged
+			s.answer(<-s.acks, now)
+		}
 		s.step(work, now)
 		if s.over(now) {
 			break
@@ -108,11 +111,7 @@ func (s *session) run(ctx context.Context) error {
 		}
 		select {
 		case m := <-s.acks:
-			now = time.Now()
-			s.answer(m, now)
-			for range len(s.acks) {
-				s.answer(<-s.acks, now)
-			}
+			s.answer(m, time.Now())
 		case s.pending = <-s.input():
 		case then := <-s.results:
 			then(time.Now())
@@ -162,19 +161,20 @@ func (s *session) step(ctx context.Context, now time.Time) {
 	s.report()
 }
 
-// watch starts what is due: a probe, a look at the stream, a checkpoint.
+// watch starts what is due: a question to the stream, a checkpoint, a restart.
 func (s *session) watch(ctx context.Context, now time.Time) {
-	if s.p.probeDue(now) && !s.probing {
-		s.probe(ctx, now)
-	}
-	if !now.Before(s.lookAt) && !s.looking && !s.p.stopped() {
-		s.look(ctx)
+	look := !now.Before(s.lookAt) && !s.p.stopped()
+	if !s.inquiring && (look || s.p.probeDue(now)) {
+		s.ask(ctx)
 	}
 	if len(s.asking) > 0 || !now.Before(s.saveAt) || s.unsaved >= checkpointBytes {
 		s.save(ctx, now)
 	}
 	if !s.target.Exact() || now.Before(s.checkAt) {
 		return
+	}
+	if now.Sub(s.checkAt) > checkEvery {
+		s.p.asked = time.Time{} // the process was paused
 	}
 	s.checkAt = now.Add(checkEvery)
 	if err := s.target.Failed(); err != nil {
@@ -374,10 +374,6 @@ func (s *session) answer(m *nats.Msg, now time.Time) {
 		s.refuse(sequence, conflict, err, now)
 		return
 	}
-	if c := s.f.saved; c != nil && !ack.Duplicate && ack.Sequence <= c.StreamSequence && c.Created.Equal(s.plan.info.Created) {
-		s.f.wentBack = true
-		s.end(errResume, now)
-	}
 	if !ack.Duplicate { // a failed store recognizes duplicates too
 		s.f.restarts = 0
 	}
@@ -518,52 +514,39 @@ func (s *session) lose(ctx context.Context, reason string, now time.Time) {
 	}
 }
 
-// probe asks a target that does not take events how it is.
-func (s *session) probe(ctx context.Context, now time.Time) {
-	s.probing = true
+// ask asks for the stream's state: to see whether it has lost something, and, if
+// publishing has been stopped, whether it can begin again.
+func (s *session) ask(ctx context.Context) {
+	s.inquiring = true
 	var bytes int64
 	if i := s.p.head(); i != nil {
 		bytes = i.size()
 	}
-	trimmable := s.f.trimmable()
+	stopped, trimmable := s.p.stopped(), s.f.trimmable()
 	s.async(ctx, func() func(time.Time) {
 		info, err := s.f.info(ctx)
-		if err == nil && s.target.Exact() {
+		switch {
+		case err != nil || !stopped:
+		case s.target.Exact():
 			err = s.target.Room(ctx, bytes, trimmable)
-		} else if err == nil && info.full(bytes) != "" {
+		case info.full(bytes) != "":
 			err = fmt.Errorf("%w: %s", event.ErrFull, info.full(bytes))
 		}
 		return func(now time.Time) {
-			s.probing = false
-			if err != nil {
-				state := stateOf(err)
-				s.p.probed(state.Kind, state.Reason, now)
-				return
-			}
-			s.examine(info, now)
-			if info.Duplicates > 0 && s.p.stale(now, info.Duplicates/2) {
-				s.end(errResume, now)
-				return
-			}
-			s.p.probed(Forwarding, "", now)
-		}
-	})
-}
-
-// look asks for the stream's state, to see whether it has lost something.
-func (s *session) look(ctx context.Context) {
-	s.looking = true
-	s.async(ctx, func() func(time.Time) {
-		info, err := s.f.info(ctx)
-		return func(now time.Time) {
-			s.looking = false
+			s.inquiring = false
 			s.lookAt = now.Add(s.f.timing.look)
 			if err != nil {
-				return // a publish will show it
+				if state := stateOf(err); stopped {
+					s.p.probed(state.Kind, state.Reason, now)
+				}
+				return // while it publishes, the answers show more
 			}
 			s.examine(info, now)
 			if info.Duplicates > 0 && s.p.stale(now, info.Duplicates/2) {
 				s.end(errResume, now)
+			}
+			if stopped && !s.ended {
+				s.p.probed(Forwarding, "", now)
 			}
 		}
 	})
