@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"runtime"
 	"syscall"
@@ -91,10 +92,13 @@ func (g *generator) Next(ctx context.Context) (Record, error) {
 	if g.after == g.events {
 		return g.Reader.Next(ctx)
 	}
-	e := event.Event{Status: statuses[g.after%3], ID: fmt.Sprint("job-", g.after/3), Signature: "t=1795516600,v1=9b14a1b2c3d4e5f60718293a4b5c6d7e8f9b14a1b2c3d4e5f60718293a4b5c6d", Payload: payload}
+	e := event.Event{Status: statuses[g.after%3], ID: fmt.Sprint("job-", g.after/3),
+		Signature: "t=1795516600,v1=" + hex.EncodeToString(payload[:32]), Payload: payload,
+	}
 	g.after++
 	return Record{
-		Sequence: g.after, Time: time.Now(), Key: e.Key(), ID: e.MessageID(), Subject: "job." + lower(e.Status), Header: e.AppendHeader(nil), Payload: payload,
+		Sequence: g.after, Time: time.Now(), Key: e.Key(), ID: e.MessageID(), Subject: "job." + lower(e.Status),
+		Header: e.AppendHeader(nil), Payload: payload,
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // checkpoint is the content of forward.json: how far the journal is forwarded.
@@ -98,4 +101,123 @@ func syncFolder(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// save writes a checkpoint in another goroutine.
+func (s *session) save(ctx context.Context, now time.Time) {
+	if s.saving {
+		return
+	}
+	s.saveAt, s.unsaved = now.Add(s.f.timing.checkpoint), 0
+	asking := s.asking
+	s.asking = nil
+	c, ok := s.snapshot(now)
+	if !ok {
+		answerAll(asking, nil)
+		return
+	}
+	s.saving = true
+	s.async(ctx, func() func(time.Time) {
+		err := s.f.store(ctx, c)
+		return func(now time.Time) {
+			s.saving = false
+			s.saved(c, err, now)
+			answerAll(asking, err)
+		}
+	})
+}
+
+// saveNow writes the last checkpoint.
+func (s *session) saveNow(ctx context.Context) error {
+	now := time.Now()
+	c, ok := s.snapshot(now)
+	if !ok {
+		return nil
+	}
+	err := s.f.store(ctx, c)
+	s.saved(c, err, now)
+	return err
+}
+
+func answerAll(asking []chan error, err error) {
+	for _, c := range asking {
+		c <- err
+	}
+}
+
+// snapshot returns the checkpoint that may be written after a sync of the target,
+// or false if it is the one that is written already.
+func (s *session) snapshot(now time.Time) (checkpoint, bool) {
+	sequence, below := s.p.prefix()
+	c := checkpoint{
+		Target: s.target.Name(), Created: s.plan.info.Created, Journal: s.f.id, Sequence: sequence, StreamSequence: s.p.stream,
+		CompareAfter: below,
+		Lost:         len(s.plan.info.Lost),
+	}
+	if before := s.f.saved; before != nil && before.Target == c.Target && before.Created.Equal(c.Created) && before.Journal == c.Journal {
+		if before.Refill && sequence < before.Sequence {
+			return c, false
+		}
+		c.StreamSequence = max(c.StreamSequence, before.StreamSequence)
+		c.Doubt = before.Doubt && sequence < s.p.again
+		c.Created, c.Written = before.Created, before.Written
+		if c == *before {
+			return c, false
+		}
+	}
+	c.Written = now
+	return c, true
+}
+
+// store makes durable what the stream has acknowledged, and then the checkpoint.
+func (f *Forwarder) store(ctx context.Context, c checkpoint) error {
+	if err := f.opts.Target.Sync(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errSync, err)
+	}
+	if err := c.write(f.opts.Dir); err != nil {
+		return fmt.Errorf("write checkpoint: %w", err)
+	}
+	f.opts.Journal.Release(c.Sequence)
+	return nil
+}
+
+// saved handles the outcome of store.
+func (s *session) saved(c checkpoint, err error, now time.Time) {
+	f := s.f
+	if errors.Is(err, errSync) {
+		if f.saved == nil {
+			f.saved = &checkpoint{Target: c.Target, Created: c.Created, Journal: c.Journal, Sequence: s.plan.after, Written: now}
+		}
+		f.doubt()
+		s.end(err, now)
+		return
+	}
+	if (err != nil) != f.unsaved {
+		f.unsaved = err != nil
+		if f.unsaved {
+			f.log.Error("the checkpoint cannot be written: the journal grows", zap.Error(err))
+		} else {
+			f.log.Info("the checkpoint is written again")
+		}
+	}
+	if err != nil {
+		return
+	}
+	if f.saved != nil && f.saved.Refill && s.plan.situation.lost() {
+		s.endRefill()
+	}
+	f.saved = &c
+	for sequence := range f.settled {
+		if sequence <= c.Sequence {
+			delete(f.settled, sequence)
+		}
+	}
+}
+
+// endRefill reports what a refill has brought back.
+func (s *session) endRefill() {
+	missing := s.plan.lost - min(s.plan.lost, s.refilled)
+	s.f.total.Missing += missing
+	s.f.log.Warn("the stream has again what the journal had of its lost events",
+		zap.Uint64("refilled", s.refilled), zap.Uint64("missing", missing), zap.Uint64("journal_begins", s.f.opts.Journal.First()))
 }

@@ -12,8 +12,8 @@
 // and a duplicate window that has ended prove nothing:
 //
 //	state.go       what is published next, and what each answer means; no I/O
-//	session.go     the loop that publishes and handles answers
-//	resume.go      what is published after a start, a restart or a loss
+//	session.go     the loop around it; publish.go: publishes and answers; watch.go: connection and stream
+//	resume.go      what is published after a start, a restart or a loss; situation.go, scan.go
 //	checkpoint.go  forward.json: how far the journal is forwarded
 //
 // It leaves storing the event to package journal, and the connection and the
@@ -69,13 +69,14 @@ type timing struct {
 	checkpoint time.Duration // between two checkpoints
 	look       time.Duration // between two looks at the stream
 	confirm    time.Duration // until a loss at a remote is believed
+	check      time.Duration // between two looks at the health of an embedded store
 	silence    time.Duration // without an answer, until an embedded store counts as failed
 	summary    time.Duration // between two summaries in the log
 }
 
 var defaultTiming = timing{
 	timeout: 2 * time.Second, connect: 2 * time.Second, checkpoint: 5 * time.Second, look: time.Minute,
-	confirm: 10 * time.Second, silence: 5 * time.Second, summary: time.Minute,
+	confirm: 10 * time.Second, check: time.Second, silence: 5 * time.Second, summary: time.Minute,
 }
 
 const (
@@ -143,9 +144,10 @@ func New(o Options) (*Forwarder, error) {
 		return nil, errors.New("forward: Options.Conflict is nil")
 	}
 	f := &Forwarder{
-		opts: o, log: o.Logger, id: o.Journal.ID(), spans: newSpans(o.Tracer), saves: make(chan chan error), settled: make(map[uint64]struct{}),
-		lines:  rate.NewLimiter(rate.Every(2*time.Minute), 8),
-		timing: defaultTiming, limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: defaultTiming.timeout},
+		opts: o, log: o.Logger, id: o.Journal.ID(), spans: newSpans(o.Tracer), saves: make(chan chan error),
+		settled: make(map[uint64]struct{}),
+		lines:   rate.NewLimiter(rate.Every(2*time.Minute), 8),
+		timing:  defaultTiming, limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: defaultTiming.timeout},
 	}
 	if o.timing != nil {
 		f.timing = *o.timing

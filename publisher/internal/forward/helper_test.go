@@ -190,12 +190,18 @@ func newTarget(t testing.TB, change ...func(*jetstream.StreamConfig)) *target {
 }
 
 func streamConfig() jetstream.StreamConfig {
-	return jetstream.StreamConfig{Name: streamName, Subjects: []string{"job.>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute}
+	return jetstream.StreamConfig{
+		Name: streamName, Subjects: []string{"job.>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
+		Duplicates: 2 * time.Minute,
+	}
 }
 
 func (g *target) start() {
 	g.t.Helper()
-	o := &server.Options{Host: "127.0.0.1", Port: g.port, JetStream: true, StoreDir: g.dir, NoSigs: true, NoLog: true, SyncInterval: time.Hour, DontListen: g.port == -1 && g.url == ""}
+	o := &server.Options{
+		Host: "127.0.0.1", Port: g.port, JetStream: true, StoreDir: g.dir, NoSigs: true, NoLog: true, SyncInterval: time.Hour,
+		DontListen: g.url == "",
+	}
 	srv, err := server.NewServer(o)
 	if err != nil {
 		g.t.Fatal(err)
@@ -210,7 +216,10 @@ func (g *target) start() {
 // use connects to the server and creates the stream.
 func (g *target) use(srv *server.Server) {
 	g.t.Helper()
-	options := []nats.Option{nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(0, 0)}
+	options := []nats.Option{
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
+		nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(0, 0),
+	}
 	if g.url == "" {
 		options = append(options, nats.InProcessServer(srv))
 	}
@@ -353,7 +362,10 @@ func freePort(t testing.TB) int {
 
 // fast are times for tests: what never happens in them takes an hour.
 func fast() timing {
-	return timing{timeout: 2 * time.Second, connect: 50 * time.Millisecond, checkpoint: time.Hour, look: time.Hour, confirm: 20 * time.Millisecond, silence: 5 * time.Second, summary: time.Hour}
+	return timing{
+		timeout: 2 * time.Second, connect: 50 * time.Millisecond, checkpoint: time.Hour, look: time.Hour,
+		confirm: 20 * time.Millisecond, check: 20 * time.Millisecond, silence: 5 * time.Second, summary: time.Hour,
+	}
 }
 
 // rig is a forwarder in a test.

@@ -33,7 +33,7 @@ func TestConnectionIsLost(t *testing.T) {
 	t.Parallel()
 	g, proxy := newRemote(t)
 	r := newRig(t, g)
-	r.journal.add(jobs(400)...)
+	r.journal.add(jobs(200)...)
 	r.run()
 	r.until(func(s Stats) bool { return s.Forwarded > 50 })
 	proxy.Down()
@@ -57,6 +57,9 @@ func TestConnectionIsLost(t *testing.T) {
 func TestOldOutcomeIsCompared(t *testing.T) {
 	t.Parallel()
 	for _, exact := range []bool{true, false} {
+		if exact && testing.Short() {
+			continue
+		}
 		g, proxy := newRemote(t)
 		g.exact = exact
 		g.config.Duplicates = 200 * time.Millisecond

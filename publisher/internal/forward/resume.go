@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -25,72 +23,6 @@ type plan struct {
 	lost      uint64            // how many messages the stream has lost, if that is known
 	highest   uint64            // highest record that the stream has
 	present   map[uint64]string // message id of the records that the stream has
-}
-
-// situation is what resume found. Each is handled by name.
-type situation uint8
-
-const (
-	// fresh: there is no checkpoint.
-	fresh situation = iota
-	// unchanged: same target, same journal.
-	unchanged
-	// otherTarget: the checkpoint names another target.
-	otherTarget
-	// otherJournal: the checkpoint names another journal.
-	otherJournal
-	// recreated: the stream was created again.
-	recreated
-	// shortened: the stream's last sequence is below the checkpoint's.
-	shortened
-	// gaps: the stream reports lost messages.
-	gaps
-	// unfinished: a refill had begun and did not end.
-	unfinished
-	// doubtful: a sync of the target failed before.
-	doubtful
-)
-
-var situationNames = [...]string{
-	fresh:        "there is no checkpoint: forwarding begins at the journal's first record",
-	unchanged:    "forwarding continues behind the checkpoint",
-	otherTarget:  "another target than before: forwarding begins at the journal's first record",
-	otherJournal: "another journal than before: forwarding begins at its first record",
-	recreated:    "the stream was created again and has lost its events: what the journal has is published again",
-	shortened:    "the stream has lost its newest events: what the journal has is published again",
-	gaps:         "the stream has lost events: what the journal has is published again",
-	unfinished:   "the stream had lost events: publishing them again continues",
-	doubtful:     "a sync of the stream had failed: everything behind the checkpoint is published again",
-}
-
-func (s situation) String() string { return situationNames[s] }
-
-// lost reports whether the stream has lost acknowledged events.
-func (s situation) lost() bool {
-	return s == recreated || s == shortened || s == gaps || s == unfinished
-}
-
-// compare finds the situation. c may be nil.
-func (c *checkpoint) compare(target, journal string, info Info) situation {
-	switch {
-	case c == nil:
-		return fresh
-	case c.Target != target:
-		return otherTarget
-	case c.Journal != journal:
-		return otherJournal
-	case !c.Created.Equal(info.Created):
-		return recreated
-	case info.LastSeq < c.StreamSequence:
-		return shortened
-	case c.Refill:
-		return unfinished
-	case len(info.Lost) > c.Lost:
-		return gaps
-	case c.Doubt:
-		return doubtful
-	}
-	return unchanged
 }
 
 // resume waits for the target and compares it with checkpoint and journal. It
@@ -247,6 +179,8 @@ func (f *Forwarder) doubt() {
 	}
 }
 
+const shortWindow = "the stream's duplicate window is shorter than the journal: an event that cannot be compared may be stored twice"
+
 // announce reports the situation.
 func (f *Forwarder) announce(ctx context.Context, p plan) {
 	level := zap.InfoLevel
@@ -256,7 +190,8 @@ func (f *Forwarder) announce(ctx context.Context, p plan) {
 	case p.situation == otherTarget, p.situation == otherJournal:
 		level = zap.WarnLevel
 	}
-	f.log.Log(level, p.situation.String(), zap.String("target", f.opts.Target.Name()), zap.String("journal", f.id), zap.Uint64("after", p.after),
+	f.log.Log(level, p.situation.String(), zap.String("target", f.opts.Target.Name()),
+		zap.String("journal", f.id), zap.Uint64("after", p.after),
 		zap.Uint64("journal_last", f.opts.Journal.Durable()), zap.Uint64("stream_last", p.info.LastSeq))
 	if p.situation == gaps {
 		f.log.Error("lost stream sequences", zap.String("sequences", ranges(p.info.Lost)))
@@ -265,7 +200,7 @@ func (f *Forwarder) announce(ctx context.Context, p plan) {
 		return
 	}
 	if first, ok := f.firstTime(ctx); ok && p.info.Duplicates < time.Since(first) {
-		f.log.Warn("the stream's duplicate window is shorter than the journal: an event that cannot be compared may be stored twice",
+		f.log.Warn(shortWindow,
 			zap.Duration("window", p.info.Duplicates), zap.Time("journal_begins", first))
 	}
 }
@@ -309,80 +244,6 @@ func (f *Forwarder) firstTime(ctx context.Context) (time.Time, bool) {
 	return r.Time, err == nil
 }
 
-// contents is what a scan found.
-type contents struct {
-	sequences map[uint64]string // journal sequence → message id
-	highest   uint64            // highest journal sequence
-	first     uint64            // journal sequence of the first message
-	firstAt   uint64            // stream sequence of that message
-}
-
-const (
-	// remoteCompare bounds how many messages behind the checkpoint are compared at
-	// a remote that others publish to. What was in flight when the process ended is
-	// among the first of them.
-	remoteCompare = 100_000
-	scanners      = 32
-)
-
-// scan reads the stream from one sequence to another, both inclusive, and returns
-// the records of this journal that it has.
-func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error) {
-	found := contents{sequences: make(map[uint64]string)}
-	if from > to {
-		return found, nil
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var mu sync.Mutex
-	var work sync.WaitGroup
-	next := from
-	for range min(scanners, to-from+1) {
-		work.Go(func() {
-			for ctx.Err() == nil {
-				mu.Lock()
-				n := next
-				next++
-				mu.Unlock()
-				if n > to {
-					return
-				}
-				m, err := f.opts.Target.Get(ctx, n)
-				if errors.Is(err, jetstream.ErrMsgNotFound) {
-					continue
-				}
-				if err != nil {
-					cancel(err)
-					return
-				}
-				if journal, sequence := origin(m); journal == f.id {
-					mu.Lock()
-					found.add(sequence, m.Header.Get(event.MessageIDHeader), n)
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	work.Wait()
-	err := context.Cause(ctx)
-	if errors.Is(err, nats.ErrPermissionViolation) {
-		f.log.Warn("the stream may not be read: an event whose acknowledgement was lost may be stored twice", zap.Error(err))
-		return found, nil
-	}
-	if err != nil {
-		return found, fmt.Errorf("compare the stream: %w", err)
-	}
-	return found, nil
-}
-
-func (c *contents) add(sequence uint64, id string, at uint64) {
-	c.sequences[sequence] = id
-	c.highest = max(c.highest, sequence)
-	if c.firstAt == 0 || at < c.firstAt {
-		c.first, c.firstAt = sequence, at
-	}
-}
-
 // info asks for the stream's state. An error is what keeps events from being
 // published.
 func (f *Forwarder) info(ctx context.Context) (Info, error) {
@@ -420,28 +281,6 @@ func stateOf(err error) State {
 		k = Misconfigured
 	}
 	return State{k, err.Error()}
-}
-
-// ranges writes rising sequences as "3-5, 9", at most 20 ranges.
-func ranges(sequences []uint64) string {
-	var text string
-	for n, i := 0, 0; i < len(sequences); n++ {
-		if n == 20 {
-			return text + ", …"
-		}
-		last := i
-		for last+1 < len(sequences) && sequences[last+1] == sequences[last]+1 {
-			last++
-		}
-		if text != "" {
-			text += ", "
-		}
-		if text += fmt.Sprint(sequences[i]); last > i {
-			text += fmt.Sprint("-", sequences[last])
-		}
-		i = last + 1
-	}
-	return text
 }
 
 // sleep waits for d, or returns ctx's error.

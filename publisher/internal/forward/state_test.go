@@ -546,7 +546,7 @@ func TestPipelineAtRandom(t *testing.T) {
 	t.Parallel()
 	rounds := 60
 	if testing.Short() {
-		rounds = 15
+		rounds = 5
 	}
 	for seed := range rounds {
 		m := newModel(t, uint64(seed))
@@ -576,7 +576,8 @@ type model struct {
 func newModel(t *testing.T, seed uint64) *model {
 	r := rand.New(rand.NewPCG(seed, 1))
 	return &model{
-		t: t, p: newPipeline(limits{window: 8, side: 20, sideBytes: 1 << 20, timeout: 2 * time.Second}, 0, 0, 0, r.Float64), random: r, now: time.Unix(1e9, 0),
+		t: t, p: newPipeline(limits{window: 8, side: 20, sideBytes: 1 << 20, timeout: 2 * time.Second}, 0, 0, 0, r.Float64),
+		random: r, now: time.Unix(1e9, 0),
 		job: map[uint64]string{}, final: map[uint64]bool{}, flying: map[uint64]bool{}, stored: map[uint64]uint64{},
 	}
 }

@@ -148,9 +148,12 @@ func (f *Forwarder) summarize(ctx context.Context) {
 		if s.Counters == last && s.State.Kind == Forwarding && s.Lag == 0 {
 			continue
 		}
-		f.log.Log(levelOf(s.State.Kind), "forwarder: summary", zap.Stringer("state", s.State.Kind), zap.String("reason", s.State.Reason), zap.Uint64("lag", s.Lag),
-			zap.Duration("oldest", s.OldestAge.Round(time.Second)), zap.Uint64("forwarded", s.Forwarded-last.Forwarded), zap.Uint64("parked", s.Parked-last.Parked),
-			zap.Uint64("retries", s.Retries-last.Retries), zap.Uint64("conflicts", s.Conflicts-last.Conflicts), zap.Uint64("resent", s.Resent-last.Resent),
+		f.log.Log(levelOf(s.State.Kind), "forwarder: summary", zap.Stringer("state", s.State.Kind), zap.String("reason", s.State.Reason),
+			zap.Uint64("lag", s.Lag),
+			zap.Duration("oldest", s.OldestAge.Round(time.Second)), zap.Uint64("forwarded", s.Forwarded-last.Forwarded),
+			zap.Uint64("parked", s.Parked-last.Parked),
+			zap.Uint64("retries", s.Retries-last.Retries), zap.Uint64("conflicts", s.Conflicts-last.Conflicts),
+			zap.Uint64("resent", s.Resent-last.Resent),
 			zap.Uint64("refilled", s.Refilled-last.Refilled), zap.Int("more_state_changes", unlogged))
 		last = s.Counters
 	}

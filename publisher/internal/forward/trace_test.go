@@ -39,7 +39,8 @@ func TestSpans(t *testing.T) {
 			}
 		}
 		trace, parent := s.SpanContext().TraceID().String(), s.Parent().SpanID().String()
-		got = append(got, fmt.Sprint(s.Name(), " ", strings.TrimLeft(trace, "0"), " ", strings.TrimLeft(parent, "0"), " ", s.Status().Code == codes.Error, " ", attempts))
+		got = append(got, fmt.Sprintf("%s %s %s %v %d",
+			s.Name(), strings.TrimLeft(trace, "0"), strings.TrimLeft(parent, "0"), s.Status().Code == codes.Error, attempts))
 	}
 	want := []string{"forward 1 1 false 1", "forward 2 2 true 0", "forward 2 2 false 2"}
 	if !slices.Equal(got, want) {
