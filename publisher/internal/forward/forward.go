@@ -102,9 +102,15 @@ type Forwarder struct {
 	total    Counters
 	prepared *plan // by Prepare
 	running  bool
-	skipped  uint64 // the journal was made to continue above this sequence
-	wentBack bool   // an acknowledgement named a stream sequence that had been assigned before
-	unsaved  bool   // the last checkpoint could not be written
+	skipped  uint64 // the highest sequence that the journal is known to have lost
+	// The journal has no record behind holeAfter up to holeEnd: it was made to
+	// continue above.
+	holeAfter, holeEnd uint64
+	// A stale outcome was compared at this time, when this was the prefix.
+	compared   time.Time
+	comparedAt uint64
+	wentBack   bool // an acknowledgement named a stream sequence that had been assigned before
+	unsaved    bool // the last checkpoint could not be written
 
 	saves chan chan error // requests of Checkpoint
 

@@ -49,9 +49,9 @@ func (m *memory) Durable() uint64 { m.mu.Lock(); defer m.mu.Unlock(); return m.d
 
 func (m *memory) durable() uint64 {
 	if len(m.records) == 0 {
-		return m.first - 1
+		return max(m.first-1, m.skipped)
 	}
-	return m.records[len(m.records)-1].Sequence
+	return max(m.records[len(m.records)-1].Sequence, m.skipped)
 }
 
 func (m *memory) Release(through uint64) {

@@ -130,7 +130,10 @@ func (f *Forwarder) newest(ctx context.Context, p plan) (uint64, error) {
 	var absent []uint64
 	reader := f.opts.Journal.NewReader(p.after)
 	for n := p.after; n < min(p.refill, f.opts.Journal.Durable()); {
-		r, err := reader.Next(ctx)
+		r, err := nextSoon(ctx, reader)
+		if errors.Is(err, context.DeadlineExceeded) {
+			break // the rest was skipped or is damaged
+		}
 		if err != nil {
 			return 0, fmt.Errorf("read the journal: %w", err)
 		}
@@ -228,6 +231,7 @@ func (f *Forwarder) skip(above, inStream uint64) {
 		zap.Uint64("checkpoint", f.acknowledged()), zap.Uint64("stream", inStream), zap.Uint64("lost", above-durable))
 	if !f.running {
 		f.opts.Journal.Skip(above)
+		f.holeAfter, f.holeEnd = durable, above
 	}
 }
 
@@ -237,11 +241,15 @@ func (f *Forwarder) firstTime(ctx context.Context) (time.Time, bool) {
 	if journal.Durable() == 0 || journal.Durable() < journal.First() {
 		return time.Time{}, false
 	}
+	r, err := nextSoon(ctx, journal.NewReader(max(journal.First(), 1)-1))
+	return r.Time, err == nil
+}
+
+// nextSoon reads a record that should exist.
+func nextSoon(ctx context.Context, r Reader) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	reader := journal.NewReader(max(journal.First(), 1) - 1)
-	r, err := reader.Next(ctx)
-	return r.Time, err == nil
+	return r.Next(ctx)
 }
 
 // info asks for the stream's state. An error is what keeps events from being

@@ -59,9 +59,8 @@ var (
 )
 
 const (
-	batchRecords = 256
-	batchBytes   = 1 << 20
-	roomBytes    = 256 << 10 // that is asked for at once, or less in a small stream
+	batchBytes = 1 << 20
+	roomBytes  = 256 << 10 // that is asked for at once, or less in a small stream
 )
 
 func newSession(f *Forwarder, p plan) *session {
@@ -168,13 +167,19 @@ func (s *session) watch(ctx context.Context, now time.Time) {
 	if len(s.asking) > 0 || !now.Before(s.saveAt) || s.unsaved >= checkpointBytes {
 		s.save(ctx, now)
 	}
-	if !s.target.Exact() || now.Before(s.checkAt) {
+	if now.Before(s.checkAt) {
 		return
 	}
 	if now.Sub(s.checkAt) > s.f.timing.silence/2 {
 		s.p.asked = time.Time{} // the process was paused
 	}
 	s.checkAt = now.Add(s.f.timing.check)
+	if !s.p.stopped() {
+		s.compareStale(now)
+	}
+	if !s.target.Exact() {
+		return
+	}
 	if err := s.target.Failed(); err != nil {
 		s.end(fmt.Errorf("%w: %w", errFailedStore, err), now)
 	} else if s.p.silent(now) >= s.f.timing.silence {
@@ -190,7 +195,7 @@ func (s *session) due(now time.Time) time.Time {
 			at = t
 		}
 	}
-	if s.target.Exact() && s.checkAt.Before(at) {
+	if s.checkAt.Before(at) {
 		at = s.checkAt
 	}
 	if at.Before(now) {
@@ -217,38 +222,34 @@ func (s *session) over(now time.Time) bool {
 	return s.ended && !s.saving && (busy == 0 || !now.Before(s.until))
 }
 
-// read hands over the journal's records in order.
+// read hands over the journal's records in order. It appends to what was not
+// fetched yet, so that no record waits for the next one.
 func (s *session) read(ctx context.Context) {
 	reader := s.f.opts.Journal.NewReader(s.plan.after)
-	for {
-		var batch []Record
-		var bytes int64
-		for len(batch) < batchRecords && bytes < batchBytes {
-			r, err := reader.Next(ctx)
-			if err != nil {
-				s.hand(ctx, batch)
-				s.async(ctx, func() func(time.Time) {
-					return func(now time.Time) { s.end(fmt.Errorf("read the journal: %w", err), now) }
-				})
-				return
-			}
-			batch, bytes = append(batch, r), bytes+r.size()
-			if r.Sequence >= s.f.opts.Journal.Durable() {
-				break // the next call would wait
-			}
-		}
-		if !s.hand(ctx, batch) {
+	for bytes := int64(0); ; {
+		r, err := reader.Next(ctx)
+		if err != nil {
+			s.async(ctx, func() func(time.Time) {
+				return func(now time.Time) { s.end(fmt.Errorf("read the journal: %w", err), now) }
+			})
 			return
 		}
-	}
-}
-
-func (s *session) hand(ctx context.Context, batch []Record) bool {
-	select {
-	case s.records <- batch:
-		return true
-	case <-ctx.Done():
-		return false
+		batch := []Record{r}
+		if bytes += r.size(); bytes < batchBytes {
+			select {
+			case unread := <-s.records:
+				batch = append(unread, r)
+			default:
+				bytes = r.size()
+			}
+		} else {
+			bytes = r.size()
+		}
+		select {
+		case s.records <- batch:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -273,6 +274,10 @@ func (s *session) admit(now time.Time) {
 		} else {
 			s.p.admit(r)
 		}
+	}
+	// The sequences that the journal has skipped have no record.
+	if f := s.f; len(s.pending) == 0 && s.p.last >= f.holeAfter && s.p.last < f.holeEnd {
+		s.p.pass(f.holeEnd)
 	}
 }
 

@@ -97,14 +97,27 @@ func (s *session) ask(ctx context.Context) {
 				return // while it publishes, the answers show more
 			}
 			s.examine(info, now)
-			if info.Duplicates > 0 && s.p.stale(now, info.Duplicates/2) {
-				s.end(errResume, now)
-			}
+			s.compareStale(now)
 			if stopped && !s.ended {
 				s.p.probed(Forwarding, "", now)
 			}
 		}
 	})
+}
+
+// compareStale ends the session if an outcome has been open for half of the
+// duplicate window. A record that is never answered is compared once an hour.
+func (s *session) compareStale(now time.Time) {
+	window := s.plan.info.Duplicates
+	if window <= 0 || !s.p.stale(now, window/2) {
+		return
+	}
+	prefix, _ := s.p.prefix()
+	if prefix == s.f.comparedAt && now.Sub(s.f.compared) < time.Hour {
+		return
+	}
+	s.f.comparedAt, s.f.compared = prefix, now
+	s.end(errResume, now)
 }
 
 // examine ends the session if the stream has lost events. At a remote it must
