@@ -426,8 +426,15 @@ func (r *rig) start(f *Forwarder) *rig {
 			}
 		}
 	})
-	go func() { done <- f.Run(ctx) }()
-	r.t.Cleanup(func() { cancel() })
+	ended := make(chan struct{})
+	go func() {
+		done <- f.Run(ctx)
+		close(ended)
+	}()
+	r.t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
 	return r
 }
 
