@@ -523,20 +523,27 @@ func (r *rig) await(k Kind) State {
 // stored returns the messages of the stream, oldest first.
 func (g *target) stored() []*nats.Msg {
 	g.t.Helper()
-	info, err := g.Info(g.t.Context())
+	stream, err := g.jetStream().Stream(g.t.Context(), streamName)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	count := stream.CachedInfo().State.Msgs
+	consumer, err := stream.OrderedConsumer(g.t.Context(), jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	var all []*nats.Msg
-	for n := max(info.FirstSeq, 1); n <= info.LastSeq; n++ {
-		m, err := g.Get(g.t.Context(), n)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
+	for uint64(len(all)) < count {
+		batch, err := consumer.Fetch(int(count)-len(all), jetstream.FetchMaxWait(patience))
 		if err != nil {
 			g.t.Fatal(err)
 		}
-		all = append(all, m)
+		for m := range batch.Messages() {
+			all = append(all, &nats.Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
+		}
+		if err := batch.Error(); err != nil {
+			g.t.Fatal(err)
+		}
 	}
 	return all
 }
