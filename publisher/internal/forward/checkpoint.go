@@ -122,6 +122,7 @@ func (s *session) save(ctx context.Context, now time.Time) {
 		return func(now time.Time) {
 			s.saving = false
 			s.saved(c, err, now)
+			s.report() // before Checkpoint returns
 			answerAll(asking, err)
 		}
 	})

@@ -264,7 +264,8 @@ func (f *Forwarder) pause(n int) time.Duration {
 }
 
 // Checkpoint writes forward.json now, so that the journal can delete what is
-// forwarded. It does not wait for records that are not.
+// forwarded. It does not wait for records that are not. While there is no target to
+// compare the journal with, it waits until ctx ends.
 func (f *Forwarder) Checkpoint(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {

@@ -660,7 +660,13 @@ func (g *target) rename(name string) error {
 		return err
 	}
 	g.config.Name = name
+	// The server removes the folder of a deleted stream in the background, and
+	// cannot create the store in that moment.
 	_, err := g.jetStream().CreateStream(g.t.Context(), g.config)
+	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); {
+		<-time.After(10 * time.Millisecond)
+		_, err = g.jetStream().CreateStream(g.t.Context(), g.config)
+	}
 	return err
 }
 
