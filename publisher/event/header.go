@@ -1,7 +1,7 @@
 package event
 
 import (
-	"bytes"
+	"strings"
 	"time"
 )
 
@@ -72,13 +72,24 @@ func appendLine(dst []byte, name, value string) []byte {
 // ParseHeader returns the headers in lines that [Event.AppendHeader] wrote. Names
 // keep their case. What is no header line is skipped.
 func ParseHeader(lines []byte) map[string][]string {
-	header := make(map[string][]string, 10)
-	for len(lines) > 0 {
-		var line []byte
-		line, lines, _ = bytes.Cut(lines, []byte("\r\n"))
-		if name, value, ok := bytes.Cut(line, []byte(": ")); ok {
-			header[string(name)] = append(header[string(name)], string(value))
+	// This is done for every event that is published. All names and values share
+	// one string, and all values one array.
+	rest := string(lines)
+	values := make([]string, 0, 10)
+	header := make(map[string][]string, 12)
+	for rest != "" {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\r\n")
+		name, value, ok := strings.Cut(line, ": ")
+		if !ok {
+			continue
 		}
+		if before := header[name]; before != nil {
+			header[name] = append(before, value)
+			continue
+		}
+		values = append(values, value)
+		header[name] = values[len(values)-1 : len(values) : len(values)]
 	}
 	return header
 }

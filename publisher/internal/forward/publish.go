@@ -1,0 +1,175 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// publish sends what may be sent.
+func (s *session) publish(ctx context.Context, now time.Time) {
+	for {
+		i := s.p.head()
+		if i == nil || s.p.stopped() || s.target.Exact() && !s.makeRoom(ctx, i, now) {
+			return
+		}
+		if i = s.p.next(now); i == nil {
+			return
+		}
+		s.room -= i.size()
+		if i.attempts > 1 {
+			s.f.total.Retries++
+		}
+		if i.unknown > 0 {
+			s.f.total.Resent++
+		}
+		s.f.spans.begin(i)
+		m := s.f.message(i)
+		m.Reply = replySubject(s.inbox, i.Sequence, i.conflict)
+		switch err := s.nc.PublishMsg(m); {
+		case err == nil:
+		case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrBadHeaderMsg):
+			s.refuse(i.Sequence, i.conflict, fmt.Errorf("%w: %w", event.ErrTooLarge, err), now)
+		default:
+			s.lose(ctx, err.Error(), now)
+			return
+		}
+	}
+}
+
+// makeRoom asks an embedded target for room, for several records at once if it
+// has that much.
+func (s *session) makeRoom(ctx context.Context, i *item, now time.Time) bool {
+	if s.room >= i.size() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.f.timing.timeout)
+	defer cancel()
+	var err error
+	several := int64(roomBytes)
+	if limit := s.plan.info.MaxBytes; limit > 0 {
+		several = min(several, limit/64)
+	}
+	for _, bytes := range []int64{max(several, i.size()), i.size()} {
+		if err = s.target.Room(ctx, s.p.flying+bytes, s.f.trimmable()); err == nil {
+			s.room = bytes
+			return true
+		}
+	}
+	state := stateOf(err)
+	s.p.stop(state.Kind, state.Reason, now)
+	return false
+}
+
+// trimmable returns the stream sequence up to which the stream's events are
+// never compared again.
+func (f *Forwarder) trimmable() uint64 {
+	if f.saved == nil || f.saved.Refill || f.saved.Target != f.opts.Target.Name() || f.saved.Journal != f.id {
+		return 0
+	}
+	return f.saved.CompareAfter
+}
+
+// answer handles an answer to a publish.
+func (s *session) answer(m *nats.Msg, now time.Time) {
+	sequence, conflict, ok := parseReply(s.inbox, m.Subject)
+	if !ok {
+		return
+	}
+	if len(m.Data) == 0 && m.Header.Get(statusHeader) == noResponders {
+		s.p.unserved(sequence, conflict, now)
+		s.f.spans.fail(s.p.items[sequence], "no responders")
+		return
+	}
+	ack, err := parseAck(m.Data, s.target.Stream())
+	if err != nil {
+		s.refuse(sequence, conflict, err, now)
+		return
+	}
+	if !ack.Duplicate { // a failed store recognizes duplicates too
+		s.f.restarts = 0
+	}
+	if i, done := s.p.acknowledged(sequence, conflict, ack.Sequence, ack.Duplicate, now); done {
+		s.finish(i, now)
+	}
+}
+
+// refuse handles an error that was answered, or found by the client library.
+func (s *session) refuse(sequence uint64, conflict bool, err error, now time.Time) {
+	if i := s.p.refused(sequence, conflict, err, err.Error(), now); i != nil {
+		s.f.spans.fail(i, err.Error())
+	}
+}
+
+// finish counts a record that has been forwarded.
+func (s *session) finish(i *item, now time.Time) {
+	s.f.total.Forwarded++
+	s.unsaved += i.size()
+	if i.conflict {
+		s.f.total.Conflicts++
+	}
+	if i.Sequence <= s.plan.refill && s.plan.situation.lost() {
+		s.f.total.Refilled++
+		s.refilled++
+	}
+	s.f.spans.finish(i, now)
+}
+
+// readBack reads the message that a duplicate answer named.
+func (s *session) readBack(ctx context.Context, i *item) {
+	record, found := i.Record, i.found
+	s.async(ctx, func() func(time.Time) {
+		s.readers <- struct{}{}
+		defer func() { <-s.readers }()
+		ctx, cancel := context.WithTimeout(ctx, s.f.timing.timeout)
+		defer cancel()
+		m, err := s.target.Get(ctx, found)
+		v, foreign := unread, false
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			v = gone
+		case errors.Is(err, nats.ErrPermissionViolation):
+			v = other
+		case err == nil && isCopy(m, &record, s.f.id):
+			v = same
+			_, sequence := origin(m)
+			foreign = sequence != record.Sequence
+		case err == nil:
+			v = other
+		}
+		return func(now time.Time) {
+			if s.p.settled(i, v, now) {
+				if foreign {
+					s.f.settled[i.Sequence] = struct{}{}
+				}
+				s.finish(i, now)
+			}
+		}
+	})
+}
+
+// parkRecord hands a record to the quarantine.
+func (s *session) parkRecord(ctx context.Context, i *item) {
+	record, reason := i.Record, i.reason
+	s.async(ctx, func() func(time.Time) {
+		err := s.f.opts.Park(ctx, record, reason)
+		return func(now time.Time) {
+			switch {
+			case s.p.parked(i, err, now):
+				s.f.total.Parked++
+				s.f.settled[i.Sequence] = struct{}{}
+				s.f.log.Error("event moved to the quarantine: the stream will never accept it",
+					zap.Uint64("sequence", i.Sequence), zap.String("id", i.ID), zap.String("reason", reason))
+			case err != nil && i.failures == 1:
+				s.f.log.Error("an event that the stream will never accept cannot be quarantined: it is tried again",
+					zap.Uint64("sequence", i.Sequence), zap.String("id", i.ID), zap.Error(err))
+			}
+		}
+	})
+}

@@ -1,0 +1,619 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// TestSituations is the table of everything that a start can find.
+func TestSituations(t *testing.T) {
+	t.Parallel()
+	created := time.Unix(1e9, 5).UTC()
+	for name, test := range map[string]struct {
+		change func(c *checkpoint, i *Info)
+		want   situation
+	}{
+		"unchanged":                 {func(c *checkpoint, i *Info) {}, unchanged},
+		"the stream has grown":      {func(c *checkpoint, i *Info) { i.LastSeq = 1000 }, unchanged},
+		"the stream was purged":     {func(c *checkpoint, i *Info) { i.FirstSeq, i.Msgs = 101, 0 }, unchanged},
+		"another time zone":         {func(c *checkpoint, i *Info) { i.Created = i.Created.In(time.FixedZone("x", 3600)) }, unchanged},
+		"lost messages are known":   {func(c *checkpoint, i *Info) { i.Lost, c.Lost = []uint64{5}, 1 }, unchanged},
+		"lost messages have left":   {func(c *checkpoint, i *Info) { c.Lost = 3 }, unchanged},
+		"another target":            {func(c *checkpoint, i *Info) { c.Target = "remote" }, otherTarget},
+		"another target is younger": {func(c *checkpoint, i *Info) { c.Target, i.Created = "remote", created.Add(1) }, otherTarget},
+		"another journal":           {func(c *checkpoint, i *Info) { c.Journal = "before" }, otherJournal},
+		"created again":             {func(c *checkpoint, i *Info) { i.Created = created.Add(1) }, recreated},
+		"created again and longer":  {func(c *checkpoint, i *Info) { i.Created, i.LastSeq = created.Add(1), 1000 }, recreated},
+		"shorter":                   {func(c *checkpoint, i *Info) { i.LastSeq = 99 }, shortened},
+		"a refill did not end":      {func(c *checkpoint, i *Info) { c.Refill = true }, unfinished},
+		"a refill was interrupted":  {func(c *checkpoint, i *Info) { c.Refill, i.LastSeq = true, 0 }, shortened},
+		"new lost messages":         {func(c *checkpoint, i *Info) { i.Lost, c.Lost = []uint64{5, 6}, 1 }, gaps},
+		"a sync failed":             {func(c *checkpoint, i *Info) { c.Doubt = true }, doubtful},
+	} {
+		c := &checkpoint{Target: "embedded", Created: created, Journal: "j", Sequence: 50, StreamSequence: 100, CompareAfter: 90}
+		info := Info{Created: created, FirstSeq: 1, LastSeq: 100, Msgs: 100}
+		test.change(c, &info)
+		if got := c.compare("embedded", "j", info); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+	if got := (*checkpoint)(nil).compare("embedded", "j", Info{}); got != fresh {
+		t.Errorf("no checkpoint: %q", got)
+	}
+	for s := range doubtful + 1 {
+		if s.String() == "" || s.lost() != (s == recreated || s == shortened || s == gaps || s == unfinished) {
+			t.Errorf("situation %d: %q, lost %v", s, s, s.lost())
+		}
+	}
+}
+
+// short is a duplicate window that ends within a test.
+func short(c *jetstream.StreamConfig) { c.Duplicates = 100 * time.Millisecond }
+
+// forget waits until the stream has forgotten the message ids. The server's clock
+// decides: an id is tried until it is taken again.
+func (g *target) forget() {
+	g.t.Helper()
+	js := g.jetStream()
+	publish := func() *jetstream.PubAck {
+		ack, err := js.Publish(g.t.Context(), "job.probe", nil, jetstream.WithMsgID("probe"))
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		return ack
+	}
+	publish()
+	for end := time.Now().Add(patience); publish().Duplicate; {
+		if time.Now().After(end) {
+			g.t.Fatal("the duplicate window does not end")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	if err := g.purge(jetstream.WithPurgeSubject("job.probe")); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// purge removes messages.
+func (g *target) purge(which jetstream.StreamPurgeOpt) error {
+	stream, err := g.jetStream().Stream(g.t.Context(), streamName)
+	if err != nil {
+		return err
+	}
+	return stream.Purge(g.t.Context(), which)
+}
+
+// TestExactResume crashes after the stream has acknowledged and before the
+// checkpoint, when the duplicate window has ended and the stream has lost what was
+// not synced: the missing records are published, and nothing else.
+func TestExactResume(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t, short))
+	r.journal.add(jobs(20)...)
+	r.run().drain()
+	r.save() // 60 records are checkpointed
+	r.journal.add(jobsFrom(20, 20)...)
+	r.drain()
+	r.crash()
+	for _, lost := range []uint64{70, 71, 90, 119, 120} { // a power cut
+		if err := r.target.delete(lost); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.target.forget()
+	seen := subscribe(t, r.target)
+	r.run().drain()
+	seen.wait(t, 5)
+	if n := seen.total.Load(); n != 5 {
+		t.Errorf("%d events were published, want the 5 that are missing", n)
+	}
+	if s := r.f.Stats(); s.Present != 55 || s.Forwarded != 5 || s.Refilled != 0 {
+		t.Errorf("stats %+v", s)
+	}
+	r.holds(r.journal.records)
+}
+
+// TestCrashInFlight crashes at many places of a run, without a pause, and ends
+// with every event once.
+func TestCrashInFlight(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("TestExactResume is the short one")
+	}
+	r := newRig(t, newTarget(t, short))
+	r.journal.add(jobs(300)...)
+	for n := range 5 {
+		r.run()
+		r.until(func(s Stats) bool { return s.Forwarded >= 30 || s.Lag == 0 })
+		if n%2 == 0 {
+			r.save()
+		}
+		r.crash()
+		r.target.forget()
+	}
+	r.run().drain()
+	r.holds(r.journal.records)
+}
+
+// TestOtherTarget shows that another target gets the journal from its first
+// record, without what it has already.
+func TestOtherTarget(t *testing.T) {
+	t.Parallel()
+	for _, exact := range []bool{true, false} {
+		r := newRig(t, newTarget(t, short))
+		r.target.exact = exact
+		r.journal.add(jobs(10)...)
+		r.run().drain()
+		r.end()
+		r.target.forget()
+		other := newTarget(t)
+		other.name, other.exact = "remote/JOBS", exact
+		first := r.target
+		r.opts.Target, r.target = other, other
+		r.run().drain()
+		r.has(r.journal.records)
+		if r.logged(otherTarget.String()) != 1 {
+			t.Error("it is not said")
+		}
+		r.end()
+		r.opts.Target, r.target = first, first // and back
+		r.journal.add(record("later", "QUEUED"))
+		r.run().drain()
+		r.holds(r.journal.records)
+	}
+}
+
+// TestOtherJournal shows that a new journal is forwarded from its first record, and
+// that equal sequences of the journal before do not count.
+func TestOtherJournal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t))
+	r.journal.add(jobs(10)...)
+	r.run().drain()
+	r.end()
+	r.journal = newMemory("journal-2")
+	r.opts.Journal = r.journal
+	records := jobsFrom(10, 10)
+	r.journal.add(records...)
+	r.run().drain()
+	if got := len(r.target.stored()); got != 60 {
+		t.Errorf("%d messages, want 60", got)
+	}
+	if r.logged(otherJournal.String()) != 1 {
+		t.Error("it is not said")
+	}
+	r.crash()
+	r.run().drain() // the second journal has no checkpoint
+	if got := len(r.target.stored()); got != 60 {
+		t.Errorf("%d messages after a crash, want 60", got)
+	}
+}
+
+// TestLostStream shows that a stream which was created again, or has lost its
+// newest events, gets what the journal has (case C18), while the process runs and
+// at a start.
+func TestLostStream(t *testing.T) {
+	t.Parallel()
+	recreate := func(g *target) error { return errors.Join(g.rename("GONE"), g.rename(streamName)) }
+	for name, test := range map[string]struct {
+		exact, running bool
+		lose           func(g *target) error
+		want           situation
+		refilled       uint64
+	}{
+		"embedded, created again":               {true, false, recreate, recreated, 30},
+		"embedded, created again while running": {true, true, recreate, recreated, 30},
+		"remote, created again":                 {false, false, recreate, recreated, 30},
+		"remote, created again while running":   {false, true, recreate, recreated, 30},
+		"embedded, shortened":                   {true, false, shorten, shortened, 10},
+		"remote, shortened":                     {false, false, shorten, shortened, 10},
+		"remote, shortened while running":       {false, true, shorten, shortened, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, newTarget(t, short), func(o *Options) { o.timing.look = 20 * time.Millisecond })
+			r.target.exact = test.exact
+			r.journal.add(jobs(10)...)
+			r.run().drain()
+			r.save()
+			r.target.forget()
+			if !test.running {
+				r.end()
+			}
+			if err := test.lose(r.target); err != nil {
+				t.Fatal(err)
+			}
+			if !test.running {
+				r.run()
+			}
+			r.until(func(s Stats) bool { return s.Refilled >= test.refilled })
+			r.journal.add(record("later", "QUEUED"))
+			r.drain()
+			r.holds(r.journal.records)
+			if got := r.f.Stats().Refilled; got != test.refilled {
+				t.Errorf("refilled %d, want %d", got, test.refilled)
+			}
+			if r.logged(test.want.String()) != 1 {
+				t.Errorf("it is said %d times", r.logged(test.want.String()))
+			}
+			if got := r.logged(shortWindow); !test.exact && got != 1 {
+				t.Errorf("the window is mentioned %d times", got)
+			}
+			r.save()
+			if c, err := readCheckpoint(r.opts.Dir); err != nil || c.Refill || c.Sequence != 31 {
+				t.Errorf("checkpoint %+v, %v", c, err)
+			}
+		})
+	}
+}
+
+// shorten gives the stream's name to one that holds the first 20 messages only,
+// with the creation time unchanged.
+func shorten(g *target) error {
+	created := g.stored()
+	info, err := g.Info(g.t.Context())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(g.rename("GONE"), g.rename(streamName)); err != nil {
+		return err
+	}
+	for _, m := range created[:20] {
+		m.Header.Del("Nats-Expected-Stream")
+		if _, err := g.js.PublishMsg(g.t.Context(), &nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}); err != nil {
+			return err
+		}
+	}
+	change := func(i Info) Info { i.Created = info.Created; return i }
+	g.hook(change)
+	return nil
+}
+
+// TestRefillLeavesOut shows that a refill leaves out what is older than the
+// retention and what was trimmed.
+func TestRefillLeavesOut(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t, short), func(o *Options) { o.Retention = time.Hour })
+	records := jobs(10)
+	for i := range 6 {
+		records[i].Time = time.Now().Add(-2 * time.Hour)
+	}
+	r.journal.add(records...)
+	r.run().drain()
+	r.end()
+	r.target.forget()
+	if err := errors.Join(r.target.rename("GONE"), r.target.rename(streamName)); err != nil {
+		t.Fatal(err)
+	}
+	r.run().until(func(s Stats) bool { return s.Refilled == 24 })
+	r.drain()
+	r.has(r.journal.records[6:])
+}
+
+// TestInteriorGaps shows that lost messages inside the stream are published again
+// where the journal has them, counted where it has not, and dealt with once; and
+// that what was trimmed stays away.
+func TestInteriorGaps(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ first, refilled, missing uint64 }{
+		"the journal has all, and what was trimmed": {1, 6, 0},
+		"the journal has some":                      {61, 3, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, newTarget(t, short), func(o *Options) { o.timing.look = 20 * time.Millisecond })
+			for n := range 120 {
+				r.journal.add(record(fmt.Sprint("job-", n), "QUEUED"))
+			}
+			r.run().drain()
+			r.save()
+			r.target.forget()
+			if err := r.target.purge(jetstream.WithPurgeSequence(21)); err != nil { // 1 to 20 are trimmed
+				t.Fatal(err)
+			}
+			r.journal.drop(test.first)
+			lost := []uint64{50, 51, 52, 70, 71, 100}
+			for _, n := range lost {
+				if err := r.target.delete(n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			seen := subscribe(t, r.target)
+			r.target.hook(func(i Info) Info { i.Lost = lost; return i })
+			seen.wait(t, int(test.refilled))
+			r.until(func(s Stats) bool { r.save(); return s.Refilled == test.refilled && s.Missing == test.missing })
+			infos := r.target.infos.Load()
+			for r.target.infos.Load() < infos+4 { // it is looked at again
+				<-time.After(time.Millisecond)
+			}
+			said := r.logs.FilterMessage("lost stream sequences").All()
+			if len(said) != 1 || said[0].ContextMap()["sequences"] != "50-52, 70-71, 100" {
+				t.Errorf("said %v", said)
+			}
+			r.end()
+			r.run().drain() // and not at the next start either
+			r.end()
+			if n := seen.total.Load(); n != int64(test.refilled) {
+				t.Errorf("%d events were published, want %d", n, test.refilled)
+			}
+			if r.logged(gaps.String()) != 1 {
+				t.Errorf("said %d times", r.logged(gaps.String()))
+			}
+			r.target.hook(nil)
+			for _, m := range r.target.stored()[94:] { // behind those that were left
+				if _, n := origin(m); n < 50 || n > 100 {
+					t.Errorf("record %d was published again", n)
+				}
+			}
+		})
+	}
+}
+
+// TestJournalLost shows that a journal which ends before the checkpoint, or before
+// what the stream knows of it, continues above.
+func TestJournalLost(t *testing.T) {
+	t.Parallel()
+	const lostRecords = "the journal has lost acknowledged events"
+	t.Run("checkpoint", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, newTarget(t))
+		r.journal.add(jobs(2)...)
+		writeCheckpoint(t, r, checkpoint{Sequence: 100})
+		r.run()
+		if r.journal.skipped != 100 || r.logged(lostRecords) != 1 {
+			t.Errorf("skipped %d, said %d times", r.journal.skipped, r.logged(lostRecords))
+		}
+		r.journal.add(record("later", "QUEUED"))
+		r.drain()
+		r.has(r.journal.records[6:])
+		if got := r.f.Stats().JournalLost; got != 94 {
+			t.Errorf("lost %d, want 94", got)
+		}
+	})
+	t.Run("stream", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, newTarget(t))
+		r.journal.add(jobs(10)...)
+		r.run().drain()
+		r.crash() // no checkpoint
+		before := r.journal.records
+		r.journal = newMemory("journal-1")
+		r.journal.add(before[:10]...)
+		r.opts.Journal = r.journal
+		f, err := New(r.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if r.journal.skipped != 30 || r.logged(lostRecords) != 1 {
+			t.Errorf("skipped %d, said %d times", r.journal.skipped, r.logged(lostRecords))
+		}
+		r.start(f)
+		r.drain() // nothing is missing, and nobody waits for what does not exist
+		r.save()
+		if s := f.Stats(); s.Lag != 0 || s.Checkpoint != 30 || s.JournalLost != 20 {
+			t.Errorf("stats %+v", s)
+		}
+		r.journal.add(record("later", "QUEUED"))
+		r.drain()
+		if got := r.target.stored(); len(got) != 31 || got[30].Header.Get(event.SequenceHeader) != "31" {
+			t.Errorf("%d messages, the last one is %v", len(got), got[len(got)-1].Header)
+		}
+	})
+	t.Run("a sequence that is given twice", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, newTarget(t))
+		r.journal.add(jobs(10)...)
+		r.run().drain()
+		r.crash()
+		r.journal = newMemory("journal-1")
+		r.opts.Journal = r.journal
+		again := jobsFrom(50, 5) // appended before the stream could be asked
+		r.journal.add(again...)
+		r.run().drain()
+		if got := len(r.target.stored()); got != 45 {
+			t.Errorf("%d messages, want 45: another event under the same sequence is not present", got)
+		}
+		r.save()
+		if got := r.f.Stats().Checkpoint; got != 15 {
+			t.Errorf("checkpoint %d, want 15", got)
+		}
+	})
+}
+
+// TestDamagedCheckpoint shows that an unreadable forward.json is kept aside and
+// rebuilt from the stream.
+func TestDamagedCheckpoint(t *testing.T) {
+	t.Parallel()
+	for name, content := range map[string]string{
+		"empty": "", "NUL": strings.Repeat("\x00", 300), "truncated": `{"target":"embedded/JOBS","created":"2026-`, "another": `{"a":1}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, newTarget(t, short))
+			r.journal.add(jobs(10)...)
+			r.run().drain()
+			r.end()
+			r.target.forget()
+			path := filepath.Join(r.opts.Dir, checkpointName)
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r.journal.add(record("later", "QUEUED"))
+			r.run().drain()
+			r.holds(r.journal.records)
+			if kept, err := os.ReadFile(filepath.Join(r.opts.Dir, damagedName)); err != nil || string(kept) != content {
+				t.Errorf("kept %q, %v", kept, err)
+			}
+			if r.logged("the checkpoint is rebuilt from the stream") != 1 {
+				t.Error("it is not said")
+			}
+			r.end()
+			if c, err := readCheckpoint(r.opts.Dir); err != nil || c.Sequence != 31 {
+				t.Errorf("checkpoint %+v, %v", c, err)
+			}
+		})
+	}
+}
+
+// TestSyncFails shows that a failed sync freezes the checkpoint and ends Run, and
+// that nothing behind the checkpoint is trusted at the next start.
+func TestSyncFails(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t, short))
+	r.journal.add(jobs(10)...)
+	r.run().drain()
+	r.save()
+	r.journal.add(jobsFrom(10, 10)...)
+	r.drain()
+	set(&r.target.syncErr, "input/output error")
+	if err := r.f.Checkpoint(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	if err := r.wait(); !errors.Is(err, errSync) {
+		t.Fatalf("Run returned %v", err)
+	}
+	if s := r.f.Stats(); !s.Frozen || s.Checkpoint != 30 || r.journal.released != 30 {
+		t.Errorf("stats %+v, released %d", s, r.journal.released)
+	}
+	r.target.syncErr.Store(nil)
+	r.target.forget()
+	r.run().drain()
+	stored := make(map[string]int)
+	for _, m := range r.target.stored() {
+		stored[m.Header.Get(event.SequenceHeader)]++
+	}
+	if stored["30"] != 1 || stored["31"] != 2 || stored["60"] != 2 {
+		t.Errorf("stored %v", stored)
+	}
+	r.save()
+	if c, err := readCheckpoint(r.opts.Dir); err != nil || c.Doubt || c.Sequence != 60 {
+		t.Errorf("checkpoint %+v, %v", c, err)
+	}
+	r.end()
+	set(&r.target.syncAllErr, "input/output error")
+	if err := r.run().wait(); !errors.Is(err, errSync) {
+		t.Errorf("Run returned %v", err)
+	}
+	if c, err := readCheckpoint(r.opts.Dir); err != nil || !c.Doubt {
+		t.Errorf("checkpoint %+v, %v", c, err)
+	}
+}
+
+// TestCheckpointFollowsTheSync shows that forward.json names nothing that was
+// acknowledged after the sync began.
+func TestCheckpointFollowsTheSync(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t))
+	began, goOn := make(chan struct{}), make(chan struct{})
+	r.target.onSync = func() {
+		if r.target.syncs.Load() == 1 {
+			close(began)
+			<-goOn
+		}
+	}
+	r.journal.add(jobs(10)...)
+	r.run().drain()
+	saved := make(chan error, 1)
+	go func() { saved <- r.f.Checkpoint(context.WithoutCancel(t.Context())) }()
+	<-began
+	r.journal.add(jobsFrom(10, 10)...)
+	r.drain()
+	if _, err := os.Stat(filepath.Join(r.opts.Dir, checkpointName)); err == nil || r.journal.released != 0 {
+		t.Errorf("the checkpoint was written before the sync returned: %v, released %d", err, r.journal.released)
+	}
+	close(goOn)
+	if err := <-saved; err != nil {
+		t.Fatal(err)
+	}
+	if c, err := readCheckpoint(r.opts.Dir); err != nil || c.Sequence != 30 || r.journal.released != 30 {
+		t.Errorf("checkpoint %+v, %v, released %d", c, err, r.journal.released)
+	}
+}
+
+// TestCheckpointCannotBeWritten shows that the journal is not released then, and
+// that forwarding goes on.
+func TestCheckpointCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t))
+	dir := r.opts.Dir
+	r.opts.Dir = filepath.Join(dir, "missing")
+	r.journal.add(jobs(1)...)
+	r.run().drain()
+	for range 3 {
+		if err := r.f.Checkpoint(t.Context()); err == nil {
+			t.Fatal("no error")
+		}
+	}
+	if r.logged("the checkpoint cannot be written: the journal grows") != 1 || r.journal.released != 0 {
+		t.Errorf("said %d times, released %d", r.logged("the checkpoint cannot be written: the journal grows"), r.journal.released)
+	}
+	if err := os.Mkdir(r.opts.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r.save()
+	if r.journal.released != 3 || r.logged("the checkpoint is written again") != 1 {
+		t.Errorf("released %d", r.journal.released)
+	}
+}
+
+// TestCheckpointInTime shows that a checkpoint is written without being asked for.
+func TestCheckpointInTime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t), func(o *Options) { o.timing.checkpoint = time.Millisecond })
+	r.journal.add(jobs(1)...)
+	r.run()
+	r.until(func(s Stats) bool { return s.Checkpoint == 3 })
+	syncs := r.target.syncs.Load()
+	for range 20 {
+		<-time.After(time.Millisecond)
+	}
+	if got := r.target.syncs.Load(); got > syncs+1 {
+		t.Errorf("%d syncs without anything new", got-syncs)
+	}
+}
+
+// TestScanIsDenied shows that a remote which may not be read is forwarded to.
+func TestScanIsDenied(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t))
+	r.target.exact = false
+	r.journal.add(jobs(2)...)
+	r.run().drain()
+	r.crash()
+	r.target.get = func(uint64) error { return fmt.Errorf("get: %w", nats.ErrPermissionViolation) }
+	r.run().drain()
+	r.end()
+	if got := r.logged("the stream may not be read: an event whose acknowledgement was lost may be stored twice"); got != 1 {
+		t.Errorf("said %d times", got)
+	}
+}
+
+// TestRanges shows how sequences are written.
+func TestRanges(t *testing.T) {
+	t.Parallel()
+	many := make([]uint64, 30)
+	for i := range many {
+		many[i] = uint64(2 * i)
+	}
+	for want, in := range map[string][]uint64{"": nil, "7": {7}, "3-5, 9": {3, 4, 5, 9}, "1, 3-4": {1, 3, 4}} {
+		if got := ranges(in); got != want {
+			t.Errorf("%v: %q, want %q", in, got, want)
+		}
+	}
+	if got := ranges(many); strings.Count(got, ",") != 20 || !strings.HasSuffix(got, "38, …") {
+		t.Errorf("%q", got)
+	}
+}

@@ -1,0 +1,109 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// contents is what a scan found.
+type contents struct {
+	sequences map[uint64]string // journal sequence → message id
+	highest   uint64            // highest journal sequence
+	first     uint64            // journal sequence of the first message
+	firstAt   uint64            // stream sequence of that message
+}
+
+const (
+	// remoteCompare bounds how many messages behind the checkpoint are compared at
+	// a remote that others publish to. What was in flight when the process ended is
+	// among the first of them.
+	remoteCompare = 100_000
+	scanners      = 32
+)
+
+// scan reads the stream from one sequence to another, both inclusive, and returns
+// the records of this journal that it has.
+func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error) {
+	found := contents{sequences: make(map[uint64]string)}
+	if from > to {
+		return found, nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	next := from
+	for range min(scanners, to-from+1) {
+		work.Go(func() {
+			for ctx.Err() == nil {
+				mu.Lock()
+				n := next
+				next++
+				mu.Unlock()
+				if n > to {
+					return
+				}
+				m, err := f.opts.Target.Get(ctx, n)
+				if errors.Is(err, jetstream.ErrMsgNotFound) {
+					continue
+				}
+				if err != nil {
+					cancel(err)
+					return
+				}
+				if journal, sequence := origin(m); journal == f.id {
+					mu.Lock()
+					found.add(sequence, m.Header.Get(event.MessageIDHeader), n)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	work.Wait()
+	err := context.Cause(ctx)
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		f.log.Warn("the stream may not be read: an event whose acknowledgement was lost may be stored twice", zap.Error(err))
+		return found, nil
+	}
+	if err != nil {
+		return found, fmt.Errorf("compare the stream: %w", err)
+	}
+	return found, nil
+}
+
+func (c *contents) add(sequence uint64, id string, at uint64) {
+	c.sequences[sequence] = id
+	c.highest = max(c.highest, sequence)
+	if c.firstAt == 0 || at < c.firstAt {
+		c.first, c.firstAt = sequence, at
+	}
+}
+
+// ranges writes rising sequences as "3-5, 9", at most 20 ranges.
+func ranges(sequences []uint64) string {
+	var text string
+	for n, i := 0, 0; i < len(sequences); n++ {
+		if n == 20 {
+			return text + ", …"
+		}
+		last := i
+		for last+1 < len(sequences) && sequences[last+1] == sequences[last]+1 {
+			last++
+		}
+		if text != "" {
+			text += ", "
+		}
+		if text += fmt.Sprint(sequences[i]); last > i {
+			text += fmt.Sprint("-", sequences[last])
+		}
+		i = last + 1
+	}
+	return text
+}
