@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +26,7 @@ import (
 type instant struct{}
 
 func (instant) Publish(context.Context, event.Event) (publisher.Receipt, error) {
-	return publisher.Receipt{Stream: "JOBS", Subject: "job.completed", Sequence: 4711, Durability: event.OS}, nil
+	return publisher.Receipt{Subject: "job.completed", Sequence: 4711, Durability: event.OS}, nil
 }
 
 const testSecret = "whsec_0123456789abcdef"
@@ -61,11 +63,11 @@ func (*resettable) Close() error { return nil }
 // newDeliverer returns a function that has the bridge answer a delivery of 1 KiB,
 // each a new one, with a log that is encoded and thrown away, with metrics, and
 // without tracing. The function itself allocates nothing.
-func newDeliverer(tb testing.TB) func() {
+func newDeliverer(tb testing.TB, p bridge.Publisher) func() {
 	tb.Helper()
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 	handler, err := bridge.New(bridge.Config{
-		Verifier: newVerifier(tb), Publisher: instant{},
+		Verifier: newVerifier(tb), Publisher: p,
 		Logger: zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zapcore.InfoLevel)),
 	})
 	if err != nil {
@@ -75,7 +77,7 @@ func newDeliverer(tb testing.TB) func() {
 		payload   []byte
 		signature []string
 	}
-	deliveries := make([]delivery, 4096) // more than the bridge recognizes as replays
+	deliveries := make([]delivery, 8192) // more than the bridge recognizes as replays
 	for i := range deliveries {
 		payload := fmt.Appendf(nil, `{"id":"731f0c19-7a5e-4d9b-9a60-%012d","status":"COMPLETED","model":"lipsync-2",`+
 			`"input":[{"type":"video","url":"https://assets.example/in.mp4"}],"pad":%q}`, i, strings.Repeat("x", 850))
@@ -105,15 +107,56 @@ func newDeliverer(tb testing.TB) func() {
 // 15 allocations and 2.9 KB, and some more under the race detector, where a
 // sync.Pool drops at random.
 func TestDeliveryAllocations(t *testing.T) {
-	if n := testing.AllocsPerRun(1000, newDeliverer(t)); n > 30 {
+	if n := testing.AllocsPerRun(1000, newDeliverer(t, instant{})); n > 30 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// journaled returns a publisher with a real journal, without fsync, whose NATS server is
+// stopped: nothing but the delivery allocates.
+func journaled(tb testing.TB) *publisher.Publisher {
+	tb.Helper()
+	p, err := publisher.Open(tb.Context(), publisher.Options{Dir: tb.TempDir(), Durability: event.OS})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := p.Close(ctx); err != nil {
+			tb.Error(err)
+		}
+	})
+	p.StopServer()
+	return p
+}
+
+// TestDeliveryAllocationsWithJournal bounds what a whole delivery allocates, storing
+// included: 40 allocations and 5 KB.
+func TestDeliveryAllocationsWithJournal(t *testing.T) {
+	deliver := newDeliverer(t, journaled(t))
+	// The smallest of several rounds: other goroutines of the publisher allocate too.
+	const runs = 500
+	allocations, bytes := uint64(math.MaxUint64), uint64(math.MaxUint64)
+	for range 10 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range runs {
+			deliver()
+		}
+		runtime.ReadMemStats(&after)
+		allocations, bytes = min(allocations, (after.Mallocs-before.Mallocs)/runs), min(bytes, (after.TotalAlloc-before.TotalAlloc)/runs)
+	}
+	t.Logf("%d allocations, %d bytes a delivery", allocations, bytes)
+	if !raceEnabled && (allocations > 40 || bytes > 5<<10) {
+		t.Errorf("%d allocations, %d bytes a delivery", allocations, bytes)
 	}
 }
 
 // BenchmarkDelivery is the bridge's own part of a delivery: everything but
 // net/http and the storage.
 func BenchmarkDelivery(b *testing.B) {
-	deliver := newDeliverer(b)
+	deliver := newDeliverer(b, instant{})
 	b.ReportAllocs()
 	start := cpuTime(b)
 	for b.Loop() {

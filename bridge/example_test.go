@@ -19,7 +19,7 @@ type printer struct{}
 
 func (printer) Publish(_ context.Context, e event.Event) (publisher.Receipt, error) {
 	fmt.Println("published:", e.MessageID())
-	return publisher.Receipt{Stream: "none", Subject: event.Template{}.Subject(e)}, nil
+	return publisher.Receipt{Subject: event.Template{}.Subject(e)}, nil
 }
 
 // A Bridge is an http.Handler, too, with any Verifier and Publisher behind it.

@@ -45,7 +45,7 @@ type Health struct {
 	mu         sync.Mutex
 	durability event.Durability
 	parts      []part
-	asked      []func() []string
+	watched    []func() (State, []string)
 }
 
 type part struct {
@@ -81,12 +81,12 @@ func (h *Health) Set(name string, s State, reasons ...string) {
 	}
 }
 
-// Ask adds a part that has only reasons, and is asked for them at each report:
-// they may come with time alone. It must not call back.
-func (h *Health) Ask(reasons func() []string) {
+// Watch adds a part that is asked for its state and reasons at each report. It
+// must not call back.
+func (h *Health) Watch(part func() (State, []string)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.asked = append(h.asked, reasons)
+	h.watched = append(h.watched, part)
 }
 
 // Report is a Health at one moment.
@@ -101,14 +101,17 @@ func (h *Health) Report() Report {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := Report{State: Ready, Durability: h.durability, Reasons: []string{}}
-	for _, p := range h.parts {
-		if slices.Index(byBadness, p.state) > slices.Index(byBadness, r.State) {
-			r.State = p.state
+	add := func(state State, reasons []string) {
+		if slices.Index(byBadness, state) > slices.Index(byBadness, r.State) {
+			r.State = state
 		}
-		r.Reasons = append(r.Reasons, p.reasons...)
+		r.Reasons = append(r.Reasons, reasons...)
 	}
-	for _, ask := range h.asked {
-		r.Reasons = append(r.Reasons, ask()...)
+	for _, p := range h.parts {
+		add(p.state, p.reasons)
+	}
+	for _, part := range h.watched {
+		add(part())
 	}
 	return r
 }

@@ -32,7 +32,9 @@ func closeListener(ln net.Listener) leftover {
 				break // the queue is empty
 			}
 			fds = append(fds, fd)
-			if uint64(fd)+spareFiles >= limit.Cur { // the lowest free number is taken: it tells how many are
+			// The system gives the lowest free number, so that fd tells how many are
+			// open. Cur is signed on FreeBSD.
+			if uint64(fd)+spareFiles >= uint64(limit.Cur) { //nolint:unconvert // the types differ between systems
 				break
 			}
 		}

@@ -52,7 +52,7 @@ func (b *Bridge) logDelivery(r *http.Request, d *delivery, outcome string, statu
 	if d.event.Payload != nil { // authentic: if it was not stored, the id is what there is to ask the provider about
 		fields = append(fields, zap.String("id", d.event.UsableID()))
 	}
-	if d.receipt.Stream != "" {
+	if d.receipt.Durability != "" {
 		fields = append(fields, zap.String("subject", d.receipt.Subject), zap.Uint64("seq", d.receipt.Sequence),
 			zap.String("durability", string(d.receipt.Durability)))
 	}

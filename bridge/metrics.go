@@ -10,13 +10,13 @@ import (
 
 // metrics are kept per bridge, so that several can live in one process.
 type metrics struct {
-	deliveries              *prometheus.CounterVec
-	duration                *prometheus.HistogramVec
-	stages                  *prometheus.HistogramVec
-	verify, publish, commit prometheus.Observer // of stages
-	body                    prometheus.Histogram
-	secrets                 *prometheus.CounterVec
-	rejected                *prometheus.CounterVec
+	deliveries    *prometheus.CounterVec
+	duration      *prometheus.HistogramVec
+	stages        *prometheus.HistogramVec
+	verify, store prometheus.Observer // of stages
+	body          prometheus.Histogram
+	secrets       *prometheus.CounterVec
+	rejected      *prometheus.CounterVec
 }
 
 // durationBuckets are for what takes from a tenth of a millisecond to five
@@ -37,7 +37,7 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"outcome"}),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "jobbridge_stage_duration_seconds",
-			Help:                        "Time that stored deliveries took in each stage: verify, publish (to the PubAck), commit (to the fsync).",
+			Help:                        "Time that stored deliveries took in each stage: verify, and store (until the event is durable; in direct mode, until the PubAck).",
 			Buckets:                     durationBuckets,
 			NativeHistogramBucketFactor: 1.1,
 		}, []string{"stage"}),
@@ -64,7 +64,7 @@ func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
 	for _, at := range []string{atLimit, atHandshake, atRequest} {
 		m.rejected.WithLabelValues(at)
 	}
-	m.verify, m.publish, m.commit = m.stages.WithLabelValues("verify"), m.stages.WithLabelValues("publish"), m.stages.WithLabelValues("commit")
+	m.verify, m.store = m.stages.WithLabelValues("verify"), m.stages.WithLabelValues("store")
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_deliveries_in_flight", Help: "Authentic deliveries that are being stored.",
 	}, func() float64 { return float64(len(b.slots)) })
@@ -137,9 +137,8 @@ func (m *metrics) observe(d *delivery, outcome string, took time.Duration) {
 	if d.secret != "" {
 		m.secrets.WithLabelValues(d.secret).Inc()
 	}
-	if d.reason == "" && d.receipt.Stream != "" {
+	if d.reason == "" && d.receipt.Durability != "" {
 		m.verify.Observe(d.verified.Seconds())
-		m.publish.Observe(d.receipt.Published.Seconds())
-		m.commit.Observe(d.receipt.Committed.Seconds())
+		m.store.Observe(d.receipt.Took.Seconds())
 	}
 }

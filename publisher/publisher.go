@@ -1,266 +1,197 @@
-// Package publisher stores one job-status event in a JetStream stream and
-// returns when it is stored.
+// Package publisher stores job-status events durably and publishes them to NATS.
 //
-// It promises that a [Receipt] without an error means: the event is in the
-// stream, once per job and status within the stream's duplicate window, in
-// exactly the bytes it was handed, at the durability that the receipt names.
-// A second event of the same job and status with other bytes is stored too, on
-// the conflict subject.
+// [Open] opens one of three arrangements behind one [Publisher]:
 //
-// It leaves to others to prove that the event is authentic (package verify)
-// and to make the stream's storage durable (package journal, or the operator
-// of a remote stream). It knows no HTTP.
+//   - Standalone: events are appended to a journal, a write-ahead log of our own,
+//     and forwarded to an embedded NATS server that workers connect to.
+//   - Relay (Options.Connect): the same journal, forwarded to a stream on the
+//     operator's NATS. No server runs in the process.
+//   - Direct (Options.Connect and Options.Direct): no journal; an event is stored
+//     when the operator's stream has acknowledged it.
+//
+// It promises that a [Receipt] without an error means: the event is stored once
+// per job and status within the duplicate window, in exactly the bytes it was
+// handed, at the durability that the receipt names, and it will be published. A
+// second payload of the same job and status is stored too, on the conflict
+// subject.
+//
+//	p, err := publisher.Open(ctx, publisher.Options{Dir: "data", Server: publisher.ServerOptions{Listen: "127.0.0.1:4222"}})
+//	if err != nil {
+//		return err
+//	}
+//	defer p.Close(ctx)
+//	receipt, err := p.Publish(ctx, event.Event{ID: "job-1", Status: "COMPLETED", Payload: body})
+//
+// It leaves to others to prove that the event is authentic (package verify). It
+// knows no HTTP.
 package publisher
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"sync"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/jobbridge/jobbridge/publisher/internal/embedded"
+	"github.com/jobbridge/jobbridge/publisher/internal/forward"
+	"github.com/jobbridge/jobbridge/publisher/internal/journal"
+	"github.com/jobbridge/jobbridge/publisher/internal/remote"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
 )
 
-// Committer makes durable what a stream has acknowledged.
-type Committer interface {
-	// Commit returns after everything acknowledged before the call is durable.
-	Commit(ctx context.Context) error
-	// Err returns why nothing can be committed any more, or nil.
-	Err() error
-	// event.Durability is what Commit reaches.
-	Durability() event.Durability
-}
+// The errors that a caller acts on, besides those of package event.
+var (
+	// ErrLocked is returned when another process holds the data folder.
+	ErrLocked = journal.ErrLocked
+	// ErrClock is returned when the machine's clock is implausible: it would
+	// expire every event, or lies before what the journal has recorded.
+	ErrClock = journal.ErrClock
+	// ErrOldFolder is returned when the data folder belongs to a version of
+	// jobbridge that had no journal of its own.
+	ErrOldFolder = errors.New("data folder of an earlier version")
+	// ErrNoJournal is returned in direct mode by what needs a journal.
+	ErrNoJournal = errors.New("direct mode has no journal")
+)
 
-// JetStream is what a Publisher needs of [jetstream.JetStream].
-type JetStream interface {
-	PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error)
-}
-
-// Reader returns a stored message; [jetstream.Stream] is one.
-type Reader interface {
-	GetMsg(ctx context.Context, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error)
-}
-
-// Publisher stores events in one stream. It may be used concurrently.
+// Publisher stores and publishes events. It may be used concurrently.
 type Publisher struct {
-	js     JetStream
-	stored Reader
-	stream string
-	commit Committer
-	room   func(context.Context) error
-	subj   event.Template
-}
+	opts    Options
+	log     *zap.Logger
+	subject event.Template
+	// journal and forwarder are nil in direct mode. server is nil unless NATS is
+	// embedded; otherwise remote is not nil.
+	journal    *journal.Journal
+	forwarder  *forward.Forwarder
+	forwarding chan struct{} // closed when forwarder is set
+	server     *embedded.Server
+	remote     *remote.Remote
 
-// Options configures a [Publisher]. All but Room and Subject are needed.
-type Options struct {
-	JetStream JetStream
-	// Stored reads the stream back, to tell a duplicate from a conflict.
-	Stored Reader
-	// Stream is the name of the stream that must answer.
-	Stream string
-	// Commit makes an acknowledged event durable.
-	Commit Committer
-	// Room makes room in a full stream, or returns an error if there is none to
-	// be made. If it is nil, a full stream refuses.
-	Room func(context.Context) error
-	// Subject maps an event to its subject.
-	Subject event.Template
-}
-
-// New returns a Publisher. It does no I/O.
-func New(o Options) (*Publisher, error) {
-	switch {
-	case o.JetStream == nil:
-		return nil, errors.New("publisher: Options.JetStream is nil")
-	case o.Stored == nil:
-		return nil, errors.New("publisher: Options.Stored is nil")
-	case o.Stream == "":
-		return nil, errors.New("publisher: Options.Stream is empty")
-	case o.Commit == nil:
-		return nil, errors.New("publisher: Options.Commit is nil")
-	}
-	return &Publisher{js: o.JetStream, stored: o.Stored, stream: o.Stream, commit: o.Commit, room: o.Room, subj: o.Subject}, nil
-}
-
-// Publish stores e and returns when it is durable. ctx bounds the wait; it
-// must have a deadline, and should not end when the sender hangs up, or the
-// outcome is unknown to everyone.
-func (p *Publisher) Publish(ctx context.Context, e event.Event) (Receipt, error) {
-	return p.put(ctx, message(e, p.subj.Subject(e), e.MessageID()), func() *nats.Msg { return message(e, p.subj.Conflict(e), event.DigestID(e.Digest())) })
-}
-
-// Forward stores a message that another stream of events holds: the same
-// subject, headers and bytes, under the same message id.
-func (p *Publisher) Forward(ctx context.Context, m *nats.Msg) (Receipt, error) {
-	msg := &nats.Msg{Subject: m.Subject, Header: maps.Clone(m.Header), Data: m.Data}
-	return p.put(ctx, msg, func() *nats.Msg {
-		e := eventOf(m)
-		return message(e, p.subj.Conflict(e), event.DigestID(e.Digest()))
-	})
-}
-
-// put stores msg, or, if its message id stands for other bytes, what conflict
-// returns.
-func (p *Publisher) put(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (Receipt, error) {
-	start := time.Now()
-	r, err := p.storeOrFind(ctx, msg, conflict)
-	if err != nil {
-		return Receipt{}, err
-	}
-	r.Published = time.Since(start)
-	// A duplicate waits too: the first may have been written a moment ago and
-	// not be durable yet.
-	if err := p.makeDurable(ctx); err != nil {
-		return Receipt{}, fmt.Errorf("%w: commit %s: %w", event.ErrUnavailable, r.Subject, err)
-	}
-	r.Committed = time.Since(start) - r.Published
-	r.Durability = p.commit.Durability()
-	return r, nil
-}
-
-// makeDurable waits for the commit.
-func (p *Publisher) makeDurable(ctx context.Context) error {
-	if p.commit.Durability() == event.Remote { // the PubAck was all there is: no span of nothing
-		return p.commit.Commit(ctx)
-	}
-	_, span := tracer(ctx).Start(ctx, "commit")
-	defer span.End()
-	err := p.commit.Commit(ctx)
-	failed(span, err)
-	return err
-}
-
-// failed tells a span of an error, if it is one.
-func failed(span trace.Span, err error) {
-	if err != nil {
-		span.RecordError(err)
-		span.SetStatus(codes.Error, Class(err).Error())
-	}
-}
-
-// tracer makes the spans of whoever traces ctx.
-func tracer(ctx context.Context) trace.Tracer {
-	return trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/jobbridge/jobbridge/publisher")
-}
-
-// storeOrFind stores msg, finds it stored, or stores the conflict.
-func (p *Publisher) storeOrFind(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (r Receipt, err error) {
-	ctx, span := tracer(ctx).Start(ctx, "publish", trace.WithSpanKind(trace.SpanKindProducer))
-	defer span.End() // by itself: it records a panic
-	defer func() { failed(span, err) }()
-	r, err = p.store(ctx, msg)
-	if err != nil || !r.Duplicate {
-		return r, err
-	}
-	same, err := p.holds(ctx, r.Sequence, msg.Data)
-	if err != nil || same {
-		return r, err
-	}
-	r, err = p.store(ctx, conflict())
-	r.Conflict = true
-	return r, err
-}
-
-// store publishes msg and waits for the stream's PubAck. In a full stream it
-// makes room first, as often as others have taken it before.
-func (p *Publisher) store(ctx context.Context, msg *nats.Msg) (Receipt, error) {
-	for {
-		r, err := p.storeOnce(ctx, msg)
-		if p.room == nil || !errors.Is(err, event.ErrFull) {
-			return r, err
-		}
-		if full := p.room(ctx); full != nil {
-			return Receipt{}, errors.Join(err, full)
-		}
-	}
-}
-
-func (p *Publisher) storeOnce(ctx context.Context, msg *nats.Msg) (Receipt, error) {
-	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(p.stream))
-	if err != nil {
-		// A store that has failed does not answer; it says why elsewhere.
-		return Receipt{}, errors.Join(fmt.Errorf("%w: publish %s: %w", Class(err), msg.Subject, err), p.commit.Err())
-	}
-	// Whoever subscribes to the subject can answer before the stream does.
-	if ack.Stream != p.stream {
-		return Receipt{}, fmt.Errorf("%w: publish %s: acknowledged by stream %q, want %q", event.ErrMisconfigured, msg.Subject, ack.Stream, p.stream)
-	}
-	return Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Subject: msg.Subject, Duplicate: ack.Duplicate}, nil
-}
-
-// holds reports whether the message at seq has this payload. One that is gone,
-// or that may not be read, cannot be compared and counts as different: rather a
-// needless conflict than an event lost.
-func (p *Publisher) holds(ctx context.Context, seq uint64, payload []byte) (bool, error) {
-	msg, err := p.stored.GetMsg(ctx, seq)
-	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, nats.ErrPermissionViolation) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("%w: read message %d: %w", Class(err), seq, err)
-	}
-	return bytes.Equal(msg.Data, payload), nil
-}
-
-// Class maps an error of the client or the server to one of the classes. What
-// is not known to be otherwise is an outage: that one is worth trying again.
-func Class(err error) error {
-	for _, class := range []error{event.ErrUnavailable, event.ErrFull, event.ErrTooLarge, event.ErrMisconfigured} {
-		if errors.Is(err, class) {
-			return class
-		}
-	}
-	if errors.Is(err, nats.ErrMaxPayload) {
-		return event.ErrTooLarge
-	}
-	if errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, jetstream.ErrInvalidJSAck) {
-		return event.ErrMisconfigured
-	}
-	var api *jetstream.APIError
-	if !errors.As(err, &api) {
-		return event.ErrUnavailable
-	}
-	return event.ClassOfCode(int(api.ErrorCode), api.Description)
+	stop   context.CancelFunc
+	work   sync.WaitGroup
+	fail   sync.Once
+	failed chan struct{}
+	cause  error // set before failed is closed
+	close  sync.Once
+	closed error
 }
 
 // Receipt says where an event is stored.
 type Receipt struct {
-	// Stream that holds the event.
-	Stream string
-	// Sequence of the event in the stream; of a duplicate, the first one's.
+	// Sequence of the event in the journal; in direct mode, in the stream. A
+	// duplicate has the sequence of the first event.
 	Sequence uint64
-	// Subject that the event was published on.
+	// Subject that the event is published on.
 	Subject string
 	// Duplicate tells that the same event had been stored before.
 	Duplicate bool
-	// Conflict tells that the job and status had been stored before with
-	// another payload, so that this one is on the conflict subject.
+	// Conflict tells that the job and status had been stored before with another
+	// payload, so that this event is on the conflict subject.
 	Conflict bool
 	// Durability that the event has reached.
 	Durability event.Durability
-	// Published and Committed are how long the PubAck took, and then the commit.
-	Published, Committed time.Duration
+	// Took is the time from the call of Publish until the event was stored.
+	Took time.Duration
 }
 
-// message returns the event as it is stored.
-func message(e event.Event, subject, msgID string) *nats.Msg {
-	h := nats.Header(event.ParseHeader(e.AppendHeader(nil)))
-	h.Set(event.MessageIDHeader, msgID)
-	return &nats.Msg{Subject: subject, Header: h, Data: e.Payload}
-}
-
-// eventOf returns the event that a stored message was made of.
-func eventOf(m *nats.Msg) event.Event {
-	h := m.Header
-	received, _ := time.Parse(time.RFC3339Nano, h.Get(event.ReceivedAtHeader)) // as we wrote it
-	return event.Event{
-		Kind: h.Get(event.JobKindHeader), Status: h.Get(event.JobStatusHeader), ID: h.Get(event.JobIDHeader), Payload: m.Data,
-		Signature: h.Get(event.SignatureHeader), ReceivedAt: received, Traceparent: h.Get(event.TraceparentHeader), Tracestate: h.Get(event.TracestateHeader),
+// Publish stores e and returns when it is durable. ctx bounds the wait: it must
+// have a deadline, and should not end when the sender hangs up, or nobody knows
+// the outcome. Errors are of the classes of package event.
+func (p *Publisher) Publish(ctx context.Context, e event.Event) (Receipt, error) {
+	if p.journal == nil {
+		return p.publishRemote(ctx, e)
 	}
+	start := time.Now()
+	ctx, span := tracer(ctx).Start(ctx, "store", trace.WithSpanKind(trace.SpanKindProducer))
+	defer span.End()
+	r, err := p.store(ctx, e)
+	if err != nil {
+		failSpan(span, err)
+		return Receipt{}, err
+	}
+	r.Took = time.Since(start)
+	return r, nil
+}
+
+// store appends e to the journal; a second payload of the same job and status
+// goes to the conflict subject, under the digest of the payload.
+func (p *Publisher) store(ctx context.Context, e event.Event) (Receipt, error) {
+	r := p.record(e)
+	appended, err := p.journal.Append(ctx, r)
+	conflict := appended.Conflict
+	if err == nil && conflict {
+		r.ID, r.Subject = event.DigestID(r.Digest), p.subject.Conflict(e)
+		appended, err = p.journal.Append(ctx, r)
+	}
+	if err != nil {
+		return Receipt{}, fmt.Errorf("store %s: %w", r.Subject, err)
+	}
+	return Receipt{
+		Sequence: appended.Sequence, Subject: r.Subject, Duplicate: appended.Duplicate, Conflict: conflict, Durability: p.opts.Durability,
+	}, nil
+}
+
+// record returns the record of an event.
+func (p *Publisher) record(e event.Event) journal.Record {
+	digest := e.Digest()
+	return journal.Record{
+		Key: e.Key(), ID: e.MessageID(), Digest: digest, Subject: p.subject.Subject(e), Header: e.AppendHeader(make([]byte, 0, 512)), Payload: e.Payload,
+	}
+}
+
+// failSpan records an error in a span.
+func failSpan(span trace.Span, err error) {
+	span.RecordError(err)
+	span.SetStatus(codes.Error, remote.Class(err).Error())
+}
+
+// tracer returns the tracer of the span in ctx.
+func tracer(ctx context.Context) trace.Tracer {
+	return trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/jobbridge/jobbridge/publisher")
+}
+
+// Durability is what a receipt means.
+func (p *Publisher) Durability() event.Durability {
+	if p.journal == nil {
+		return event.Remote
+	}
+	return p.opts.Durability
+}
+
+// URL is where workers connect; empty if that is not known now.
+func (p *Publisher) URL() string {
+	if p.server != nil {
+		return p.server.URL()
+	}
+	return p.remote.Status().URL
+}
+
+// Failed is closed when the storage failed for good and only a restart helps;
+// [Publisher.Err] then says why.
+func (p *Publisher) Failed() <-chan struct{} { return p.failed }
+
+// Err returns nil, or why the storage failed.
+func (p *Publisher) Err() error {
+	select {
+	case <-p.failed:
+		return p.cause
+	default:
+		return nil
+	}
+}
+
+// setFailed makes a failure final.
+func (p *Publisher) setFailed(err error) {
+	p.fail.Do(func() { p.cause = err; close(p.failed) })
+}
+
+// Full returns why events are refused for lack of room, or "".
+func (p *Publisher) Full() string {
+	if p.journal == nil {
+		return ""
+	}
+	return p.journal.Full()
 }

@@ -19,8 +19,9 @@ import (
 
 var metricName = regexp.MustCompile(`\bjobbridge_[a-z_]+`)
 
-// TestMetrics scrapes a bridge that has all there is to measure, and compares
-// with what alerts and dashboard ask for, and what README lists.
+// TestMetrics scrapes a bridge with an embedded stream and one with a remote stream,
+// which have all metrics together. It compares them with what alerts and dashboard ask
+// for, and with what README lists.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
@@ -41,16 +42,12 @@ func TestMetrics(t *testing.T) {
 			t.Fatal(code, err)
 		}
 	}
+	standalone := process.Start(t, process.Options{})
 	scraped := get(t, b.Admin+"/metrics")
-	problems, err := promlint.New(strings.NewReader(scraped)).Lint()
-	if err != nil {
-		t.Fatal(err)
+	for name, admin := range map[string]string{"relay": b.Admin, "standalone": standalone.Admin} {
+		lint(t, name, get(t, admin+"/metrics"))
 	}
-	for _, p := range problems {
-		if strings.HasPrefix(p.Metric, "jobbridge_") {
-			t.Errorf("promlint: %s: %s", p.Metric, p.Text)
-		}
-	}
+	scraped += get(t, standalone.Admin+"/metrics")
 	exported := make(map[string]bool)
 	for line := range strings.Lines(scraped) {
 		if f := strings.Fields(line); len(f) == 4 && f[1] == "TYPE" && strings.HasPrefix(f[2], "jobbridge_") {
@@ -104,10 +101,7 @@ func TestMetrics(t *testing.T) {
 					if m[1] == "instance" || values[base(selector[1])+" "+m[1]+" "+value] {
 						continue
 					}
-					// How a commit reaches the disk depends on the flag.
-					if m[1] != "method" || value != "always" {
-						t.Errorf("%s: %s never has %s=%q", file, selector[1], m[1], value)
-					}
+					t.Errorf("%s: %s never has %s=%q", file, selector[1], m[1], value)
 				}
 				asked++
 			}
@@ -117,6 +111,21 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("only %d labels were found", asked)
 	}
 	b.Stop(t)
+	standalone.Stop(t)
+}
+
+// lint checks the names and texts of jobbridge's metrics.
+func lint(t *testing.T, name, scraped string) {
+	t.Helper()
+	problems, err := promlint.New(strings.NewReader(scraped)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "jobbridge_") {
+			t.Errorf("promlint: %s: %s: %s", name, p.Metric, p.Text)
+		}
+	}
 }
 
 // listed reports whether a name stands in README's row, in full or without how it
@@ -170,7 +179,7 @@ func read(t *testing.T, path string) string {
 func TestSecurityNamesTests(t *testing.T) {
 	t.Parallel()
 	var all strings.Builder
-	for _, folder := range []string{"../bridge", "../verify", "../publisher/journal", "natsd", "../cmd/jobbridge", "."} {
+	for _, folder := range []string{"../bridge", "../bridge/internal/quarantine", "../verify", "../publisher/internal/embedded", "../publisher/internal/journal", "../publisher/internal/forward", "natsd", "fault", "../cmd/jobbridge", "."} {
 		files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatal(folder, err)

@@ -23,7 +23,7 @@ func TestDrainCommand(t *testing.T) {
 			t.Fatal(code, err)
 		}
 	}
-	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "3s"); code != 1 || !strings.Contains(stderr, "50 events are not relayed yet") {
+	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "3s"); code != 1 || !strings.Contains(stderr, "50 events are not forwarded yet") {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"draining"`) {
@@ -42,7 +42,7 @@ func TestDrainCommand(t *testing.T) {
 	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "2s"); code != 2 || !strings.Contains(stderr, "at least 3s") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "51 relayed") {
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "51 forwarded") {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
 	info, err := stream.Info(t.Context())
@@ -52,9 +52,9 @@ func TestDrainCommand(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestDrainParked leaves an event in the volume, also after a restart: the drain
-// fails until the remote has taken it.
-func TestDrainParked(t *testing.T) {
+// TestDrainQuarantined leaves an event in the volume, also after a restart: the drain
+// fails until the remote has accepted it.
+func TestDrainQuarantined(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
 	stream := natsd.CreateStream(t, remote.AdminJS(t), 1)
@@ -76,36 +76,36 @@ func TestDrainParked(t *testing.T) {
 	}
 	for range 2 {
 		_, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin)
-		if code != 1 || !strings.Contains(stderr, "1 events are parked in this journal: jobbridge parked list|retry") {
+		if code != 1 || !strings.Contains(stderr, "1 events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list") {
 			t.Fatalf("exit %d: %s", code, stderr)
 		}
-		if n := metric(t, b, "jobbridge_relay_parked_events"); n != 1 {
-			t.Errorf("%v events are parked", n)
+		if n := metric(t, b, `jobbridge_quarantine_entries{kind="authentic"}`); n != 1 {
+			t.Errorf("%v events are in the quarantine", n)
 		}
 		b.Stop(t)
 		b = process.Start(t, process.Options{Dir: dir, Args: []string{"--nats-url", remote.As("")}})
 	}
-	if n := metric(t, b, "jobbridge_relay_parked_total"); n != 0 {
-		t.Errorf("%v events were parked since the restart", n)
+	if n := metric(t, b, "jobbridge_forward_parked_total"); n != 0 {
+		t.Errorf("%v events were quarantined since the restart", n)
 	}
 	resize(-1)
-	if out, stderr, code := process.Run(t, nil, "parked", "retry", "--admin", b.Admin); code != 0 {
+	if out, stderr, code := process.Run(t, nil, "quarantine", "release", "--admin", b.Admin); code != 0 {
 		t.Fatal(out, stderr)
 	}
-	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || metric(t, b, "jobbridge_relay_parked_events") != 0 {
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || metric(t, b, `jobbridge_quarantine_entries{kind="authentic"}`) != 0 {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
 	b.Stop(t)
 }
 
-// TestDrainStandalone has nothing to wait for.
+// TestDrainStandalone waits for the embedded stream.
 func TestDrainStandalone(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{})
 	if out, stderr, code := process.Run(t, nil, "health", "--ready", "--admin", b.Admin); code != 0 || !strings.Contains(out, "ready") {
 		t.Fatal(code, out, stderr)
 	}
-	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "no remote") {
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "the stream has all events") {
 		t.Fatal(code, out, stderr)
 	}
 	b.Stop(t)

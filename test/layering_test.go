@@ -46,35 +46,44 @@ func list(t *testing.T, args ...string) []pkg {
 
 // TestLayers fails an import that points the wrong way, and says why it is one.
 func TestLayers(t *testing.T) {
-	rules := []struct{ who, mustNot, why string }{
+	const (
+		down  = "imports point from cmd to bridge to verify and publisher"
+		rooms = "rooms on one floor do not import each other; publisher connects them"
+	)
+	type rule struct{ who, mustNot, why string }
+	rules := []rule{
 		{"verify", ".", "whoever verifies a delivery must not inherit anybody's dependencies"},
 		{"verify", module, "verify stands alone"},
+		{"publisher/event", ".", "workers import it, so it has the standard library only"},
+		{"publisher/event", module, "workers import it alone"},
 		{"publisher", "net/http", "the publisher knows no HTTP"},
 		{"publisher", "github.com/labstack/echo/v4", "the publisher knows no HTTP"},
-		{"publisher", module + "/bridge", "imports point from cmd to bridge to verify and publisher"},
+		{"publisher", module + "/bridge", down},
 		{"publisher", module + "/verify", "what is published has been verified, by others"},
-		{"publisher", module + "/publisher/journal", "the journal stands on the publisher"},
-		{"publisher/journal", module + "/bridge", "imports point from cmd to bridge to verify and publisher"},
-		{"publisher/relay", module + "/bridge", "imports point from cmd to bridge to verify and publisher"},
-		{"publisher/relay", module + "/publisher/journal", "the relay copies a stream; cmd chooses which"},
-		{"publisher/relay", module + "/publisher/remote", "the relay forwards through an interface; cmd chooses what is behind it"},
-		{"publisher/relay", "net/http", "the publisher knows no HTTP"},
-		{"publisher/remote", module + "/bridge", "imports point from cmd to bridge to verify and publisher"},
-		{"publisher/remote", "net/http", "the publisher knows no HTTP"},
-		{"bridge", module + "/publisher/relay", "the bridge publishes through an interface; cmd chooses what is behind it"},
-		{"bridge", module + "/publisher/remote", "the bridge publishes through an interface; cmd chooses what is behind it"},
-		{"bridge", module + "/publisher/journal", "the bridge publishes through an interface; cmd chooses what is behind it"},
-		{"bridge", module + "/cmd", "imports point from cmd to bridge"},
-		{"bridge/internal/quarantine", module + "/cmd", "imports point from cmd to bridge"},
+		{"publisher/internal/journal", "github.com/nats-io", "the journal knows bytes only"},
+		{"publisher/internal/forward", "github.com/nats-io/nats-server", "the forwarder does not know whether the stream is embedded"},
+		{"bridge", module + "/cmd", down},
+		{"bridge/internal/quarantine", module + "/cmd", down},
 		{"bridge/internal/quarantine", "github.com/nats-io", "the quarantine stores files and publishes through an interface"},
 		{"bridge/internal/quarantine", "github.com/labstack/echo/v4", "the quarantine answers no requests"},
 		{"bridge/internal/source", module, "who a sender is depends on nothing else here"},
 	}
-	server := "only publisher/journal and test run a NATS server"
+	internal := []string{"journal", "forward", "embedded", "remote"}
+	for _, room := range internal {
+		who := "publisher/internal/" + room
+		rules = append(rules, rule{who, module + "/bridge", down}, rule{who, "net/http", "the publisher knows no HTTP"},
+			rule{who, module + "/verify", "what is published has been verified, by others"})
+		for _, other := range internal {
+			if other != room {
+				rules = append(rules, rule{who, module + "/publisher/internal/" + other, rooms})
+			}
+		}
+	}
+	server := "only publisher/internal/embedded and test run a NATS server"
 	for _, p := range list(t, module+"/...") {
 		name := strings.TrimPrefix(p.ImportPath, module+"/")
 		for _, imported := range p.Imports {
-			if strings.HasPrefix(imported, "github.com/nats-io/nats-server") && name != "publisher/journal" && !strings.HasPrefix(name, "test") {
+			if strings.HasPrefix(imported, "github.com/nats-io/nats-server") && name != "publisher/internal/embedded" && !strings.HasPrefix(name, "test") {
 				t.Errorf("%s imports %s: %s", name, imported, server)
 			}
 			for _, r := range rules {

@@ -26,7 +26,8 @@ func startPiped(t *testing.T, args ...string) (*process.Bridge, *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, os.Getpagesize()); err != nil {
+	const setPipeSize = 1031 // F_SETPIPE_SZ of Linux; package unix has it there only
+	if _, err := unix.FcntlInt(w.Fd(), setPipeSize, os.Getpagesize()); err != nil {
 		t.Fatal(err)
 	}
 	b := process.Launch(t, process.Options{Stderr: w, Args: args})

@@ -125,6 +125,23 @@ func TestSecondProcess(t *testing.T) {
 	b.Stop(t)
 }
 
+// TestOldFolder refuses the data folder of the version without a journal of its own, and
+// names the ways out.
+func TestOldFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "jetstream", "EVENTS"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b := process.Launch(t, process.Options{Dir: dir})
+	if state := b.Wait(t); state.ExitCode() != 2 || !strings.Contains(b.Log(), "move the folder away") {
+		t.Fatalf("%v\n%s", state, b.Log())
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("a refused folder was changed: %v %v", entries, err)
+	}
+}
+
 // TestSecondSignal does not wait for a drain.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()

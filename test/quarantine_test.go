@@ -118,6 +118,10 @@ func TestPausedProcess(t *testing.T) {
 		t.Fatal(code, err)
 	}
 	b.Signal(t, syscall.SIGSTOP)
+	await(t, "it does not stop", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.Cmd.Process.Pid))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	})
 	codes := make(chan int, 20)
 	for i := range cap(codes) {
 		go func() {
@@ -136,6 +140,9 @@ func TestPausedProcess(t *testing.T) {
 	if got := reasons(); !strings.Contains(got, "paused: this process stood still for 1") || strings.Contains(got, "clock: ") || !strings.Contains(got, `"ready"`) {
 		t.Error(got)
 	}
+	await(t, "the quarantine has not stored them all", func() bool {
+		return metric(t, b, `jobbridge_quarantine_entries{kind="refused"}`) == float64(cap(codes))
+	})
 	if out, stderr, code := process.Run(t, nil, "quarantine", "release", "--stale", "--admin", b.Admin); code != 0 || strings.Count(out, "stored as sequence") != 20 {
 		t.Error(code, out, stderr)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
-	"github.com/jobbridge/jobbridge/publisher/journal"
 )
 
 // fillIn gives flags their defaults that depend on others.
@@ -50,8 +49,6 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 		return nil, usage("--journal=off needs a remote stream: --nats-url or --nats-context")
 	case c.direct() && c.Durability == string(event.OS):
 		return nil, usage("--durability=os is about the journal, and --journal=off has none")
-	case c.direct() && c.CommitMethod != "auto":
-		return nil, usage("--commit-method is about the journal, and --journal=off has none")
 	case c.given() && c.NatsTLS.given():
 		return nil, usage("--nats-tls-cert is for the embedded NATS server, which does not listen with --nats-url; a certificate for that is --nats-cert")
 	case c.Dev && (c.secure() || c.AdminTLS.given() || c.NatsTLS.given()):
@@ -100,7 +97,10 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := journal.CheckListen(c.NatsListen, workers); err != nil && !c.given() {
+	if len(workers) == 0 && !c.given() && !onLoopback(c.NatsListen) {
+		return nil, usage("--nats-listen: %s is not a loopback address: name the workers and their passwords with --nats-auth-file", c.NatsListen)
+	}
+	if err := publisher.CheckListen(c.NatsListen, workers); err != nil && !c.given() {
 		return nil, usage("--nats-listen: %w", err)
 	}
 	if _, err := readToken(c.AdminTokenFile); err != nil {
@@ -145,12 +145,15 @@ func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
 		return publisher.StreamOptions{}, usage("--dedupe-window must be at least --tolerance (%s): what can be replayed must be remembered", c.Tolerance)
 	case c.Retention < c.Tolerance:
 		return publisher.StreamOptions{}, usage("--retention must be at least --tolerance (%s)", c.Tolerance)
-	case c.MaxBody < 1, c.MaxBody > 32<<20:
-		return publisher.StreamOptions{}, usage("--max-body must be between 1B and 32MiB")
+	case c.MaxBody < 1, c.MaxBody > publisher.MaxPayload:
+		return publisher.StreamOptions{}, usage("--max-body must be between 1B and 31MiB")
 	case c.MaxInFlight < 1, c.MaxConnections < 1, c.MaxWorkers < 1, c.MaxBodyMemory < 1:
 		return publisher.StreamOptions{}, usage("--max-in-flight, --max-connections, --max-workers and --max-body-memory must be above 0")
-	case c.MaxBytes != 0 && c.MaxBytes < max(journal.MinMaxBytes, 4*c.MaxBody):
-		return publisher.StreamOptions{}, usage("--max-bytes must be at least 16MiB and four times --max-body")
+	case c.MaxBytes != 0 && (c.MaxBytes < max(publisher.MinMaxBytes, 4*(c.MaxBody+publisher.HeaderRoom)) || c.MaxBytes > 1<<60):
+		return publisher.StreamOptions{}, usage("--max-bytes must be between 16MiB, or four times --max-body and 64KiB, and 1EiB")
+	}
+	if least := publisher.MinJournalBytes(int(c.MaxBody)); c.JournalMaxBytes != 0 && int64(c.JournalMaxBytes) < least {
+		return publisher.StreamOptions{}, usage("--journal-max-bytes must be at least %d with this --max-body", least)
 	}
 	return publisher.StreamOptions{Name: c.Stream, Subject: subject, Retention: c.Retention, Dedupe: c.DedupeWindow, MaxBytes: int64(c.MaxBytes)}, nil
 }

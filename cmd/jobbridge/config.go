@@ -148,7 +148,7 @@ type configCheckCmd struct{ serveCmd }
 
 // Help replaces serve's.
 func (configCheckCmd) Help() string {
-	return "Takes the flags of serve. The files that they name must be readable; nothing is listened on, connected to or written."
+	return "Takes the flags of serve. The files that they name must be readable. It opens no port, no connection and no data folder, and writes nothing: what is wrong with those, serve says."
 }
 
 // Run checks what serve checks before it begins.
@@ -224,9 +224,13 @@ func shown(flag string, value any) string {
 			return fmt.Sprint(urls)
 		}
 		return urls[0]
+	case "journal-max-bytes":
+		if value == units.Base2Bytes(0) {
+			return "the smaller of 4GiB and a quarter of the free disk"
+		}
 	case "max-bytes":
 		if value == units.Base2Bytes(0) {
-			return "as created, or half the free disk and 10GiB at the most"
+			return "that of the stream; of a new one, the smaller of 10GiB and half of the free disk"
 		}
 	}
 	return redact(fmt.Sprint(value))

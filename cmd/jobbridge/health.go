@@ -8,13 +8,11 @@ import (
 	"net/url"
 	"strings"
 	"time"
-
-	"github.com/jobbridge/jobbridge/publisher/relay"
 )
 
 // healthCmd is a health check without curl.
 type healthCmd struct {
-	Ready   bool          `help:"Fail unless deliveries are taken; else it is enough that the process lives."`
+	Ready   bool          `help:"Print the state and its reasons, and fail unless the state is ready or journaling. Without this flag, it is enough that the process lives."`
 	Timeout time.Duration `help:"How long to wait for an answer." default:"2s"`
 	adminFlags
 }
@@ -53,16 +51,20 @@ type drainCmd struct {
 
 // Help implements kong's long help.
 func (drainCmd) Help() string {
-	return `The bridge says "draining" on /readyz from now on, so that load balancers look elsewhere, and takes what comes all the same. ` +
-		`This command ends when the remote stream has all that the journal has; then stop the bridge, and its volume holds nothing that is missed. ` +
-		`It fails if events are left at the end of the timeout, or are parked: those are in the volume alone. ` +
-		`A bridge without a remote keeps its events for its workers: there, it only takes it out of service.`
+	return `From now on the bridge says "draining" on /readyz, so that load balancers send deliveries elsewhere; it still accepts those that come. It stays so until it is restarted, also if this command fails. ` +
+		`This command ends when the stream has every event of the journal. Then stop the bridge: with a remote stream, its data folder then holds nothing that the stream does not have. ` +
+		`The command fails if events are left at the end of the timeout, or if the quarantine holds events that the stream can never accept: they are in the bridge's data folder alone.`
 }
 
-// drained is the bridge's answer.
-type drained struct {
-	// Relays tells whether there is a remote stream to wait for.
-	Relays bool `json:"relays"`
+// forwarded says how far the bridge has forwarded its journal.
+type forwarded struct {
+	// Lag is the number of events that the stream has not acknowledged.
+	Lag       uint64 `json:"lag"`
+	Forwarded uint64 `json:"forwarded"`
+	// Quarantined are events in the quarantine that the stream can never accept.
+	Quarantined int    `json:"quarantined"`
+	State       string `json:"state"`
+	Reason      string `json:"reason,omitempty"`
 }
 
 const (
@@ -75,24 +77,19 @@ const (
 // Run drains, and fails if events are left at the end of the timeout.
 func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	if c.Timeout < leastDrain {
-		return usage("--timeout must be at least %s: all is relayed when nothing was left for %s", leastDrain, quietFor)
+		return usage("--timeout must be at least %s: everything is forwarded when nothing was left for %s", leastDrain, quietFor)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	var answer drained
-	if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{}, &answer); err != nil {
+	var stats forwarded
+	if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{}, &stats); err != nil {
 		return err
-	}
-	if !answer.Relays {
-		fmt.Fprintln(s.out, "out of service; there is no remote stream to wait for")
-		return nil
 	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	last := time.Now() // when something was left
-	var stats relay.Stats
 	for answers := 0; time.Since(last) < quietFor; answers++ {
-		err := c.ask(ctx, http.MethodGet, "/relay", nil, &stats)
+		err := c.ask(ctx, http.MethodGet, "/forward", nil, &stats)
 		switch {
 		case err != nil && ctx.Err() != nil && answers > 0: // the end came while it asked
 			return left(stats)
@@ -108,17 +105,21 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 			return left(stats)
 		}
 	}
-	if stats.ParkedEvents > 0 {
-		return fmt.Errorf("%d events are parked in this journal: jobbridge parked list|retry", stats.ParkedEvents)
+	if stats.Quarantined > 0 {
+		return fmt.Errorf("%d events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list", stats.Quarantined)
 	}
-	fmt.Fprintf(s.out, "drained: the remote stream has all events (%d relayed, %d parked)\n", stats.Relayed, stats.Parked)
+	fmt.Fprintf(s.out, "drained: the stream has all events (%d forwarded since the start)\n", stats.Forwarded)
 	return nil
 }
 
 // left says what the last answer before the end of the timeout said.
-func left(stats relay.Stats) error {
+func left(stats forwarded) error {
 	if stats.Lag == 0 {
 		return fmt.Errorf("events came until the end: none was left for less than %s", quietFor)
 	}
-	return fmt.Errorf("%d events are not relayed yet", stats.Lag)
+	why := ""
+	if stats.Reason != "" {
+		why = ": " + stats.Reason
+	}
+	return fmt.Errorf("%d events are not forwarded yet%s", stats.Lag, why)
 }

@@ -30,15 +30,15 @@ func main() {
 // the configuration file.
 type cli struct {
 	Serve      serveCmd      `cmd:"" help:"Receive webhooks, store them durably and publish them to NATS."`
-	Send       sendCmd       `cmd:"" help:"Sign a delivery and post it, as the provider would."`
+	Send       sendCmd       `cmd:"" help:"Sign a delivery and post it, as the provider does."`
 	Tail       tailCmd       `cmd:"" help:"Print the events that workers get."`
 	Verify     verifyCmd     `cmd:"" help:"Say why a captured delivery does or does not verify."`
-	Stream     streamCmd     `cmd:"" help:"Make, audit or print the stream on a NATS of yours."`
-	Quarantine quarantineCmd `cmd:"" help:"List what was refused or could not be published, and release it."`
-	Parked     parkedCmd     `cmd:"" help:"Look at events that the remote stream is too small for, and publish them again."`
+	Stream     streamCmd     `cmd:"" help:"Create, audit or print the stream on your own NATS server."`
+	Quarantine quarantineCmd `cmd:"" help:"List, show, release or remove what was refused or could not be published."`
+	Journal    journalCmd    `cmd:"" help:"List the events in the journal of a data folder, or check the journal for damage."`
 	Config     configCmd     `cmd:"" help:"Check or print the configuration that serve would run with."`
 	Health     healthCmd     `cmd:"" help:"Ask a running bridge whether it is well; for a container's health check."`
-	Drain      drainCmd      `cmd:"" help:"Take a running bridge out of service, and wait until all its events are relayed."`
+	Drain      drainCmd      `cmd:"" help:"Take a running bridge out of service, and wait until its stream has all events."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
 

@@ -6,9 +6,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher/journal"
-	"github.com/jobbridge/jobbridge/publisher/relay"
-	"github.com/jobbridge/jobbridge/publisher/remote"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -32,18 +30,18 @@ func newCommitMetrics(reg prometheus.Registerer) *commitMetrics {
 	m := &commitMetrics{
 		group: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "jobbridge_commit_group_size",
-			Help:    "Deliveries made durable by one commit, without those that the journal makes for itself.",
+			Help:    "Events made durable by one commit.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "jobbridge_commit_duration_seconds",
-			Help:                        "Time of one commit: its fsyncs and, beside them, the question to the NATS server whether it is well; the count is that of all commits.",
+			Help:                        "Time of one commit: the write and the fdatasync.",
 			Buckets:                     commitBuckets,
 			NativeHistogramBucketFactor: 1.1,
 		}),
 		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "jobbridge_fsync_duration_seconds",
-			Help:                        "Time to sync the files of one commit: the disk alone. Nothing is counted where the server syncs by itself (--commit-method=always) or nobody does (--durability=os).",
+			Help:                        "Time of the fdatasync of one commit: the disk alone. With --durability=os nothing is counted.",
 			Buckets:                     commitBuckets,
 			NativeHistogramBucketFactor: 1.1,
 		}),
@@ -52,9 +50,9 @@ func newCommitMetrics(reg prometheus.Registerer) *commitMetrics {
 	return m
 }
 
-func (m *commitMetrics) observe(s journal.CommitStats) {
-	if s.Group > 0 {
-		m.group.Observe(float64(s.Group))
+func (m *commitMetrics) observe(s publisher.CommitStats) {
+	if s.Records > 0 {
+		m.group.Observe(float64(s.Records))
 	}
 	if s.Sync > 0 {
 		m.sync.Observe(s.Sync.Seconds())
@@ -62,58 +60,109 @@ func (m *commitMetrics) observe(s journal.CommitStats) {
 	m.duration.Observe(s.Duration.Seconds())
 }
 
-// journalCollector asks the journal for its state at each scrape.
-type journalCollector struct{ journal *journal.Journal }
+// publisherCollector asks the publisher for its figures at each scrape.
+type publisherCollector struct{ publisher *publisher.Publisher }
 
-var (
-	journalBytes       = prometheus.NewDesc("jobbridge_journal_bytes", "Bytes in the stream.", nil, nil)
-	journalMaxBytes    = prometheus.NewDesc("jobbridge_journal_max_bytes", "Bound of the stream in bytes.", nil, nil)
-	journalMessages    = prometheus.NewDesc("jobbridge_journal_messages", "Events in the stream.", nil, nil)
-	journalConnections = prometheus.NewDesc("jobbridge_journal_connections", "Connections of workers to the embedded NATS server.", nil, nil)
-	journalConsumers   = prometheus.NewDesc("jobbridge_journal_consumers", "Consumers of the stream.", nil, nil)
-	journalTrimmed     = prometheus.NewDesc("jobbridge_journal_trimmed_bytes_total", "Bytes of events that everyone has had, removed before their retention ended.", nil, nil)
-	journalFull        = prometheus.NewDesc("jobbridge_journal_full", "1 if events are refused because nothing more can be trimmed.", nil, nil)
-	journalOwed        = prometheus.NewDesc("jobbridge_journal_owed_bytes", "Bytes that trimming may not take, because a durable consumer owes one of their events, up to a message block too many.", nil, nil)
-	journalFree        = prometheus.NewDesc("jobbridge_journal_disk_free_bytes", "Bytes that the disk of the journal has left.", nil, nil)
-	journalFailure     = prometheus.NewDesc("jobbridge_journal_last_failure_timestamp_seconds", "When the storage failed last, in this run or an earlier one; 0 if never. The file \"failure\" in the data folder has the cause.", nil, nil)
-	journalInfo        = prometheus.NewDesc("jobbridge_journal_info", "1, with what a 2xx survives and how that is reached.", []string{"durability", "method"}, nil)
-	journalFailed      = prometheus.NewDesc("jobbridge_journal_failed", "1 if the storage failed and nothing is acknowledged any more.", nil, nil)
-)
-
-// Describe implements [prometheus.Collector].
-func (journalCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{journalBytes, journalMaxBytes, journalMessages, journalConnections, journalConsumers, journalTrimmed, journalFull, journalOwed, journalFree, journalFailure, journalInfo, journalFailed} {
-		ch <- d
-	}
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("jobbridge_"+name, help, labels, nil)
 }
 
+var (
+	journalBytes    = desc("journal_bytes", "Bytes of the journal's segments.")
+	journalMaxBytes = desc("journal_max_bytes", "Bound of the journal in bytes.")
+	journalSegments = desc("journal_segments", "Segments of the journal.")
+	journalIDs      = desc("journal_ids", "Message ids that the journal remembers.")
+	journalDropped  = desc("journal_dropped_ids_total", "Message ids that the journal forgot before the duplicate window ended, because there were too many.")
+	journalFree     = desc("journal_disk_free_bytes", "Bytes that the disk of the journal has left.")
+	journalFull     = desc("journal_full", "1 if deliveries are refused because the journal or its disk is full.")
+	journalFailed   = desc("journal_failed", "1 if the storage failed and nothing is acknowledged any more.")
+	journalInfo     = desc("journal_info", "1, with what a 2xx survives.", "durability")
+
+	forwardLag        = desc("forward_lag_events", "Durable events that the stream has not acknowledged.")
+	forwardOldest     = desc("forward_lag_seconds", "Age of the oldest of them; 0 if there is none.")
+	forwardForwarded  = desc("forward_forwarded_total", "Events that the stream acknowledged.")
+	forwardParked     = desc("forward_parked_total", "Events moved to the quarantine because the stream can never accept them.")
+	forwardRetries    = desc("forward_retries_total", "Attempts that failed and were repeated.")
+	forwardConflicts  = desc("forward_conflicts_total", "Events published on the conflict subject because the stream held another payload under their message id.")
+	forwardResent     = desc("forward_resent_total", "Events published again after an attempt without an answer: a plain subscriber may have seen them twice.")
+	forwardRefilled   = desc("forward_refilled_total", "Events published again because the stream had lost them.")
+	forwardMissing    = desc("forward_missing_total", "Events that the stream has lost and the journal does not have any more.")
+	forwardLost       = desc("forward_journal_lost_total", "Acknowledged events that the journal has lost, as checkpoint and stream show.")
+	forwardRestarts   = desc("forward_store_restarts_total", "Restarts of the embedded NATS server after its store failed.")
+	forwardCheckpoint = desc("forward_checkpoint_sequence", "Journal sequence up to which everything is in the stream, durably.")
+
+	streamBytes       = desc("stream_bytes", "Bytes in the embedded stream.")
+	streamMaxBytes    = desc("stream_max_bytes", "Bound of the embedded stream in bytes.")
+	streamMessages    = desc("stream_messages", "Events in the embedded stream.")
+	streamConnections = desc("stream_connections", "Connections of workers to the embedded NATS server.")
+	streamConsumers   = desc("stream_consumers", "Consumers of the embedded stream.")
+	streamMaxConsumer = desc("stream_max_consumers", "Bound of the number of consumers.")
+	streamTrimmed     = desc("stream_trimmed_bytes_total", "Bytes of acknowledged events that were removed before their retention ended.")
+	streamHeld        = desc("stream_held_bytes", "Bytes that cannot be trimmed because a durable consumer has not acknowledged them, about.")
+	streamFree        = desc("stream_disk_free_bytes", "Bytes that the disk of the embedded stream has left.")
+
+	remoteConnected  = desc("remote_connected", "1 if there is a connection to the remote NATS.")
+	remoteFindings   = desc("remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", "fatal")
+	remoteReconnects = desc("remote_reconnects_total", "Reconnects to the remote NATS.")
+)
+
+// Describe implements [prometheus.Collector]. The figures differ between the modes,
+// so the collector is unchecked.
+func (publisherCollector) Describe(chan<- *prometheus.Desc) {}
+
 // Collect implements [prometheus.Collector].
-func (c journalCollector) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
-	gauge(journalFailed, oneIf(c.journal.Err() != nil))
-	failure := 0.0
-	if at := c.journal.LastFailure(); !at.IsZero() {
-		failure = float64(at.Unix())
-	}
-	gauge(journalFailure, failure)
-	ch <- prometheus.MustNewConstMetric(journalInfo, prometheus.GaugeValue, 1, string(c.journal.Durability()), string(c.journal.Method()))
+func (c publisherCollector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
 	defer cancel()
-	stats, err := c.journal.Stats(ctx)
-	if err != nil {
-		return // the journal is closing or has failed: its gauges are missing, not wrong
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	gauge(journalBytes, float64(stats.Bytes))
-	gauge(journalMaxBytes, float64(stats.MaxBytes))
-	gauge(journalMessages, float64(stats.Messages))
-	gauge(journalConnections, float64(stats.Connections))
-	gauge(journalConsumers, float64(stats.Consumers))
-	gauge(journalFull, oneIf(stats.Full))
-	gauge(journalFree, float64(stats.Free))
-	if owed, err := c.journal.Owed(ctx); err == nil {
-		gauge(journalOwed, float64(owed))
+	counter := func(d *prometheus.Desc, v uint64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
-	ch <- prometheus.MustNewConstMetric(journalTrimmed, prometheus.CounterValue, float64(stats.Trimmed))
+	stats := c.publisher.Stats(ctx)
+	if j := stats.Journal; j != nil {
+		gauge(journalBytes, float64(j.Bytes))
+		gauge(journalMaxBytes, float64(j.MaxBytes))
+		gauge(journalSegments, float64(j.Segments))
+		gauge(journalIDs, float64(j.IDs))
+		counter(journalDropped, j.DroppedIDs)
+		gauge(journalFree, float64(j.Free))
+		gauge(journalFull, oneIf(c.publisher.Full() != ""))
+		gauge(journalFailed, oneIf(c.publisher.Err() != nil))
+		gauge(journalInfo, 1, string(c.publisher.Durability()))
+	}
+	if f := stats.Forward; f != nil {
+		gauge(forwardLag, float64(f.Lag))
+		gauge(forwardOldest, f.OldestAge.Seconds())
+		gauge(forwardCheckpoint, float64(f.Checkpoint))
+		counter(forwardForwarded, f.Forwarded)
+		counter(forwardParked, f.Parked)
+		counter(forwardRetries, f.Retries)
+		counter(forwardConflicts, f.Conflicts)
+		counter(forwardResent, f.Resent)
+		counter(forwardRefilled, f.Refilled)
+		counter(forwardMissing, f.Missing)
+		counter(forwardLost, f.JournalLost)
+		counter(forwardRestarts, f.Restarts)
+	}
+	if s := stats.Server; s != nil {
+		gauge(streamBytes, float64(s.Bytes))
+		gauge(streamMaxBytes, float64(s.MaxBytes))
+		gauge(streamMessages, float64(s.Messages))
+		gauge(streamConnections, float64(s.Connections))
+		gauge(streamConsumers, float64(s.Consumers))
+		gauge(streamMaxConsumer, float64(s.MaxConsumers))
+		gauge(streamHeld, float64(s.Held))
+		gauge(streamFree, float64(s.Free))
+		counter(streamTrimmed, s.Trimmed)
+	}
+	if r := stats.Remote; r != nil {
+		gauge(remoteConnected, oneIf(r.Connected))
+		gauge(remoteFindings, float64(len(r.Misconfigured())), "true")
+		gauge(remoteFindings, float64(len(r.Warnings())), "false")
+		counter(remoteReconnects, r.Reconnects)
+	}
 }
 
 func oneIf(b bool) float64 {
@@ -123,83 +172,14 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-// remoteCollector says how the connection to the remote stream is.
-type remoteCollector struct{ remote *remote.Remote }
-
-var (
-	remoteConnected  = prometheus.NewDesc("jobbridge_remote_connected", "1 if there is a connection to the remote NATS.", nil, nil)
-	remoteFindings   = prometheus.NewDesc("jobbridge_remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", []string{"fatal"}, nil)
-	remoteReconnects = prometheus.NewDesc("jobbridge_remote_reconnects_total", "Reconnects to the remote NATS.", nil, nil)
-)
-
-// Describe implements [prometheus.Collector].
-func (remoteCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{remoteConnected, remoteFindings, remoteReconnects} {
-		ch <- d
-	}
-}
-
-// Collect implements [prometheus.Collector].
-func (c remoteCollector) Collect(ch chan<- prometheus.Metric) {
-	s := c.remote.Status()
-	ch <- prometheus.MustNewConstMetric(remoteConnected, prometheus.GaugeValue, oneIf(s.Connected))
-	ch <- prometheus.MustNewConstMetric(remoteFindings, prometheus.GaugeValue, float64(len(s.Misconfigured())), "true")
-	ch <- prometheus.MustNewConstMetric(remoteFindings, prometheus.GaugeValue, float64(len(s.Warnings())), "false")
-	ch <- prometheus.MustNewConstMetric(remoteReconnects, prometheus.CounterValue, float64(s.Reconnects))
-}
-
-// relayCollector says how far the relay is.
-type relayCollector struct{ relay *relay.Relay }
-
-var (
-	relayLag     = prometheus.NewDesc("jobbridge_relay_lag_events", "Events of the journal that the remote stream does not have.", nil, nil)
-	relayOldest  = prometheus.NewDesc("jobbridge_relay_oldest_seconds", "Age of the oldest of them; 0 if there is none.", nil, nil)
-	relayRelayed = prometheus.NewDesc("jobbridge_relay_relayed_total", "Events that the remote stream acknowledged, or that were parked.", nil, nil)
-	relayParked  = prometheus.NewDesc("jobbridge_relay_parked_total", "Events kept aside because the remote stream will never take them, since the start.", nil, nil)
-	relayAside   = prometheus.NewDesc("jobbridge_relay_parked_events", "Events that are kept aside now.", nil, nil)
-	relayRetries = prometheus.NewDesc("jobbridge_relay_retries_total", "Attempts that failed and were repeated.", nil, nil)
-	relayLate    = prometheus.NewDesc("jobbridge_relay_late_total", "Events of unknown outcome older than the remote's duplicate window: they may be stored twice.", nil, nil)
-)
-
-// Describe implements [prometheus.Collector].
-func (relayCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{relayLag, relayOldest, relayRelayed, relayParked, relayAside, relayRetries, relayLate} {
-		ch <- d
-	}
-}
-
-// Collect implements [prometheus.Collector].
-func (c relayCollector) Collect(ch chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
-	defer cancel()
-	s, err := c.relay.Stats(ctx)
-	counter := func(d *prometheus.Desc, v uint64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
-	}
-	counter(relayRelayed, s.Relayed)
-	counter(relayParked, s.Parked)
-	counter(relayRetries, s.Retries)
-	counter(relayLate, s.Late)
-	if err != nil {
-		return // the journal is closing or has failed
-	}
-	age := 0.0
-	if !s.Oldest.IsZero() {
-		age = time.Since(s.Oldest).Seconds()
-	}
-	ch <- prometheus.MustNewConstMetric(relayAside, prometheus.GaugeValue, float64(s.ParkedEvents))
-	ch <- prometheus.MustNewConstMetric(relayLag, prometheus.GaugeValue, float64(s.Lag))
-	ch <- prometheus.MustNewConstMetric(relayOldest, prometheus.GaugeValue, age)
-}
-
 // quarantineCollector says how full the quarantine is.
 type quarantineCollector struct{ quarantine *bridge.QuarantineStore }
 
 var (
-	quarantineRequests = prometheus.NewDesc("jobbridge_quarantine_requests_total", "Requests refused for their signature or time, by whether they were stored (kept), and if not why.", []string{"result"}, nil)
-	quarantineFailed   = prometheus.NewDesc("jobbridge_quarantine_failed", "1 while the quarantine cannot store entries safely.", nil, nil)
-	quarantineEntries  = prometheus.NewDesc("jobbridge_quarantine_entries", "Entries in the quarantine, by kind: refused requests, and authentic events that the stream did not accept.", []string{"kind"}, nil)
-	quarantineBytes    = prometheus.NewDesc("jobbridge_quarantine_bytes", "Bytes on disk that the entries occupy, by kind.", []string{"kind"}, nil)
+	quarantineRequests = desc("quarantine_requests_total", "Requests refused for their signature or time, by whether they were stored (kept), and if not why.", "result")
+	quarantineFailed   = desc("quarantine_failed", "1 while the quarantine cannot store entries safely.")
+	quarantineEntries  = desc("quarantine_entries", "Entries in the quarantine, by kind: refused requests, and authentic events that the stream did not accept.", "kind")
+	quarantineBytes    = desc("quarantine_bytes", "Bytes on disk that the entries occupy, by kind.", "kind")
 )
 
 // Describe implements [prometheus.Collector].

@@ -12,13 +12,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jobbridge/jobbridge/publisher/remote"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/nats-io/nats.go"
 	"github.com/synadia-io/orbit.go/natscontext"
 )
 
 // natsFlags say how to reach a NATS server of the operator's, and as whom. The
-// files are read at each connect, and serve connects anew when they change.
+// files are read at each connect, and serve connects again when they change.
 type natsFlags struct {
 	NatsURL          []string `name:"nats-url" help:"NATS servers, such as nats://a:4222,tls://b:4222." placeholder:"URL"`
 	NatsContext      string   `help:"Context of the nats command to connect with, by its name or file, instead of --nats-url." placeholder:"NAME"`
@@ -26,10 +26,10 @@ type natsFlags struct {
 	NatsNkey         string   `help:"File with an nkey seed." placeholder:"FILE" type:"path"`
 	NatsUser         string   `help:"User name; with --nats-password-file." placeholder:"NAME"`
 	NatsPasswordFile string   `help:"File with the password of --nats-user." placeholder:"FILE" type:"path"`
-	NatsCA           string   `name:"nats-ca" help:"File with the certificates that the server's is checked against; default: the system's." placeholder:"FILE" type:"path"`
+	NatsCA           string   `name:"nats-ca" help:"File with the CA certificates of the NATS servers; default: those of the system." placeholder:"FILE" type:"path"`
 	NatsCert         string   `help:"Client certificate." placeholder:"FILE" type:"path"`
 	NatsKey          string   `help:"Key of --nats-cert." placeholder:"FILE" type:"path"`
-	NatsInbox        string   `help:"Prefix of the subjects that answers come on. Default: the context's; else _INBOX_BRIDGE for serve and stream audit, and NATS's own for the rest." placeholder:"PREFIX"`
+	NatsInbox        string   `help:"Prefix of the subjects on which answers arrive. Default: the prefix of the context; else _INBOX_BRIDGE for serve and stream audit, and _INBOX for the other commands." placeholder:"PREFIX"`
 	NatsDomain       string   `help:"JetStream domain." placeholder:"NAME"`
 }
 
@@ -76,15 +76,15 @@ func homeDir() string {
 	return u.HomeDir
 }
 
-// reloadedNATS connects anew when what it connected with has changed.
-func (f natsFlags) reloadedNATS(r *remote.Remote) reloaded {
+// reloadedNATS connects again when the files that it connected with have changed.
+func (f natsFlags) reloadedNATS(p *publisher.Publisher) reloaded {
 	now, _ := readAll(f.files()) // if one is gone already, load says so
 	return reloaded{name: "NATS credentials", files: f.files, load: func() (bool, error) {
 		read, err := readAll(f.files())
 		if err != nil || slices.Equal(read, now) {
 			return false, err
 		}
-		if err := r.Renew(); err != nil {
+		if err := p.Reconnect(); err != nil {
 			return false, err
 		}
 		now = read
@@ -93,7 +93,7 @@ func (f natsFlags) reloadedNATS(r *remote.Remote) reloaded {
 }
 
 // connector returns what connects, and the JetStream domain of a connection. It
-// reads the files anew each time.
+// reads the files again each time.
 func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error), error) {
 	options, err := f.options()
 	if err != nil {

@@ -55,8 +55,8 @@ func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.L
 		o.admin.Profile()
 	}
 	o.admin.Operate("POST /drain", func(context.Context, url.Values) (any, error) {
-		o.health.Set(drainPart, bridge.Draining, "drain was asked for: deliveries are taken until the bridge is stopped")
-		return drained{Relays: c.relays()}, nil
+		o.health.Set(drainPart, bridge.Draining, "drain was asked for: deliveries are accepted until the bridge is stopped")
+		return forwarded{}, nil
 	})
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)

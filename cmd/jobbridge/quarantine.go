@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -25,9 +23,9 @@ import (
 // authentic, and authentic events that the stream did not accept.
 type quarantineCmd struct {
 	List    quarantineListCmd    `cmd:"" help:"List the refused requests, and the authentic events that the stream did not accept."`
-	Show    quarantineShowCmd    `cmd:"" help:"Print one entry: its headers to standard error, and its body to standard output. A body that came compressed is printed inflated."`
-	Release quarantineReleaseCmd `cmd:"" help:"Publish: a refused request if it verifies with the present secrets, an authentic event again."`
-	Purge   quarantinePurgeCmd   `cmd:"" help:"Remove entries for good."`
+	Show    quarantineShowCmd    `cmd:"" help:"Print one entry: its headers to standard error, its body to standard output. A body that came compressed is printed inflated."`
+	Release quarantineReleaseCmd `cmd:"" help:"Publish entries: refused requests that verify with the present secrets, and authentic events once more. Exit 1 if any stays in the quarantine."`
+	Purge   quarantinePurgeCmd   `cmd:"" help:"Remove entries for good. An authentic event that is removed is lost: the stream does not have it."`
 }
 
 type quarantineListCmd struct{ adminFlags }
@@ -65,7 +63,7 @@ func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
 }
 
 type quarantineShowCmd struct {
-	Sequence uint64 `arg:"" help:"Its number in the list."`
+	Sequence uint64 `arg:"" help:"Number of the entry in the list."`
 	adminFlags
 }
 
@@ -96,9 +94,9 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 }
 
 type quarantineReleaseCmd struct {
-	Sequence []uint64 `arg:"" optional:"" help:"Their numbers in the list; default: all."`
-	Stale    bool     `help:"Also what was signed longer before it came than the tolerance allows: after a wrong clock or a pause."`
-	Force    bool     `help:"Also requests that are older than the duplicate window. Look for their jobs in the stream first: an event that is stored already would be stored twice."`
+	Sequence []uint64 `arg:"" optional:"" help:"Numbers of the entries in the list; default: all."`
+	Stale    bool     `help:"Also requests whose time of signing was further from their arrival than --tolerance of serve allows: after a wrong clock or a pause."`
+	Force    bool     `help:"Also requests that are older than the duplicate window (--dedupe-window of serve). Look for their jobs in the stream first: an event that is stored already would be stored twice."`
 	adminFlags
 }
 
@@ -127,8 +125,8 @@ func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 }
 
 type quarantinePurgeCmd struct {
-	Sequence []uint64 `arg:"" optional:"" help:"Their numbers in the list."`
-	All      bool     `help:"All of them."`
+	Sequence []uint64 `arg:"" optional:"" help:"Numbers of the entries in the list."`
+	All      bool     `help:"Remove all entries, authentic events included."`
 	adminFlags
 }
 
@@ -160,15 +158,15 @@ func sequenceQuery(sequences []uint64) url.Values {
 
 // openQuarantine opens the quarantine in the data folder. In direct mode it is all
 // that the folder holds, so that it has a lock of its own.
-func (c *serveCmd) openQuarantine(run context.Context, s *storage, verifier *verify.Verifier, o operator) error {
+func (c *serveCmd) openQuarantine(ctx context.Context, s *storage, verifier *verify.Verifier, o operator) error {
 	window := func() time.Duration { return c.DedupeWindow }
 	if c.direct() {
-		window = func() time.Duration { return s.remote.Status().Window }
+		window = s.publisher.DuplicateWindow
 	}
 	q, err := bridge.OpenQuarantine(bridge.QuarantineOptions{
 		Dir: filepath.Join(c.DataDir, "quarantine"), Lock: c.direct(),
 		MaxBytes: int64(c.QuarantineBytes), MaxAge: c.QuarantineAge, MaxBody: int(c.QuarantineMaxBody),
-		Verifier: verifier, Publisher: released{s.publisher}, Tolerance: c.Tolerance, DedupeWindow: window, Logger: o.log,
+		Verifier: verifier, Publisher: s.publisher, Tolerance: c.Tolerance, DedupeWindow: window, Logger: o.log,
 	})
 	if err != nil {
 		return err
@@ -197,16 +195,10 @@ func (c *serveCmd) openQuarantine(run context.Context, s *storage, verifier *ver
 		n, err := q.Purge(ctx, sequences...)
 		return map[string]int{"purged": n}, err
 	})
+	var run context.Context
+	run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.run.Go(func() { q.Run(run) })
 	return o.registry.Register(quarantineCollector{q})
-}
-
-// released publishes what leaves the quarantine. Nothing parks an event here yet.
-type released struct{ *publisher.Publisher }
-
-// Republish implements the quarantine's publisher.
-func (released) Republish(context.Context, bridge.Parked) (uint64, error) {
-	return 0, errors.ErrUnsupported
 }
 
 func parseSequences(list []string) ([]uint64, error) {

@@ -40,7 +40,7 @@ func (c *serveCmd) fit(log *zap.Logger) error {
 	connections := min(c.MaxConnections, files-workers)
 	if workers < c.MaxWorkers || connections < c.MaxConnections {
 		log.Warn("limit of open files: raise it (ulimit -n, LimitNOFILE) for as many connections as were asked for",
-			zap.Uint64("files", limit.Cur), zap.Int("max-connections", connections), zap.Int("max-workers", workers))
+			zap.Int64("files", int64(min(limit.Cur, 1<<30))), zap.Int("max-connections", connections), zap.Int("max-workers", workers))
 	}
 	c.MaxWorkers, c.MaxConnections = workers, connections
 	return nil

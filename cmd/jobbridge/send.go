@@ -30,11 +30,11 @@ type sendCmd struct {
 	ID          string         `help:"Id of the generation; all of --count get the same. Default: a new one each." placeholder:"ID"`
 	File        string         `help:"Send these bytes instead; - is standard input." placeholder:"FILE"`
 	Count       int            `help:"How many to send." default:"1"`
-	Rate        float64        `help:"How many a second at the most; 0 is as fast as answers come."`
+	Rate        float64        `help:"How many a second at most; 0 is as fast as answers come."`
 	Concurrency int            `help:"How many at once." default:"1"`
 	At          string         `help:"Time of signing: RFC 3339, or relative to now, such as --at=-10m." placeholder:"TIME"`
-	Tamper      string         `help:"Spoil what is sent after it was signed: ${enum}." enum:"none,body,signature,header" default:"none"`
-	DataDir     string         `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" type:"path"`
+	Tamper      string         `help:"Part of the delivery to damage after signing: ${enum}." enum:"none,body,signature,header" default:"none"`
+	DataDir     string         `help:"Data folder of a bridge started with serve --dev; its secret is used unless --secret-file or SYNC_WEBHOOK_SECRET is given." default:"./jobbridge-data" type:"path"`
 	TLS         clientTLSFlags `embed:"" set:"prefix=" set:"instead="`
 	secretFlags
 }

@@ -18,33 +18,34 @@ import (
 )
 
 type serveCmd struct {
-	Listen         string           `help:"Address for webhooks." default:"127.0.0.1:8080"`
-	Path           string           `help:"Path of the webhook." default:"/webhook"`
-	AdminListen    string           `help:"Address for the operator: /healthz, /readyz, /metrics, and what the other commands ask." default:"127.0.0.1:8081"`
-	NatsListen     string           `help:"Address of the embedded NATS server for workers; off loopback only with --nats-auth-file. Empty: none. With --nats-url it does not listen." default:"127.0.0.1:4222"`
-	NatsAuthFile   string           `help:"File of name:password lines (the password plain or bcrypt): only these workers may connect." placeholder:"FILE" type:"path"`
-	DataDir        string           `help:"Folder of the journal; default ./jobbridge-data. With --journal=off: of the quarantine, which is off without it." placeholder:"DIR" type:"path"`
-	Journal        string           `help:"on: a 2xx means stored in the journal, which --nats-url copies to the remote stream. off: a 2xx means stored in the remote stream of --nats-url." enum:"on,off" default:"on"`
-	Durability     string           `help:"What a 2xx survives: fsync, power loss; os, a crash of the process only." enum:"fsync,os" default:"fsync"`
-	CommitMethod   string           `help:"How --durability=fsync reaches the disk: ${enum}. blocks syncs the files that changed, syncfs their file system, always makes the server sync each event by itself; auto is the cheapest that is known to be right." enum:"auto,blocks,syncfs,always" default:"auto"`
-	Stream         string           `help:"Name of the stream." default:"JOBS"`
-	Subject        string           `help:"Subject of an event, made of {kind}, {status} and {id}." default:"{kind}.{status}"`
-	Retention      time.Duration    `help:"How long events are kept." default:"168h"`
-	DedupeWindow   time.Duration    `help:"How long a job and status are remembered." default:"24h"`
-	MaxBytes       units.Base2Bytes `help:"Bound of the stream, such as 2GiB; when it is full of events that are younger than --retention, deliveries are refused. Default: the smaller of 10 GiB and half the free disk, when the stream is created." placeholder:"SIZE"`
-	MaxBody        units.Base2Bytes `help:"Largest body, on the wire and inflated." default:"1MiB"`
-	MaxBodyMemory  units.Base2Bytes `help:"What bodies of more than 8 KiB take together while they are read, judged and stored, half of it for one source; what comes on top waits a moment and is answered 503. It is eight times --max-body at the least." default:"32MiB"`
-	MaxInFlight    int              `help:"Deliveries stored at once; what comes on top waits a moment and is answered 503." default:"1024"`
-	MaxConnections int              `help:"Open connections of the webhook listener, half of them for one source that is no trusted proxy; what comes on top waits, or is closed. Lowered to what the system's limit of open files allows." default:"8192"`
-	MaxWorkers     int              `help:"Open connections of the embedded NATS server; lowered likewise." default:"1024"`
-	Tolerance      time.Duration    `help:"How far the time of signing may be from now, both ways." default:"5m"`
-	DrainDelay     time.Duration    `help:"How long deliveries are still taken after a signal to stop, for a load balancer to notice." default:"0s"`
-	ForgeryRate    int              `help:"Bad signatures a second that one source may send before it waits a second for each answer, a 429; good ones are never limited. 0: no limit." default:"50"`
-	AdminTokenFile string           `help:"File with the token that operators on other machines send to the admin listener, which should have --admin-tls-cert then; without it, everything there but the state and the metrics is for loopback." placeholder:"FILE" type:"path"`
-	TrustedProxies []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For tells the source of a request." placeholder:"CIDR"`
-	Pprof          bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, for operators."`
-	AcceptClock    bool             `help:"Start although the clock looks wrong beside the journal."`
-	Dev            bool             `help:"For a try: make a secret, keep it in the data folder, send a first delivery, and print the commands to go on with."`
+	Listen          string           `help:"Address for webhooks." default:"127.0.0.1:8080"`
+	Path            string           `help:"Path of the webhook." default:"/webhook"`
+	AdminListen     string           `help:"Address for the operator: /healthz, /readyz, /metrics, and the requests of the other commands." default:"127.0.0.1:8081"`
+	NatsListen      string           `help:"Address of the embedded NATS server, where workers connect. Other addresses than loopback need --nats-auth-file. Empty: it does not listen. With --nats-url there is no embedded server." default:"127.0.0.1:4222"`
+	NatsAuthFile    string           `help:"File of name:password lines (the password plain or bcrypt): only these workers may connect to the embedded NATS server, each in an account of its own. Read again when it changes." placeholder:"FILE" type:"path"`
+	DataDir         string           `help:"Folder of the journal, the embedded stream and the quarantine, on a local file system; default ./jobbridge-data. With --journal=off the folder holds the quarantine only, and without --data-dir there is no quarantine." placeholder:"DIR" type:"path"`
+	Journal         string           `help:"on: a 2xx means that the event is in the journal in the data folder; it is forwarded to the embedded NATS server or to --nats-url. off: a 2xx means that the stream of --nats-url has acknowledged the event." enum:"on,off" default:"on"`
+	JournalMaxBytes units.Base2Bytes `help:"Bound of the journal, such as 2GiB. When events that are not forwarded yet fill it, deliveries are refused. Default: the smaller of 4 GiB and a quarter of the free disk." placeholder:"SIZE"`
+	Durability      string           `help:"What a stored event survives. fsync: power loss. os: a crash of the process only." enum:"fsync,os" default:"fsync"`
+	Stream          string           `help:"Name of the stream that events are published to." default:"JOBS"`
+	Subject         string           `help:"Subject of an event, made of {kind}, {status} and {id}." default:"{kind}.{status}"`
+	Retention       time.Duration    `help:"How long the embedded stream keeps an event." default:"168h"`
+	DedupeWindow    time.Duration    `help:"How long the journal remembers a job and status, to recognize a duplicate." default:"24h"`
+	MaxBytes        units.Base2Bytes `help:"Bound of the embedded stream, such as 2GiB. When events that durable consumers have not acknowledged fill it, new events wait in the journal. Default: the smaller of 10 GiB and half of the free disk, when the stream is created." placeholder:"SIZE"`
+	MaxBody         units.Base2Bytes `help:"Largest body, on the wire and inflated." default:"1MiB"`
+	MaxBodyMemory   units.Base2Bytes `help:"Total size of the request bodies in memory, except bodies up to 8 KiB. One source may use half of it. A request that gets no memory within 1.5 s is answered 503. At least eight times --max-body." default:"32MiB"`
+	MaxInFlight     int              `help:"Deliveries that are stored at the same time. A further one waits for 40 ms and is then answered 503." default:"1024"`
+	MaxConnections  int              `help:"Open connections of the webhook listener. One source that is no trusted proxy may have half of them. A further connection waits or is closed. Lowered to what the system's limit of open files allows." default:"8192"`
+	MaxWorkers      int              `help:"Open connections of workers to the embedded NATS server. Lowered to what the system's limit of open files allows." default:"1024"`
+	Tolerance       time.Duration    `help:"How far the time of signing may be in the past or in the future." default:"5m"`
+	DrainDelay      time.Duration    `help:"How long deliveries are still accepted after a signal to stop, for a load balancer to notice." default:"0s"`
+	DrainTimeout    time.Duration    `help:"How long, after the last delivery, the bridge forwards stored events and the embedded NATS server stays for workers that have events to acknowledge. The rest follows at the next start." default:"5s"`
+	ForgeryRate     int              `help:"Bad signatures a second that one source may send. Beyond that it waits a second for each answer, a 429. A delivery with a good signature is never limited. 0: no limit." default:"50"`
+	AdminTokenFile  string           `help:"File with the token that operators on other machines send to the admin listener, which should then have --admin-tls-cert. Without a token, other machines get the state and the metrics only." placeholder:"FILE" type:"path"`
+	TrustedProxies  []string         `help:"Networks of the proxies in front, such as 10.0.0.0/8: their X-Forwarded-For names the source of a request." placeholder:"CIDR"`
+	Pprof           bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, for operators."`
+	AcceptClock     bool             `help:"Start although the clock does not fit the time of the newest event in the journal: events in the embedded stream may expire at once."`
+	Dev             bool             `help:"To try jobbridge: generate a secret, store it in the data folder, send a first delivery, and print the next commands."`
 	quarantineFlags
 	WebhookTLS tlsFlags `embed:"" set:"prefix=" set:"listener=webhook listener" set:"clients=whose clients may connect; nobody else may"`
 	acmeFlags
@@ -57,20 +58,20 @@ type serveCmd struct {
 	Config kong.ConfigFlag `help:"YAML file with values for these flags, by their names." placeholder:"FILE"`
 }
 
-// quarantineFlags bound what is kept of the requests that were refused for
-// their signature or their clock.
+// quarantineFlags bound the quarantine.
 type quarantineFlags struct {
-	Quarantine        bool             `help:"Keep requests that are refused for their signature or their clock: jobbridge quarantine releases them." default:"true" negatable:""`
-	QuarantineBytes   units.Base2Bytes `help:"Bound of the quarantine; the oldest is dropped first. One source fills a quarter at once and a quarter an hour at the most." default:"64MiB"`
-	QuarantineAge     time.Duration    `help:"How long it keeps a request." default:"168h"`
-	QuarantineMaxBody units.Base2Bytes `help:"Largest body it keeps." default:"64KiB"`
+	Quarantine        bool             `help:"Store requests that are refused for their signature or their clock, and events that the stream can never accept: jobbridge quarantine lists and releases them." default:"true" negatable:""`
+	QuarantineBytes   units.Base2Bytes `help:"Bound of the quarantine. The oldest refused request is dropped first; events are never dropped. One source can fill a quarter at once and a quarter an hour." default:"64MiB"`
+	QuarantineAge     time.Duration    `help:"How long the quarantine keeps a refused request." default:"168h"`
+	QuarantineMaxBody units.Base2Bytes `help:"Largest body of a refused request that the quarantine stores." default:"64KiB"`
 }
 
 // Help implements kong's long help.
 func (serveCmd) Help() string {
-	return `A 2xx answer means that the event is on stable storage, once per job and status, in the bytes that were signed. ` +
-		`SIGTERM or SIGINT drains and stops; a second one stops at once. Every flag is also an environment variable, ` +
-		`and a key of the file given with --config; a flag wins over the variable, and that over the file.`
+	return `A 2xx answer means that the event is on stable storage in the journal, once per job and status, in the bytes that were signed. ` +
+		`It is then published to NATS; while NATS is down, deliveries are still accepted. ` +
+		`After SIGTERM or SIGINT the bridge finishes what is in flight, forwards what is stored for at most --drain-timeout, and stops; a second one stops it at once. Every flag is also an environment variable, ` +
+		`and a key of the file given with --config; a flag wins over the variable, and the variable over the file.`
 }
 
 // Run serves until ctx ends or the storage fails.
@@ -126,7 +127,11 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		}
 		return err
 	}
-	defer func() { err = errors.Join(err, store.close()) }()
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.DrainTimeout)
+		defer cancel()
+		err = errors.Join(err, store.close(closing))
+	}()
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	https, err := c.https(serving, o, listener)
@@ -145,15 +150,15 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	if err != nil {
 		return usageError{err}
 	}
-	o.health.Start(store.durability)
+	o.health.Start(store.publisher.Durability())
 	webhook, admin := urlOf(c.secure(), listener), urlOf(c.AdminTLS.given(), adminListener)
-	log.Info("ready", zap.String("webhook", webhook+c.Path), zap.String("nats", store.natsURL()), zap.String("admin", admin),
-		zap.String("durability", string(store.durability)), zap.Strings("secrets", verifier.Fingerprints()))
+	log.Info("ready", zap.String("webhook", webhook+c.Path), zap.String("nats", store.publisher.URL()), zap.String("admin", admin),
+		zap.String("durability", string(store.publisher.Durability())), zap.Strings("secrets", verifier.Fingerprints()))
 	notify(log, daemon.SdNotifyReady)
 	var beside sync.WaitGroup
 	beside.Go(func() {
 		select {
-		case <-store.failed: // drain, and let a supervisor start over
+		case <-store.publisher.Failed(): // drain, and let a supervisor start over
 			stop()
 		case <-serving.Done():
 		}
@@ -162,7 +167,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	reloaded := make(chan struct{})
 	go func() { defer close(reloaded); o.reload.run(serving, hangup) }()
 	if c.Dev {
-		beside.Go(func() { c.welcome(serving, s, secrets[0], webhook+c.Path, admin, store.natsURL()) })
+		beside.Go(func() { c.welcome(serving, s, secrets[0], webhook+c.Path, admin, store.publisher.URL()) })
 	}
 	err = b.Serve(serving, listener)
 	stop()

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/alecthomas/units"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
-	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -19,7 +17,7 @@ import (
 // at it.
 type streamCmd struct {
 	Print  streamPrintCmd  `cmd:"" help:"Print the stream's configuration, for nats stream add --config."`
-	Create streamCreateCmd `cmd:"" help:"Create the stream, with credentials that may; one that exists is audited and left alone."`
+	Create streamCreateCmd `cmd:"" help:"Create the stream, with credentials that may do so. A stream that exists is audited and not changed."`
 	Audit  streamAuditCmd  `cmd:"" help:"Say what is wrong with the stream, and what to change; exit 1 if events cannot be stored."`
 }
 
@@ -27,10 +25,10 @@ type streamCmd struct {
 type streamFlags struct {
 	Stream       string           `help:"Name of the stream." default:"JOBS"`
 	Subject      string           `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
-	Retention    time.Duration    `help:"How long events are kept." default:"168h"`
-	DedupeWindow time.Duration    `help:"How long a job and status are remembered." default:"24h"`
+	Retention    time.Duration    `help:"How long the stream keeps an event." default:"168h"`
+	DedupeWindow time.Duration    `help:"Duplicate window of the stream: how long it remembers a message id." default:"24h"`
 	MaxBytes     units.Base2Bytes `help:"Bound of the stream; 0 is none." default:"10GiB"`
-	Replicas     int              `help:"How many servers hold it: 1, 3 or 5." default:"1"`
+	Replicas     int              `help:"How many servers hold the stream: 1, 3 or 5." default:"1"`
 }
 
 func (f streamFlags) config() (jetstream.StreamConfig, error) {
@@ -62,7 +60,7 @@ func (c *streamPrintCmd) Run(s streams) error {
 
 // auditFlags say what the stream must be good for.
 type auditFlags struct {
-	Tolerance time.Duration    `help:"How far the time of signing may be from now, as for serve." default:"5m"`
+	Tolerance time.Duration    `help:"How far the time of signing may be in the past or in the future, as for serve." default:"5m"`
 	MaxBody   units.Base2Bytes `help:"Largest body, as for serve." default:"1MiB"`
 	JSON      bool             `name:"json" help:"Print the findings as JSON."`
 }
@@ -86,15 +84,16 @@ func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	// Never an update: what an operator has changed stays.
-	if _, err := js.Stream(ctx, config.Name); err == nil {
-		fmt.Fprintf(s.err, "stream %s exists: unchanged\n", config.Name)
-	} else if _, err := js.CreateStream(ctx, config); err != nil {
-		return fmt.Errorf("create stream %s: %w", config.Name, err)
-	} else {
+	created, err := publisher.CreateStream(ctx, js, config)
+	switch {
+	case err != nil:
+		return err
+	case created:
 		fmt.Fprintf(s.err, "created stream %s on %s\n", config.Name, nc.ConnectedUrlRedacted())
+	default:
+		fmt.Fprintf(s.err, "stream %s exists: unchanged\n", config.Name)
 	}
-	return c.audit(ctx, s, nc, js, c.Stream, c.Subject)
+	return c.audit(ctx, s, js, c.Stream, c.Subject)
 }
 
 type streamAuditCmd struct {
@@ -106,30 +105,25 @@ type streamAuditCmd struct {
 
 // Run audits the stream.
 func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
-	nc, js, err := c.connect(remote.DefaultInbox) // as serve would
+	nc, js, err := c.connect(publisher.BridgeInbox) // as serve would
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	return c.audit(ctx, s, nc, js, c.Stream, c.Subject)
+	return c.audit(ctx, s, js, c.Stream, c.Subject)
 }
 
-func (f auditFlags) audit(ctx context.Context, s streams, nc *nats.Conn, js jetstream.JetStream, stream, template string) error {
+func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream, stream, template string) error {
 	subject, err := event.ParseTemplate(template)
 	if err != nil {
 		return usage("--subject: %w", err)
 	}
-	found, err := js.Stream(ctx, stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("stream %s does not exist: jobbridge stream create", stream)
-	}
+	findings, err := publisher.AuditStream(ctx, js, publisher.AuditOptions{Stream: stream, Subject: subject, Tolerance: f.Tolerance, MaxBody: int(f.MaxBody)})
 	if err != nil {
-		return fmt.Errorf("stream %s: %w: may the user ask for it, and may it subscribe to the answers (--nats-inbox)?", stream, err)
+		return fmt.Errorf("%w: may the user ask for it, and may it subscribe to the answers (--nats-inbox)?", err)
 	}
-	needs := publisher.Needs{Subject: subject, Tolerance: f.Tolerance, MaxBody: int(f.MaxBody)}
-	findings := needs.Audit(found.CachedInfo().Config, nc.MaxPayload())
 	fatal := 0
 	for _, finding := range findings {
 		if finding.Fatal {

@@ -18,10 +18,10 @@ type tailCmd struct {
 	Subject   string `arg:"" optional:"" help:"Subject, with * and > as in NATS." default:"job.>"`
 	AuthFile  string `help:"File with a name:password line to connect with." placeholder:"FILE" type:"path"`
 	Stream    string `help:"Stream for --from-start." default:"JOBS"`
-	FromStart bool   `help:"All that the stream holds, then what comes. Without it, a plain subscription: also shows duplicates, and what is not on disk yet."`
-	Job       string `help:"Only this job's." placeholder:"ID"`
-	JSON      bool   `name:"json" help:"One JSON object a line: subject, time, headers, data."`
-	Count     int    `help:"Stop after so many; 0 is never."`
+	FromStart bool   `help:"Begin with the oldest event of the stream, then follow. Without it, a plain subscription shows new events only."`
+	Job       string `help:"Only the events of this job." placeholder:"ID"`
+	JSON      bool   `name:"json" help:"Print one JSON object a line: subject, sequence, headers, data."`
+	Count     int    `help:"Stop after this number of events; 0 is never."`
 	natsFlags
 }
 

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -147,7 +148,7 @@ func (o operator) watchCertificate(listener, none string, current func() *x509.C
 		}
 		return []string{"certificate of the " + listener + " listener: " + why}
 	}
-	o.health.Ask(reasons)
+	o.health.Watch(func() (bridge.State, []string) { return bridge.Ready, reasons() })
 	warn = func() {
 		for _, why := range reasons() {
 			o.log.Warn(why)

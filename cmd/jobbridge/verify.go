@@ -21,9 +21,9 @@ import (
 type verifyCmd struct {
 	Header    string        `help:"The Sync-Signature header as it came." required:"" placeholder:"t=…,v1=…"`
 	File      string        `help:"The body as it came; - is standard input." default:"-" placeholder:"FILE"`
-	At        string        `help:"Judge as of then: RFC 3339, or relative to now, such as --at=-1h. Default: now." placeholder:"TIME"`
-	Tolerance time.Duration `help:"How far the time of signing may be off." default:"5m"`
-	DataDir   string        `help:"Folder of a serve --dev, whose secret is taken if there is no other." default:"./jobbridge-data" type:"path"`
+	At        string        `help:"Verify as of this time: RFC 3339, or relative to now, such as --at=-1h. Default: now." placeholder:"TIME"`
+	Tolerance time.Duration `help:"How far the time of signing may be in the past or in the future." default:"5m"`
+	DataDir   string        `help:"Data folder of a bridge started with serve --dev; its secret is used unless --secret-file or SYNC_WEBHOOK_SECRET is given." default:"./jobbridge-data" type:"path"`
 	secretFlags
 }
 
@@ -182,7 +182,7 @@ func bodyMistakes(body []byte) []bodyMistake {
 	add(bytes.ReplaceAll(body, []byte("\r\n"), []byte("\n")), "it is right with LF line ends: the capture changed them.")
 	var indented bytes.Buffer
 	if json.Indent(&indented, body, "", "  ") == nil {
-		add(indented.Bytes(), "it is right over the body indented by two spaces: something between printed it anew.")
+		add(indented.Bytes(), "it is right over the body indented by two spaces: something in between re-serialized it.")
 	}
 	if printed, err := verify.Stringify(body, 0); err == nil {
 		add(asciiOnly(printed), `it is right over the body with \u escapes for what is not ASCII, as Python's json.dumps prints it: the sender signs that form; let it sign what it sends.`)

@@ -4,11 +4,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jobbridge/jobbridge/publisher/journal"
+	"github.com/jobbridge/jobbridge/publisher"
 )
 
 // readWorkers reads name:password lines; "#" begins a comment.
-func readWorkers(path string) ([]journal.Worker, error) {
+func readWorkers(path string) ([]publisher.Worker, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -16,7 +16,7 @@ func readWorkers(path string) ([]journal.Worker, error) {
 	if err != nil {
 		return nil, usage("--nats-auth-file: %w", err)
 	}
-	var workers []journal.Worker
+	var workers []publisher.Worker
 	for n, line := range strings.Split(text, "\n") {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
@@ -25,10 +25,10 @@ func readWorkers(path string) ([]journal.Worker, error) {
 		if user == "" || password == "" {
 			return nil, usage("--nats-auth-file: %s:%d: want name:password", path, n+1)
 		}
-		if slices.ContainsFunc(workers, func(w journal.Worker) bool { return w.User == user }) {
+		if slices.ContainsFunc(workers, func(w publisher.Worker) bool { return w.User == user }) {
 			return nil, usage("--nats-auth-file: %s:%d: %s is there twice", path, n+1, user)
 		}
-		workers = append(workers, journal.Worker{User: user, Password: password})
+		workers = append(workers, publisher.Worker{User: user, Password: password})
 	}
 	if len(workers) == 0 {
 		return nil, usage("--nats-auth-file: %s names nobody", path)
@@ -37,13 +37,13 @@ func readWorkers(path string) ([]journal.Worker, error) {
 }
 
 // reloadedWorkers puts the workers of --nats-auth-file in force.
-func (c *serveCmd) reloadedWorkers(j *journal.Journal, now []journal.Worker) reloaded {
+func (c *serveCmd) reloadedWorkers(p *publisher.Publisher, now []publisher.Worker) reloaded {
 	return reloaded{name: "workers", files: fixed(c.NatsAuthFile), load: func() (bool, error) {
 		workers, err := readWorkers(c.NatsAuthFile)
 		if err != nil || slices.Equal(workers, now) {
 			return false, err
 		}
-		if err := j.SetWorkers(workers); err != nil {
+		if err := p.SetWorkers(workers); err != nil {
 			return false, err
 		}
 		now = workers

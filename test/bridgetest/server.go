@@ -12,7 +12,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -23,7 +22,6 @@ import (
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
-	"github.com/jobbridge/jobbridge/publisher/journal"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -53,8 +51,8 @@ type Config struct {
 	Subject string
 	// Bridge is the rest of the bridge's configuration.
 	Bridge bridge.Config
-	// Journal is the rest of the journal's.
-	Journal journal.Options
+	// Publisher is the rest of the configuration of the journal and of NATS.
+	Publisher publisher.Options
 }
 
 // Server is a running bridge.
@@ -69,6 +67,8 @@ type Server struct {
 	Verifier *verify.Verifier
 	// Quarantine of the running bridge, if Config asks for one.
 	Quarantine *bridge.QuarantineStore
+	// Publisher of the running bridge; another one after [Server.Restart].
+	Publisher *publisher.Publisher
 	// Metrics of the running bridge.
 	Metrics *prometheus.Registry
 
@@ -76,8 +76,8 @@ type Server struct {
 	stop    context.CancelFunc
 	stopped chan error
 	clock   clock
-	store   store
-	read    map[string]uint64 // by subject, the last sequence that Next returned
+	js      jetstream.JetStream // a worker's, for Next and Stored
+	read    map[string]uint64   // by subject, the last sequence that Next returned
 }
 
 // NewServer starts a Server. It ends with the test.
@@ -92,7 +92,7 @@ func NewServer(t testing.TB) *Server {
 // [Server.Start].
 func NewUnstartedServer(t testing.TB) *Server {
 	t.Helper()
-	return &Server{t: t, Config: Config{Journal: journal.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"}}, read: make(map[string]uint64)}
+	return &Server{t: t, Config: Config{Publisher: publisher.Options{Dir: t.TempDir(), Server: publisher.ServerOptions{Listen: "127.0.0.1:0"}}}, read: make(map[string]uint64)}
 }
 
 // Start starts the Server.
@@ -100,23 +100,24 @@ func (s *Server) Start() {
 	s.t.Helper()
 	subject, err := event.ParseTemplate(s.Config.Subject)
 	s.must(err)
-	j := &s.Config.Journal
-	j.Stream.Subject = subject
-	j.Stream.MaxBytes = cmp.Or(j.Stream.MaxBytes, 256<<20)
-	j.MaxPayload = cmp.Or(j.MaxPayload, s.Config.Bridge.MaxBody)
-	j.Logger = cmp.Or(j.Logger, s.Config.Bridge.Logger, zap.NewNop())
+	o := &s.Config.Publisher
+	o.Stream.Subject = subject
+	o.Stream.MaxBytes = cmp.Or(o.Stream.MaxBytes, 256<<20)
+	o.JournalMaxBytes = cmp.Or(o.JournalMaxBytes, 64<<20)
+	o.MaxPayload = cmp.Or(o.MaxPayload, s.Config.Bridge.MaxBody)
+	o.Logger = cmp.Or(o.Logger, s.Config.Bridge.Logger, zap.NewNop())
 	secrets := s.Config.Secrets
 	if len(secrets) == 0 {
 		secrets = []string{Secret}
 	}
 	s.Verifier, err = verify.New(secrets, verify.Options{Tolerance: s.Config.Tolerance, Now: s.Now, MaxPayload: s.Config.Bridge.MaxBody})
 	s.must(err)
-	s.StartNATS()
-	s.t.Cleanup(s.StopNATS)
+	s.openPublisher()
+	s.t.Cleanup(s.closePublisher)
+	s.js = s.JetStream()
 	if s.Config.Quarantine {
 		s.startQuarantine()
 	}
-
 	s.Metrics = prometheus.NewRegistry()
 	cfg := s.Config.Bridge
 	cfg.Verifier = s.Verifier
@@ -127,7 +128,7 @@ func (s *Server) Start() {
 	cfg.Now = s.Now
 	cfg.Registerer = s.Metrics
 	if cfg.Publisher == nil {
-		cfg.Publisher = &s.store
+		cfg.Publisher = s
 	}
 	b, err := bridge.New(cfg)
 	s.must(err)
@@ -144,12 +145,40 @@ func (s *Server) Start() {
 	})
 }
 
+// openPublisher opens the journal and NATS.
+func (s *Server) openPublisher() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	var err error
+	s.Publisher, err = publisher.Open(ctx, s.Config.Publisher)
+	s.must(err)
+	if s.NATS = s.Publisher.URL(); s.NATS != "" {
+		// Workers reconnect to where they were.
+		s.Config.Publisher.Server.Listen = strings.TrimPrefix(s.NATS, "nats://")
+	}
+}
+
+func (s *Server) closePublisher() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	if err := s.Publisher.Close(ctx); err != nil {
+		s.t.Errorf("bridgetest: %v", err)
+	}
+}
+
+// Publish implements [bridge.Publisher] with the present publisher.
+func (s *Server) Publish(ctx context.Context, e event.Event) (publisher.Receipt, error) {
+	return s.Publisher.Publish(ctx, e)
+}
+
 // startQuarantine opens the quarantine, which does not need NATS to run.
 func (s *Server) startQuarantine() {
 	s.t.Helper()
 	var err error
 	s.Quarantine, err = bridge.OpenQuarantine(bridge.QuarantineOptions{
-		Dir: filepath.Join(s.Config.Journal.Dir, "quarantine"), MaxBytes: s.Config.QuarantineBytes, Verifier: s.Verifier, Publisher: &s.store,
+		Dir: filepath.Join(s.Config.Publisher.Dir, "quarantine"), MaxBytes: s.Config.QuarantineBytes, Verifier: s.Verifier, Publisher: s,
 		Tolerance: s.Config.Tolerance, Logger: s.Config.Bridge.Logger, Now: s.Now,
 	})
 	s.must(err)
@@ -172,25 +201,28 @@ func (s *Server) Drain() error {
 	return err
 }
 
-// StartNATS starts the embedded NATS server again, with the journal it had.
+// StopNATS stops the embedded NATS server, as an outage does: deliveries are answered
+// 200 and forwarded later, and workers lose their connection.
+func (s *Server) StopNATS() {
+	s.t.Helper()
+	s.Publisher.StopServer()
+}
+
+// StartNATS starts the NATS server that StopNATS stopped. What was delivered meanwhile
+// is forwarded.
 func (s *Server) StartNATS() {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	j, err := journal.Open(ctx, s.Config.Journal)
-	s.must(err)
-	if s.NATS = j.URL(); s.NATS != "" {
-		// Workers reconnect to where they were.
-		s.Config.Journal.Listen = strings.TrimPrefix(s.NATS, "nats://")
-	}
-	s.must(s.store.open(j, s.Config.Journal.Stream.Subject))
+	s.must(s.Publisher.StartServer(ctx))
 }
 
-// StopNATS stops the embedded NATS server: deliveries are answered 503, and
-// workers lose their connection.
-func (s *Server) StopNATS() {
+// Restart stops the journal and NATS, and starts both again on their folder, as a
+// restart of the process does.
+func (s *Server) Restart() {
 	s.t.Helper()
-	s.must(s.store.close())
+	s.closePublisher()
+	s.openPublisher()
 }
 
 // Connect returns a worker's connection, closed with the test.
@@ -210,8 +242,9 @@ func (s *Server) JetStream() jetstream.JetStream {
 	return js
 }
 
-// Next returns the next stored event on subject, which may have wildcards: the
-// first call the first one, each call the one after. It waits for it.
+// Next returns the next event in the stream on subject, which may have wildcards: the
+// first call returns the first event, each later call the one after. It waits for the
+// event.
 func (s *Server) Next(subject string) *jetstream.RawStreamMsg {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -219,7 +252,7 @@ func (s *Server) Next(subject string) *jetstream.RawStreamMsg {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		msg, err := s.store.stream().GetMsg(ctx, s.read[subject]+1, jetstream.WithGetMsgSubject(subject))
+		msg, err := s.stream().GetMsg(ctx, s.read[subject]+1, jetstream.WithGetMsgSubject(subject))
 		if err == nil {
 			s.read[subject] = msg.Sequence
 			return msg
@@ -235,14 +268,26 @@ func (s *Server) Next(subject string) *jetstream.RawStreamMsg {
 	}
 }
 
-// Stored returns how many events the stream holds.
+// Stored returns how many events the stream holds, when everything that was delivered
+// has been forwarded.
 func (s *Server) Stored() int {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	info, err := s.store.stream().Info(ctx)
+	s.must(s.Publisher.Flush(ctx))
+	info, err := s.stream().Info(ctx)
 	s.must(err)
 	return int(info.State.Msgs)
+}
+
+// stream returns the stream, as a worker sees it.
+func (s *Server) stream() jetstream.Stream {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, s.Config.Publisher.Stream.Config().Name)
+	s.must(err)
+	return stream
 }
 
 // Now is the bridge's clock, and that of deliveries.
@@ -279,54 +324,7 @@ func (c *clock) set(t time.Time) {
 	c.fixed = t
 }
 
-// store is the journal and its publisher, as long as NATS runs.
-type store struct {
-	mu        sync.RWMutex
-	journal   *journal.Journal
-	publisher *publisher.Publisher
-	last      jetstream.Stream
-}
-
-func (s *store) open(j *journal.Journal, subject event.Template) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.journal != nil {
-		return errors.Join(errors.New("NATS is running already"), j.Close())
-	}
-	p, err := publisher.New(publisher.Options{JetStream: j.JetStream(), Stored: j.Stream(), Stream: j.Stream().CachedInfo().Config.Name, Commit: j, Room: j.Room, Subject: subject})
-	s.journal, s.publisher, s.last = j, p, j.Stream()
-	return err
-}
-
-func (s *store) close() error {
-	s.mu.Lock()
-	j := s.journal
-	s.journal, s.publisher = nil, nil
-	s.mu.Unlock()
-	if j == nil {
-		return nil
-	}
-	return j.Close()
-}
-
-func (s *store) stream() jetstream.Stream {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.last
-}
-
-// Publish implements [bridge.Publisher].
-func (s *store) Publish(ctx context.Context, e event.Event) (publisher.Receipt, error) {
-	s.mu.RLock()
-	p := s.publisher
-	s.mu.RUnlock()
-	if p == nil {
-		return publisher.Receipt{}, fmt.Errorf("%w: NATS is stopped", event.ErrUnavailable)
-	}
-	return p.Publish(ctx, e)
-}
-
-// Republish implements the publisher of the quarantine: nothing is parked here.
-func (s *store) Republish(context.Context, bridge.Parked) (uint64, error) {
-	return 0, errors.ErrUnsupported
+// Republish implements the publisher of the quarantine with the present publisher.
+func (s *Server) Republish(ctx context.Context, e bridge.Parked) (uint64, error) {
+	return s.Publisher.Republish(ctx, e)
 }

@@ -18,7 +18,7 @@ const timeRange = { from: dateTime(first * 1000), to: dateTime(last * 1000) };
 timeRange.raw = timeRange;
 
 const variables = {
-  instance: "bridge:8081", // all there is
+  instance: "bridge:8081|sidecar:8081", // all there are
   __rate_interval: `${4 * step}s`,
   __range: `${seconds}s`,
 };

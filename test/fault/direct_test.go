@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jobbridge/jobbridge/publisher/remote"
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
@@ -202,7 +201,7 @@ func TestReplicaBehind(t *testing.T) {
 	behind := nodes[slices.IndexFunc(nodes, func(s *natsd.Server) bool { return s != leader })]
 	b := start(t, process.Options{Args: asBridge(t, behind.URL, "--journal=off")})
 	b.awaitState(t, "ready", "")
-	js, err := jetstream.New(leader.Connect(t, "bridge", nats.CustomInboxPrefix(remote.Inbox)))
+	js, err := jetstream.New(leader.Connect(t, "bridge", nats.CustomInboxPrefix("_INBOX_BRIDGE")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // TestDrain stops a bridge under load, keep-alive senders included: during the
@@ -185,5 +186,58 @@ func TestDrainHalfRequest(t *testing.T) {
 	}
 	if state := b.Wait(t); state.ExitCode() != 0 {
 		t.Fatal(state)
+	}
+}
+
+// TestStopWithWorkers stops a bridge while a worker holds events: the embedded server stays
+// until they are acknowledged, and for --drain-timeout at most.
+func TestStopWithWorkers(t *testing.T) {
+	t.Parallel()
+	for name, acknowledges := range map[string]bool{"acknowledged": true, "not acknowledged": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, process.Options{Args: []string{"--drain-timeout", "3s"}})
+			_, js := connect(t, b)
+			worker, err := js.CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "thumbnails", AckWait: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.load(t, traffic.Options{Senders: 1, Jobs: 4}).Wait()
+			batch, err := worker.Fetch(12)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var held []jetstream.Msg
+			for m := range batch.Messages() {
+				held = append(held, m)
+			}
+			b.Signal(t, syscall.SIGTERM)
+			signalled := time.Now()
+			b.AwaitLog(t, "draining")
+			pause(500 * time.Millisecond)
+			if acknowledges {
+				for _, m := range held {
+					if err := m.DoubleAck(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if state := b.Wait(t); state.ExitCode() != 0 {
+				t.Error(state)
+			}
+			took := time.Since(signalled)
+			if acknowledges && took > 3*time.Second || !acknowledges && (took < 2*time.Second || took > 8*time.Second) {
+				t.Errorf("it took %s", took)
+			}
+			b.again(t)
+			_, js = connect(t, b)
+			if worker, err = js.Consumer(t.Context(), "JOBS", "thumbnails"); err != nil {
+				t.Fatal(err)
+			}
+			if info := worker.CachedInfo(); len(held) != 12 || acknowledges && info.AckFloor.Stream != 12 || info.NumPending > 0 {
+				t.Errorf("%d were held; then %+v", len(held), info)
+			}
+			t.Logf("stopped with a worker that holds events, %s: exit 0 after %s", name, took.Round(time.Millisecond))
+		})
 	}
 }

@@ -141,33 +141,92 @@ func connect(t *testing.T, b *bridged) (*nats.Conn, jetstream.JetStream) {
 	return nc, js
 }
 
-// lag is how far the relay is behind.
-func (b *bridged) lag(t testing.TB) (lag uint64) {
-	t.Helper()
-	resp, err := http.Get(b.Admin + "/relay")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var s struct{ Lag uint64 }
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || resp.StatusCode != 200 {
-		t.Fatal(resp.Status, err)
-	}
-	return s.Lag
+// forwarded is what GET /forward says.
+type forwarded struct {
+	Lag, Forwarded uint64
+	Quarantined    int
+	State, Reason  string
 }
 
-// awaitRelayed waits until the remote has everything, and returns how long that
+// forward asks how far the journal is forwarded.
+func (b *bridged) forward(t testing.TB) (f forwarded) {
+	t.Helper()
+	resp, err := http.Get(b.Admin + "/forward")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, b.words())
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&f); err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp.Status, err)
+	}
+	return f
+}
+
+// lag is how many durable events the stream does not have.
+func (b *bridged) lag(t testing.TB) uint64 { t.Helper(); return b.forward(t).Lag }
+
+// awaitForwarded waits until the stream has everything, and returns how long that
 // took.
-func (b *bridged) awaitRelayed(t testing.TB) time.Duration {
+func (b *bridged) awaitForwarded(t testing.TB) time.Duration {
 	t.Helper()
 	began := time.Now()
 	traffic.Eventually(t, time.Minute, func() error {
-		if lag := b.lag(t); lag > 0 {
-			return fmt.Errorf("the relay is %d events behind", lag)
+		if f := b.forward(t); f.Lag > 0 || f.State != "forwarding" {
+			return fmt.Errorf("the forwarder says %+v\n%s", f, b.words())
 		}
 		return nil
 	})
 	return time.Since(began)
+}
+
+// stored waits until everything is forwarded, and reads the embedded stream.
+func (b *bridged) stored(t testing.TB) []traffic.Message {
+	t.Helper()
+	b.awaitForwarded(t)
+	nc, err := nats.Connect(b.NATS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	stored, err := traffic.Stored(t.Context(), nc, "JOBS")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, b.words())
+	}
+	return stored
+}
+
+// check compares a load with what the embedded stream holds when everything is
+// forwarded.
+func (b *bridged) check(t testing.TB, l *traffic.Load) traffic.Verdict {
+	t.Helper()
+	v := l.Judge(b.stored(t), nil)
+	if err := v.Err(); err != nil {
+		t.Errorf("%s:\n%v\n%s", v, err, b.words())
+	}
+	return v
+}
+
+// checkpoint is what forward.json says.
+type checkpoint struct {
+	Journal        string `json:"journal"`
+	Sequence       uint64 `json:"sequence"`
+	StreamSequence uint64 `json:"stream_sequence"`
+}
+
+// checkpoint reads forward.json; the zero value means that there is none.
+func (b *bridged) checkpoint(t testing.TB) (c checkpoint) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(b.opts.Dir, "forward.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return c
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // passwordFile writes a password as --nats-password-file wants it.

@@ -81,7 +81,7 @@ func delivers(t *testing.T, b *bridged, nc *nats.Conn) {
 	b.awaitState(t, "ready", "")
 	l := b.load(t, traffic.Options{Senders: 2, Jobs: 2})
 	l.Wait()
-	b.awaitRelayed(t)
+	b.awaitForwarded(t)
 	l.Check(t, nc, "JOBS")
 }
 

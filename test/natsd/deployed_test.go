@@ -296,7 +296,7 @@ func TestStreamFile(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &printed); code != 0 || err != nil || printed.MaxBytes != file.MaxBytes || printed.Replicas != file.Replicas {
 		t.Errorf("jobbridge stream print: %d %v\n%s%s", code, err, out, stderr)
 	}
-	if found := (publisher.Needs{Tolerance: 5 * time.Minute, MaxBody: 1 << 20}).Audit(file, 1<<20+publisher.HeaderRoom); len(found) > 0 {
+	if found := (publisher.AuditOptions{Tolerance: 5 * time.Minute, MaxBody: 1 << 20}).Audit(file, 1<<20+publisher.HeaderRoom); len(found) > 0 {
 		t.Errorf("the audit finds %v", found)
 	}
 }

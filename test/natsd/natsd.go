@@ -26,7 +26,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -303,9 +302,11 @@ func jetStream(t testing.TB, nc *nats.Conn) jetstream.JetStream {
 // number of replicas.
 func CreateStream(t testing.TB, js jetstream.JetStream, replicas int) jetstream.Stream {
 	t.Helper()
-	c := publisher.StreamOptions{MaxBytes: 256 << 20}.Config()
-	c.Replicas = replicas
-	stream, err := js.CreateStream(t.Context(), c)
+	// Written out, because the tests of package publisher's own parts use this package.
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "JOBS", Subjects: []string{"job.>", "batch.>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, MaxAge: 7 * 24 * time.Hour,
+		MaxBytes: 256 << 20, Duplicates: 24 * time.Hour, Replicas: replicas, AllowDirect: true,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

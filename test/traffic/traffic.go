@@ -18,11 +18,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -56,7 +58,8 @@ type Options struct {
 type Answer struct {
 	// Code of the answer; 0 if there was none.
 	Code int
-	// Sequence of the event in the stream, if it was acknowledged.
+	// Sequence of the event in the journal, if it was acknowledged; in direct mode, in
+	// the stream.
 	Sequence uint64 `json:"sequence"`
 	// Duplicate tells that it had been stored before.
 	Duplicate bool `json:"duplicate"`
@@ -263,10 +266,13 @@ func Eventually(t testing.TB, patience time.Duration, f func() error) {
 
 // Message is one that a stream holds.
 type Message struct {
-	Sequence uint64
-	ID       string
-	Data     []byte
-	Stored   time.Time
+	// Sequence in the stream. Journal is the sequence in the journal that the message
+	// came from; 0 in direct mode.
+	Sequence, Journal uint64
+	ID                string
+	Subject           string
+	Data              []byte
+	Stored            time.Time
 }
 
 // Stored reads the whole of a stream.
@@ -299,7 +305,8 @@ func Stored(ctx context.Context, nc *nats.Conn, name string) ([]Message, error) 
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, Message{meta.Sequence.Stream, m.Headers().Get(jetstream.MsgIDHeader), bytes.Clone(m.Data()), meta.Timestamp})
+			journal, _ := strconv.ParseUint(m.Headers().Get(event.SequenceHeader), 10, 64) // absent in direct mode
+			all = append(all, Message{meta.Sequence.Stream, journal, m.Headers().Get(jetstream.MsgIDHeader), m.Subject(), bytes.Clone(m.Data()), meta.Timestamp})
 			got++
 		}
 		if left -= got; got == 0 {

@@ -220,6 +220,23 @@ func TestParkFails(t *testing.T) {
 	}
 }
 
+// TestParkInAnotherFolder replaces the folder: what is written into the new one is not
+// what a sync of the old one makes durable.
+func TestParkInAnotherFolder(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	s := open(t, o)
+	if err := s.Park(t.Context(), parked("1", "{}"), "too large"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(o.Dir, o.Dir+".away"), os.Mkdir(o.Dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Park(t.Context(), parked("2", "{}"), "too large"); err == nil {
+		t.Error("an event counts as parked")
+	}
+}
+
 // onGoodDisk returns options for another store on the same folder, with a good disk.
 func onGoodDisk(o quarantine.Options) quarantine.Options { o.Sync = nil; return o }
 

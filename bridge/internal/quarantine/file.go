@@ -230,8 +230,10 @@ func (s *Store) store(c *contents, durable bool) error {
 // error of a folder's sync is final, because the system may forget the change and
 // report success the next time. The caller holds s.files.
 func (s *Store) write(name string, durable bool, parts ...[]byte) error {
-	if durable && s.failed != nil {
-		return s.failed
+	if durable {
+		if err := cmp.Or(s.failed, s.checkFolder()); err != nil {
+			return err
+		}
 	}
 	temporary := s.path("unfinished" + newSuffix)
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {

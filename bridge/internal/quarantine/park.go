@@ -3,27 +3,14 @@ package quarantine
 import (
 	"context"
 	"fmt"
-	"time"
 
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
 )
 
 // Parked is an authentic event that the stream can never accept.
-type Parked struct {
-	// ID is the message id, and Key names the job.
-	ID, Key string
-	// Digest is the SHA-256 of Payload.
-	Digest [32]byte
-	// Subject that the event is published on.
-	Subject string
-	// Header are lines of the NATS protocol, "Name: value\r\n" each.
-	Header  []byte
-	Payload []byte
-	// Sequence and Time of the record in the journal.
-	Sequence uint64
-	Time     time.Time
-}
+type Parked = publisher.Parked
 
 // Park stores an authentic event durably. It drops refused requests to make room;
 // when authentic events alone fill the quarantine, it returns [event.ErrFull].

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -53,7 +55,12 @@ var errDamaged = errors.New("forward.json is damaged")
 // damaged file is renamed, and reported by errDamaged.
 func readCheckpoint(dir string) (*checkpoint, error) {
 	path := filepath.Join(dir, checkpointName)
-	data, err := os.ReadFile(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	var data []byte
+	if err == nil {
+		defer f.Close()
+		data, err = io.ReadAll(f)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -62,8 +69,8 @@ func readCheckpoint(dir string) (*checkpoint, error) {
 	}
 	var c checkpoint
 	err = json.Unmarshal(data, &c)
-	if err == nil && (c.Target == "" || c.Journal == "" || c.Created.IsZero()) {
-		err = errors.New("a field is missing")
+	if err == nil && (c.Target == "" || c.Journal == "" || c.Created.IsZero() || c.Sequence > maxSequence) {
+		err = errors.New("a field is missing or impossible")
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", errDamaged, err)
@@ -79,7 +86,8 @@ func (c *checkpoint) write(dir string) error {
 		return err
 	}
 	temporary := filepath.Join(dir, temporaryName)
-	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	_ = os.Remove(temporary) // what an interrupted write left, or a link that somebody put there
+	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,6 @@ type Forwarder struct {
 	// A stale outcome was compared at this time, when this was the prefix.
 	compared   time.Time
 	comparedAt uint64
-	wentBack   bool // an acknowledgement named a stream sequence that had been assigned before
 	unsaved    bool // the last checkpoint could not be written
 
 	saves chan chan error // requests of Checkpoint
@@ -124,7 +123,7 @@ type Forwarder struct {
 	unlogged int // state changes that were not logged
 }
 
-// waiter is a Drain in progress.
+// waiter is a Wait in progress.
 type waiter struct {
 	through uint64
 	done    chan struct{}
@@ -172,6 +171,9 @@ func New(o Options) (*Forwarder, error) {
 		return nil, fmt.Errorf("forward: read checkpoint: %w", err)
 	}
 	f.skip(f.acknowledged(), 0)
+	if f.saved != nil && f.saved.Journal != f.id && o.Journal.Durable() == 0 {
+		f.skip(f.saved.Sequence, 0) // a new journal: no sequence is assigned twice
+	}
 	if f.saved != nil && f.saved.Target == o.Target.Name() {
 		f.prefix = f.acknowledged()
 		o.Journal.Release(f.prefix)
@@ -248,12 +250,12 @@ func (f *Forwarder) restart(ctx context.Context, cause error) error {
 		wait, cancel := context.WithTimeout(ctx, restartTimeout)
 		err := f.opts.Target.Restart(wait)
 		cancel()
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
 			return nil
 		}
 		cause = fmt.Errorf("%w: restart: %w", errFailedStore, err)
 		if sleep(ctx, f.pause(f.restarts)) != nil {
-			return nil
+			return nil //nolint:nilerr // Run was told to end
 		}
 	}
 }
@@ -283,8 +285,12 @@ func (f *Forwarder) Checkpoint(ctx context.Context) error {
 
 // Drain returns when everything that is durable now has been forwarded, or with
 // ctx's error.
-func (f *Forwarder) Drain(ctx context.Context) error {
-	w := waiter{f.opts.Journal.Durable(), make(chan struct{})}
+func (f *Forwarder) Drain(ctx context.Context) error { return f.Wait(ctx, f.opts.Journal.Durable()) }
+
+// Wait returns when every record up to the sequence through has been forwarded, or
+// with ctx's error.
+func (f *Forwarder) Wait(ctx context.Context, through uint64) error {
+	w := waiter{through, make(chan struct{})}
 	f.mu.Lock()
 	if f.prefix < w.through {
 		f.waiters = append(f.waiters, w)

@@ -274,6 +274,9 @@ func TestQuarantineFails(t *testing.T) {
 	if s := r.f.Stats(); s.Checkpoint != 302 || s.Parked != 1 {
 		t.Errorf("stats %+v", s)
 	}
+	if n := r.logged("an event that the stream will never accept cannot be quarantined: it is tried again"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
 	r.has(r.journal.records[1:])
 }
 
@@ -329,6 +332,57 @@ func TestForeignAnswer(t *testing.T) {
 	r.has(r.journal.records)
 }
 
+// TestHeartbeatIsNoAnswer has a consumer deliver, and send its heartbeats, where the
+// forwarder expects an answer.
+func TestHeartbeatIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, newTarget(t))
+	r.target.exact = false
+	if err := r.target.mute(); err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(r.target.srv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	event, err := nc.SubscribeSync("job.>")
+	if err != nil || nc.Flush() != nil {
+		t.Fatal(err)
+	}
+	r.journal.add(record("job", "COMPLETED"))
+	r.run()
+	m, err := event.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delivered, err := nc.SubscribeSync(m.Reply)
+	if err != nil || nc.Flush() != nil {
+		t.Fatal(err)
+	}
+	push := jetstream.ConsumerConfig{DeliverSubject: m.Reply, IdleHeartbeat: 100 * time.Millisecond}
+	if _, err := r.target.jetStream().CreatePushConsumer(t.Context(), streamName, push); err != nil {
+		t.Fatal(err)
+	}
+	for status := ""; status != "100"; status = m.Header.Get(statusHeader) {
+		if m, err = delivered.NextMsg(patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := r.f.Stats().Forwarded; n != 0 {
+		t.Errorf("%d records are forwarded", n)
+	}
+	if err := nc.Publish(delivered.Subject, []byte(`{"stream":"JOBS","seq":1}`)); err != nil { // after the heartbeat
+		t.Fatal(err)
+	}
+	r.drain()
+	for len(r.states) > 0 {
+		if s := <-r.states; s.Kind == Misconfigured {
+			t.Error(s.Reason)
+		}
+	}
+}
+
 // TestParseAck shows which answers count.
 func TestParseAck(t *testing.T) {
 	t.Parallel()
@@ -347,6 +401,35 @@ func TestParseAck(t *testing.T) {
 		a, err := parseAck([]byte(data), streamName)
 		if !errors.Is(err, want) || want == nil && a.Sequence != 7 {
 			t.Errorf("%s: %+v, %v, want %v", data, a, err, want)
+		}
+	}
+}
+
+// TestPlainAck shows which answers are read without encoding/json.
+func TestPlainAck(t *testing.T) {
+	t.Parallel()
+	for data, want := range map[string]uint64{
+		`{"stream":"JOBS","seq":7}`: 7, `{"stream":"JOBS", "seq":7}`: 7, `{"stream":"JOBS",  "seq":7}`: 0, `{"stream":"JOBS","seq":0}`: 0,
+		`{"stream":"JOBS","seq":-7}`: 0, `{"stream":"JOBS","seq":7`: 0, `{"stream":"JOBS","seq":}`: 0, `{"stream":"JOBS";"seq":7}`: 0,
+		`{"stream":"JOBSX","seq":7}`: 0, `{"stream":"JOB`: 0, `{"stream":"JOBS`: 0, `{"stream":"SBOJ","seq":7}`: 0,
+		`{"Stream":"JOBS","seq":7}`: 0,
+		`{"stream":"JOBS","qes":7}`: 0, `{"stream":"JOBS","seq":7,"duplicate":true}`: 0, ``: 0,
+	} {
+		if n, ok := parsePlainAck([]byte(data), streamName); ok != (want > 0) || ok && n != want {
+			t.Errorf("%s: %d, %v", data, n, ok)
+		}
+	}
+}
+
+// TestOrigin shows which journal and sequence a message names.
+func TestOrigin(t *testing.T) {
+	t.Parallel()
+	for sequence, want := range map[string]uint64{"7": 7, "": 0, "7x": 0, "-7": 0, "4611686018427387904": 1 << 62, "4611686018427387905": 0, "18446744073709551615": 0} {
+		m := nats.NewMsg("job.x")
+		m.Header.Set(event.JournalHeader, "journal-1")
+		m.Header.Set(event.SequenceHeader, sequence)
+		if journal, got := origin(m); got != want || (journal == "journal-1") != (want > 0) {
+			t.Errorf("%q: %q %d", sequence, journal, got)
 		}
 	}
 }

@@ -102,17 +102,15 @@ func parsePlainAck(data []byte, stream string) (sequence uint64, ok bool) {
 	return sequence, err == nil && sequence > 0
 }
 
+// maxSequence is the highest journal sequence that is believed: whoever may publish to
+// the stream can name any, and the journal goes on above the highest one.
+const maxSequence = 1 << 62
+
 // origin returns the journal and the sequence that a message of the stream names.
 func origin(m *nats.Msg) (journal string, sequence uint64) {
 	sequence, err := strconv.ParseUint(m.Header.Get(event.SequenceHeader), 10, 64)
-	if err != nil {
+	if err != nil || sequence > maxSequence {
 		return "", 0
 	}
 	return m.Header.Get(event.JournalHeader), sequence
-}
-
-// isCopy reports whether a message of the stream stands for the record.
-func isCopy(m *nats.Msg, r *Record, journal string) bool {
-	id, sequence := origin(m)
-	return id == journal && sequence == r.Sequence || bytes.Equal(m.Data, r.Payload)
 }

@@ -36,6 +36,10 @@ func TestConnectionIsLost(t *testing.T) {
 	r.journal.add(jobs(200)...)
 	r.run()
 	r.until(func(s Stats) bool { return s.Forwarded > 50 })
+	proxy.Stall() // what is published from now on is in flight
+	sent := g.conn().Stats().OutMsgs
+	r.journal.add(jobsFrom(200, 10)...)
+	r.until(func(Stats) bool { return g.conn().Stats().OutMsgs > sent })
 	proxy.Down()
 	if s := r.await(Down); s.Reason == "" {
 		t.Error("no reason")

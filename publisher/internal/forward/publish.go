@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,13 +58,18 @@ func (s *session) makeRoom(ctx context.Context, i *item, now time.Time) bool {
 		several = min(several, limit/64)
 	}
 	for _, bytes := range []int64{max(several, i.size()), i.size()} {
-		if err = s.target.Room(ctx, s.p.flying+bytes, s.f.trimmable()); err == nil {
+		if err = s.target.Room(ctx, s.p.flying+s.p.ahead(bytes)+bytes, s.f.trimmable()); err == nil {
 			s.room = bytes
 			return true
 		}
 	}
-	state := stateOf(err)
-	s.p.stop(state.Kind, state.Reason, now)
+	if s.unsaved > 0 { // a checkpoint allows the target to trim more
+		s.saveAt = now
+	}
+	if s.p.counts[inFlight] == 0 { // else an answer may end the need for room
+		state := stateOf(err)
+		s.p.stop(state.Kind, state.Reason, now)
+	}
 	return false
 }
 
@@ -82,9 +88,13 @@ func (s *session) answer(m *nats.Msg, now time.Time) {
 	if !ok {
 		return
 	}
-	if len(m.Data) == 0 && m.Header.Get(statusHeader) == noResponders {
-		s.p.unserved(sequence, conflict, now)
-		s.f.spans.fail(s.p.items[sequence], "no responders")
+	// Workers see the reply subject of an event, and can have a consumer deliver there.
+	// A delivery has a header, an answer of the stream has none.
+	if m.Header != nil {
+		if len(m.Data) == 0 && m.Header.Get(statusHeader) == noResponders {
+			s.p.unserved(sequence, conflict, now)
+			s.f.spans.fail(s.p.items[sequence], "no responders")
+		}
 		return
 	}
 	ack, err := parseAck(m.Data, s.target.Stream())
@@ -136,10 +146,10 @@ func (s *session) readBack(ctx context.Context, i *item) {
 			v = gone
 		case errors.Is(err, nats.ErrPermissionViolation):
 			v = other
-		case err == nil && isCopy(m, &record, s.f.id):
+		case err == nil && bytes.Equal(m.Data, record.Payload):
 			v = same
-			_, sequence := origin(m)
-			foreign = sequence != record.Sequence
+			journal, sequence := origin(m)
+			foreign = journal != s.f.id || sequence != record.Sequence
 		case err == nil:
 			v = other
 		}

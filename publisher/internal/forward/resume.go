@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -16,13 +17,13 @@ import (
 type plan struct {
 	situation situation
 	info      Info
-	after     uint64            // the journal is read behind this sequence
-	below     uint64            // no copy of a record behind after is at or below this stream sequence
-	refill    uint64            // records up to this one were acknowledged once; only lost ones are published
-	trimmed   uint64            // records up to this one are not refilled: they have left the stream on purpose
-	lost      uint64            // how many messages the stream has lost, if that is known
-	highest   uint64            // highest record that the stream has
-	present   map[uint64]string // message id of the records that the stream has
+	after     uint64                       // the journal is read behind this sequence
+	below     uint64                       // no copy of a record behind after is at or below this stream sequence
+	refill    uint64                       // records up to this one were acknowledged once; only lost ones are published
+	trimmed   uint64                       // records up to this one are not refilled: they have left the stream on purpose
+	lost      uint64                       // how many messages the stream has lost, if that is known
+	highest   uint64                       // highest record that the stream has
+	present   map[uint64][sha256.Size]byte // digest of the records that the stream has
 }
 
 // resume waits for the target and compares it with checkpoint and journal. It
@@ -150,8 +151,8 @@ func (f *Forwarder) newest(ctx context.Context, p plan) (uint64, error) {
 // has reports whether the stream has the record. Another event can have the same
 // sequence if the journal has lost its end.
 func (p *plan) has(r *Record) bool {
-	id, ok := p.present[r.Sequence]
-	return ok && (id == r.ID || id == event.DigestID(r.Digest))
+	digest, ok := p.present[r.Sequence]
+	return ok && digest == r.Digest
 }
 
 // markRefill writes down that a refill has begun.

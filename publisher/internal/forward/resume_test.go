@@ -2,12 +2,18 @@ package forward
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
@@ -181,6 +187,11 @@ func TestOtherJournal(t *testing.T) {
 	r.journal.add(jobs(10)...)
 	r.run().drain()
 	r.end()
+	r.journal = newMemory("journal-2")
+	r.opts.Journal = r.journal
+	if _, err := New(r.opts); err != nil || r.journal.skipped != 30 {
+		t.Errorf("an empty journal goes on above %d, want 30: %v", r.journal.skipped, err)
+	}
 	r.journal = newMemory("journal-2")
 	r.opts.Journal = r.journal
 	records := jobsFrom(10, 10)
@@ -433,12 +444,52 @@ func TestJournalLost(t *testing.T) {
 	})
 }
 
+// TestForgedOrigin has messages in the stream that name the journal and are not of it:
+// whoever may publish there can neither suppress an event nor exhaust the sequences.
+func TestForgedOrigin(t *testing.T) {
+	t.Parallel()
+	for _, exact := range []bool{true, false} {
+		t.Run(fmt.Sprint(exact), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, newTarget(t))
+			r.target.exact = exact
+			events := []Record{record("found", "QUEUED"), record("answered", "QUEUED")}
+			for i, sequence := range []string{"1", "2", fmt.Sprint(uint64(math.MaxUint64))} {
+				id := "third"
+				if i < len(events) {
+					id = events[i].ID
+				}
+				header := nats.Header{event.JournalHeader: {"journal-1"}, event.SequenceHeader: {sequence}, event.MessageIDHeader: {id}}
+				if _, err := r.target.js.PublishMsg(t.Context(), &nats.Msg{Subject: "job.queued", Header: header, Data: []byte("forged")}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.journal.add(events[0])
+			r.run()
+			r.journal.add(events[1])
+			r.drain()
+			if r.journal.skipped != 0 {
+				t.Errorf("the journal goes on above %d", r.journal.skipped)
+			}
+			got := make(map[string]string)
+			for _, m := range r.target.stored()[3:] {
+				got[string(m.Data)] = m.Subject
+			}
+			want := map[string]string{string(events[0].Payload): "job.conflict", string(events[1].Payload): "job.conflict"}
+			if !maps.Equal(got, want) {
+				t.Errorf("stored %v, want %v", got, want)
+			}
+		})
+	}
+}
+
 // TestDamagedCheckpoint shows that an unreadable forward.json is kept aside and
 // rebuilt from the stream.
 func TestDamagedCheckpoint(t *testing.T) {
 	t.Parallel()
 	for name, content := range map[string]string{
 		"empty": "", "NUL": strings.Repeat("\x00", 300), "truncated": `{"target":"embedded/JOBS","created":"2026-`, "another": `{"a":1}`,
+		"impossible": `{"target":"embedded/JOBS","created":"2026-01-01T00:00:00Z","journal":"journal-1","sequence":18446744073709551615}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -569,6 +620,34 @@ func TestCheckpointCannotBeWritten(t *testing.T) {
 	}
 }
 
+// TestCheckpointLinks has links where the files of the checkpoint should be: none is
+// followed.
+func TestCheckpointLinks(t *testing.T) {
+	t.Parallel()
+	dir, victim := t.TempDir(), filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{temporaryName, checkpointName} {
+		if err := os.Symlink(victim, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c, err := readCheckpoint(dir); err == nil || errors.Is(err, errDamaged) {
+		t.Errorf("a link is read: %+v, %v", c, err)
+	}
+	c := checkpoint{Target: "t", Created: time.Now(), Journal: "j", Sequence: 3}
+	if err := c.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readCheckpoint(dir); err != nil || got.Sequence != 3 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if b, _ := os.ReadFile(victim); string(b) != "precious" {
+		t.Errorf("the file behind the link has become %q", b)
+	}
+}
+
 // TestCheckpointInTime shows that a checkpoint is written without being asked for.
 func TestCheckpointInTime(t *testing.T) {
 	t.Parallel()
@@ -615,5 +694,370 @@ func TestRanges(t *testing.T) {
 	}
 	if got := ranges(many); strings.Count(got, ",") != 20 || !strings.HasSuffix(got, "38, …") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestStateOf shows which state an error of the target means.
+func TestStateOf(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]Kind{
+		errDown: Down, errNoLeader: NoLeader, event.ErrFull: Full, event.ErrMisconfigured: Misconfigured,
+		nats.ErrPermissionViolation: Misconfigured, nats.ErrTimeout: Unavailable,
+	} {
+		if got := stateOf(fmt.Errorf("x: %w", err)); got != (State{want, "x: " + err.Error()}) {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
+
+func digestOf(n int) [sha256.Size]byte { return sha256.Sum256([]byte(fmt.Sprint(n))) }
+
+// TestNewest shows which records are taken for lost: the newest ones that the stream
+// does not have, and no more than it has lost.
+func TestNewest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, _, r, _ := newUnit(t)
+		for n := range 12 {
+			r.journal.add(Record{ID: fmt.Sprint(n + 1), Local: n+1 == 8, Digest: digestOf(n + 1)})
+		}
+		present := map[uint64][sha256.Size]byte{}
+		for _, n := range []int{1, 2, 4, 6, 10} {
+			present[uint64(n)] = digestOf(n)
+		}
+		present[9] = digestOf(0) // another event
+		for name, test := range map[string]struct {
+			after, refill, lost, want uint64
+		}{
+			"the newest two of 3, 5, 7, 9":   {0, 10, 2, 5},
+			"the newest three":               {0, 10, 3, 3},
+			"all":                            {0, 10, 4, 0},
+			"more than there are":            {0, 10, 5, 0},
+			"all behind the beginning":       {4, 10, 3, 4},
+			"without what was not forwarded": {0, 5, 1, 3},
+			"what has no copy yet":           {0, 12, 2, 9}, // of 3, 5, 7, 9, 11, 12
+		} {
+			p, begin := plan{after: test.after, refill: test.refill, lost: test.lost, present: present}, time.Now()
+			if got, err := s.f.newest(t.Context(), p); err != nil || got != test.want || time.Since(begin) > 0 {
+				t.Errorf("%s: above %d, want %d: %v after %s", name, got, test.want, err, time.Since(begin))
+			}
+		}
+		r.journal.Skip(20) // 13 to 20 do not exist
+		p := plan{refill: 18, lost: 1, present: present}
+		if got, err := s.f.newest(t.Context(), p); err != nil || got != 11 {
+			t.Errorf("with a hole: above %d, %v", got, err)
+		}
+		r.journal.add(Record{ID: "21"})
+		if got, err := s.f.newest(t.Context(), p); err != nil || got != 11 {
+			t.Errorf("with a record behind the hole: above %d, %v", got, err)
+		}
+		s.f.opts.Journal = broken{r.journal}
+		if _, err := s.f.newest(t.Context(), p); err == nil || !strings.Contains(err.Error(), "bad block") {
+			t.Errorf("the journal cannot be read: %v", err)
+		}
+	})
+}
+
+// TestAnnounce shows how loud a situation is, and when the duplicate window is
+// mentioned.
+func TestAnnounce(t *testing.T) {
+	t.Parallel()
+	levels := map[situation]string{
+		fresh: "info", unchanged: "info", otherTarget: "warn", otherJournal: "warn",
+		recreated: "error", shortened: "error", gaps: "error", unfinished: "error", doubtful: "error",
+	}
+	for situation, level := range levels {
+		s, _, r, _ := newUnit(t)
+		s.f.announce(t.Context(), plan{situation: situation, info: Info{Lost: []uint64{3}}})
+		l := r.logs.FilterMessage(situation.String()).All()
+		if len(l) != 1 || l[0].Level.String() != level || (r.logged("lost stream sequences") == 1) != (situation == gaps) ||
+			r.logged(shortWindow) != 0 {
+			t.Errorf("%s: %v", situation, r.logs.All())
+		}
+	}
+	for name, test := range map[string]struct {
+		exact     bool
+		situation situation
+		window    time.Duration
+		first     uint64 // that the journal holds, of one record
+		want      int
+	}{
+		"a short window":      {false, shortened, time.Minute, 1, 1},
+		"a long window":       {false, shortened, 2 * time.Hour, 1, 0},
+		"embedded":            {true, shortened, time.Minute, 1, 0},
+		"nothing is lost":     {false, unchanged, time.Minute, 1, 0},
+		"the journal is gone": {false, shortened, time.Minute, 2, 0},
+	} {
+		s, g, r, now := newUnit(t)
+		g.exact = test.exact
+		r.journal.add(Record{Time: now.Add(-time.Hour)})
+		r.journal.drop(test.first)
+		s.f.announce(t.Context(), plan{situation: test.situation, info: Info{Duplicates: test.window}})
+		if got := r.logged(shortWindow); got != test.want {
+			t.Errorf("%s: said %d times", name, got)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, _, r, _ := newUnit(t)
+		begin := time.Now()
+		for range 2 {
+			if first, ok := s.f.firstTime(t.Context()); ok || time.Since(begin) > 0 {
+				t.Errorf("an empty journal begins at %s, known after %s", first, time.Since(begin))
+			}
+			r.journal.drop(7) // and one whose records are deleted
+		}
+	})
+}
+
+// TestSkip shows when the journal is made to continue above what it has lost.
+func TestSkip(t *testing.T) {
+	t.Parallel()
+	s, _, r, _ := newUnit(t)
+	f := s.f
+	r.journal.add(jobs(1)...) // 3 records
+	check := func(what string, skipped, lost uint64, said int) {
+		t.Helper()
+		if got := r.logged("the journal has lost acknowledged events"); got != said || r.journal.skipped != skipped ||
+			f.total.JournalLost != lost {
+			t.Errorf("%s: said %d times, skipped %d, lost %d", what, got, r.journal.skipped, f.total.JournalLost)
+		}
+	}
+	f.skip(3, 3)
+	check("nothing is lost", 0, 0, 0)
+	f.skip(5, 5)
+	check("two are lost", 5, 2, 1)
+	if lost := r.logs.All()[0].ContextMap()["lost"]; lost != uint64(2) {
+		t.Errorf("it says that %v are lost", lost)
+	}
+	if f.holeAfter != 3 || f.holeEnd != 5 {
+		t.Errorf("the hole is behind %d up to %d", f.holeAfter, f.holeEnd)
+	}
+	f.skip(5, 5)
+	check("it is known", 5, 2, 1)
+	f.running = true
+	f.skip(9, 9)
+	check("while it runs", 5, 6, 2)
+	f.skip(9, 9)
+	check("while it runs, known", 5, 6, 2)
+}
+
+// named writes the digests of the messages in TestScan as their message ids.
+func named(digests map[uint64][sha256.Size]byte) map[uint64]string {
+	names := make(map[uint64]string)
+	for n, digest := range digests {
+		if id := fmt.Sprint("id-", n); sha256.Sum256([]byte(id)) == digest {
+			names[n] = id
+		}
+	}
+	return names
+}
+
+// TestScan reads each message of a range once, and finds the journal's records.
+func TestScan(t *testing.T) {
+	t.Parallel()
+	message := func(journal, sequence string) *nats.Msg {
+		m := nats.NewMsg("job.x")
+		m.Header.Set(event.JournalHeader, journal)
+		m.Header.Set(event.SequenceHeader, sequence)
+		m.Data = []byte("id-" + sequence)
+		return m
+	}
+	stream := map[uint64]*nats.Msg{
+		4: message("journal-1", "19"), 5: message("journal-2", "90"), 6: message("journal-1", "17"), 8: message("journal-1", "18"),
+		9: message("journal-1", "99"),
+	}
+	for name, test := range map[string]struct {
+		from, to uint64
+		fail     error // at 6
+		want     string
+		err      string
+	}{
+		"a range":               {5, 8, nil, "map[17:id-17 18:id-18] 18 17", ""},
+		"one message":           {4, 4, nil, "map[19:id-19] 19 19", ""},
+		"nothing":               {5, 4, nil, "map[] 0 0", ""},
+		"more than the readers": {1, 100, nil, "map[17:id-17 18:id-18 19:id-19 99:id-99] 99 19", ""},
+		"an error":              {5, 8, nats.ErrTimeout, "", "compare the stream: nats: timeout"},
+		"it may not be read":    {6, 6, nats.ErrPermissionViolation, "map[] 0 0", ""},
+	} {
+		s, g, _, _ := newUnit(t)
+		var mu sync.Mutex
+		reads := map[uint64]int{}
+		g.get = func(n uint64) (*nats.Msg, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			reads[n]++
+			if n == 6 && test.fail != nil {
+				return nil, test.fail
+			}
+			if m := stream[n]; m != nil {
+				return m, nil
+			}
+			return nil, jetstream.ErrMsgNotFound
+		}
+		got, err := s.f.scan(t.Context(), test.from, test.to)
+		if test.err != "" {
+			if err == nil || err.Error() != test.err {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if text := fmt.Sprint(named(got.sequences), got.highest, got.first); err != nil || text != test.want {
+			t.Errorf("%s: %s, want %s: %v", name, text, test.want, err)
+		}
+		if want := test.to + 1 - test.from; uint64(len(reads)) != want {
+			t.Errorf("%s: %d messages were read, want %d", name, len(reads), want)
+		}
+		for n, times := range reads {
+			if n < test.from || n > test.to || times != 1 {
+				t.Errorf("%s: message %d was read %d times", name, n, times)
+			}
+		}
+	}
+}
+
+// TestPlan shows what is read, compared and published in each situation.
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	created := time.Unix(1e9, 0)
+	for name, test := range map[string]struct {
+		exact   bool
+		change  func(c *checkpoint, i *Info)
+		first   uint64 // of the journal's 30 records
+		nothing bool   // no checkpoint
+		want    string // situation, after, below, refill, trimmed, lost, read messages
+	}{
+		"unchanged":          {true, func(c *checkpoint, i *Info) {}, 1, false, "1 10 8 0 0 0 9-20"},
+		"trimmed":            {true, func(c *checkpoint, i *Info) { i.FirstSeq = 15 }, 1, false, "1 10 8 0 15 0 15-20"},
+		"unchanged, remote":  {false, func(c *checkpoint, i *Info) {}, 1, false, "1 10 8 0 0 0 9-20"},
+		"doubtful":           {true, func(c *checkpoint, i *Info) { c.Doubt = true }, 1, false, "8 10 8 0 0 0 9-20"},
+		"other target":       {true, func(c *checkpoint, i *Info) { c.Target = "x" }, 1, false, "2 0 0 20 0 0 1-20"},
+		"other journal":      {true, func(c *checkpoint, i *Info) { c.Journal = "x" }, 1, false, "3 0 0 0 0 0 9-20"},
+		"other journal, too": {true, func(c *checkpoint, i *Info) { c.Journal, i.Created = "x", created.Add(1) }, 1, false, "3 0 0 0 0 0 1-20"},
+		"recreated":          {true, func(c *checkpoint, i *Info) { i.Created = created.Add(1) }, 1, false, "4 0 0 10 0 0 1-20"},
+		"shortened":          {true, func(c *checkpoint, i *Info) { c.StreamSequence = 23 }, 1, false, "5 0 0 10 7 3 1-20"},
+		"gaps":               {true, func(c *checkpoint, i *Info) { i.Lost, c.Lost = []uint64{1, 2, 3}, 1 }, 1, false, "6 0 0 10 8 2 1-20"},
+		"unfinished":         {true, func(c *checkpoint, i *Info) { c.Refill, c.RefillAfter = true, 4 }, 1, false, "7 0 0 10 4 0 1-20"},
+		"fresh":              {true, nil, 1, true, "0 0 0 20 0 0 1-20"},
+		"fresh, deleted":     {true, nil, 6, true, "0 5 0 20 0 0 1-20"},
+		"fresh, remote":      {false, nil, 1, true, "0 0 0 20 0 0 1-20"},
+	} {
+		s, g, r, _ := newUnit(t)
+		f := s.f
+		g.exact = test.exact
+		r.journal.add(jobs(10)...)
+		r.journal.drop(test.first)
+		info := Info{Created: created, FirstSeq: 1, LastSeq: 20, HasLeader: true}
+		if !test.nothing {
+			f.saved = &checkpoint{Target: g.name, Created: created, Journal: "journal-1", Sequence: 10, StreamSequence: 12, CompareAfter: 8}
+			test.change(f.saved, &info)
+		}
+		var mu sync.Mutex
+		low, high := uint64(1000), uint64(0)
+		g.get = func(n uint64) (*nats.Msg, error) { // message n is record n
+			mu.Lock()
+			defer mu.Unlock()
+			low, high = min(low, n), max(high, n)
+			m := nats.NewMsg("job.x")
+			m.Header.Set(event.JournalHeader, "journal-1")
+			m.Header.Set(event.SequenceHeader, fmt.Sprint(n))
+			m.Header.Set(event.MessageIDHeader, "x")
+			return m, nil
+		}
+		situation := f.saved.compare(g.name, f.id, info)
+		p, err := f.plan(t.Context(), situation, info)
+		got := fmt.Sprint(uint8(p.situation), p.after, p.below, p.refill, p.trimmed, p.lost)
+		if got += fmt.Sprintf(" %d-%d", low, high); err != nil || got != test.want {
+			t.Errorf("%s: %s, want %s: %v", name, got, test.want, err)
+		}
+		if (len(p.present) == 0) != (situation == doubtful) || (p.highest == 20) != (situation != doubtful) {
+			t.Errorf("%s: %d records are present, the highest is %d", name, len(p.present), p.highest)
+		}
+		if c, err := readCheckpoint(f.opts.Dir); err != nil || situation.lost() != (c != nil) || c != nil &&
+			(!c.Refill || c.CompareAfter != 0 || c.RefillAfter != p.trimmed) {
+			t.Errorf("%s: checkpoint %+v, %v", name, c, err)
+		}
+	}
+}
+
+// TestTryResume shows which states and errors come before a comparison.
+func TestTryResume(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		change func(s *session, g *bare)
+		before Kind
+		after  Kind
+		err    error
+	}{
+		"at the start":      {func(s *session, g *bare) {}, Starting, Comparing, nil},
+		"after an outage":   {func(s *session, g *bare) {}, Down, Comparing, nil},
+		"while it forwards": {func(s *session, g *bare) {}, Forwarding, Forwarding, nil},
+		"while it compares": {func(s *session, g *bare) {}, Comparing, Comparing, nil},
+		"no connection":     {func(s *session, g *bare) { g.up = false }, Starting, Starting, errDown},
+		"no sync":           {func(s *session, g *bare) { set(&g.syncAllErr, "x") }, Starting, Comparing, errSync},
+		"no answer": {func(s *session, g *bare) { g.info = func() (Info, error) { return Info{}, nats.ErrTimeout } },
+			Starting, Comparing, nats.ErrTimeout},
+		"no leader": {func(s *session, g *bare) { g.info = func() (Info, error) { return Info{}, nil } }, Starting, Comparing,
+			errNoLeader},
+		"no place for forward.json": {func(s *session, g *bare) { s.f.saved.StreamSequence, s.f.opts.Dir = 5, "/dev/null" }, Starting,
+			Comparing, syscall.ENOTDIR},
+		"no place, nothing to write": {func(s *session, g *bare) { s.f.opts.Dir = "/dev/null" }, Starting, Comparing, nil},
+		"no sync and no place": {func(s *session, g *bare) { set(&g.syncAllErr, "x"); s.f.opts.Dir = "/dev/null" }, Starting, Comparing,
+			errSync},
+	} {
+		s, g, r, _ := newUnit(t)
+		g.up = true
+		s.f.stats.State.Kind = test.before
+		s.f.saved = &checkpoint{Target: g.name, Journal: "journal-1"}
+		test.change(s, g)
+		_, err := s.f.tryResume(t.Context())
+		if !errors.Is(err, test.err) || (err != nil) != (test.err != nil) || s.f.State().Kind != test.after {
+			t.Errorf("%s: %v, %v", name, s.f.State(), err)
+		}
+		if s.f.stats.Frozen != (test.err == errSync) || r.logged("the checkpoint cannot be written") > 0 != (name == "no sync and no place") {
+			t.Errorf("%s: frozen %v, log %v", name, s.f.stats.Frozen, r.logs.All())
+		}
+	}
+}
+
+// TestConfirm believes a loss at a remote only if a second look shows it too.
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		exact     bool
+		refill    bool
+		last      []uint64 // of the stream, at each look
+		situation situation
+	}{
+		"a leader was behind":    {false, false, []uint64{4, 5}, unchanged},
+		"it is lost":             {false, false, []uint64{4, 4}, shortened},
+		"nothing is lost":        {false, false, []uint64{5}, unchanged},
+		"a refill goes on":       {false, true, []uint64{5}, unfinished},
+		"embedded, it is lost":   {true, false, []uint64{4}, shortened},
+		"and then it is silent":  {false, false, []uint64{4, 0}, fresh},
+		"embedded, refill again": {true, true, []uint64{4}, shortened},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, g, r, _ := newUnit(t)
+			g.up, g.exact = true, test.exact
+			g.get = func(uint64) (*nats.Msg, error) { return nil, jetstream.ErrMsgNotFound }
+			looks := 0
+			g.info = func() (Info, error) {
+				last := test.last[looks]
+				looks++
+				if last == 0 {
+					return Info{}, nats.ErrTimeout
+				}
+				return Info{LastSeq: last, FirstSeq: 1, HasLeader: true}, nil
+			}
+			s.f.saved = &checkpoint{Target: g.name, Journal: "journal-1", StreamSequence: 5, Refill: test.refill}
+			begin := time.Now()
+			p, err := s.f.tryResume(t.Context())
+			if p.situation != test.situation || looks != len(test.last) || (err != nil) != (test.situation == fresh) {
+				t.Errorf("%s: %s after %d looks: %v", name, p.situation, looks, err)
+			}
+			if took := time.Since(begin); took != time.Duration(looks-1)*r.f.timing.confirm {
+				t.Errorf("%s: took %s", name, took)
+			}
+		})
 	}
 }

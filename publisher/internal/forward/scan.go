@@ -2,11 +2,11 @@ package forward
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
 
-	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -14,10 +14,10 @@ import (
 
 // contents is what a scan found.
 type contents struct {
-	sequences map[uint64]string // journal sequence → message id
-	highest   uint64            // highest journal sequence
-	first     uint64            // journal sequence of the first message
-	firstAt   uint64            // stream sequence of that message
+	sequences map[uint64][sha256.Size]byte // journal sequence → digest of the payload
+	highest   uint64                       // highest journal sequence
+	first     uint64                       // journal sequence of the first message
+	firstAt   uint64                       // stream sequence of that message
 }
 
 const (
@@ -31,7 +31,7 @@ const (
 // scan reads the stream from one sequence to another, both inclusive, and returns
 // the records of this journal that it has.
 func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error) {
-	found := contents{sequences: make(map[uint64]string)}
+	found := contents{sequences: make(map[uint64][sha256.Size]byte)}
 	if from > to {
 		return found, nil
 	}
@@ -59,8 +59,9 @@ func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error)
 					return
 				}
 				if journal, sequence := origin(m); journal == f.id {
+					digest := sha256.Sum256(m.Data)
 					mu.Lock()
-					found.add(sequence, m.Header.Get(event.MessageIDHeader), n)
+					found.add(sequence, digest, n)
 					mu.Unlock()
 				}
 			}
@@ -78,8 +79,8 @@ func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error)
 	return found, nil
 }
 
-func (c *contents) add(sequence uint64, id string, at uint64) {
-	c.sequences[sequence] = id
+func (c *contents) add(sequence uint64, digest [sha256.Size]byte, at uint64) {
+	c.sequences[sequence] = digest
 	c.highest = max(c.highest, sequence)
 	if c.firstAt == 0 || at < c.firstAt {
 		c.first, c.firstAt = sequence, at

@@ -238,7 +238,7 @@ func (s *session) read(ctx context.Context) {
 		if bytes += r.size(); bytes < batchBytes {
 			select {
 			case unread := <-s.records:
-				batch = append(unread, r)
+				batch = append(unread, batch...)
 			default:
 				bytes = r.size()
 			}

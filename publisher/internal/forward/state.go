@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"container/heap"
 	"errors"
 	"math"
@@ -28,11 +29,12 @@ type pipeline struct {
 	doubt  bool           // what the stream has of them may not be on its disk
 
 	last    uint64           // highest sequence that was admitted
+	bounded uint64           // highest sequence that was published
 	stream  uint64           // highest stream sequence that was acknowledged
 	items   map[uint64]*item // open records
 	order   []*item          // the open records, oldest first, and some finished ones
 	jobs    map[string]*item // the last open record of each job
-	queue   []*item          // records that may be published; an entry whose phase is not queued is skipped
+	queue   []*item          // records that may be published, oldest first; an entry whose phase is not queued is skipped
 	sent    []attempt        // attempts, oldest first; some have been answered
 	retries retryHeap
 	counts  [finished + 1]int
@@ -91,7 +93,7 @@ func (p *pipeline) room() bool {
 
 // admit adds a record. Sequences must rise.
 func (p *pipeline) admit(r Record) {
-	i := &item{Record: r, below: p.below(r.Sequence), phase: finished}
+	i := &item{Record: r, phase: finished}
 	p.counts[finished]++
 	p.last = r.Sequence
 	p.items[r.Sequence] = i
@@ -108,13 +110,48 @@ func (p *pipeline) admit(r Record) {
 	p.enqueue(i)
 }
 
-// below returns a stream sequence below which no copy is of a record that is
-// admitted now, or of a later one.
+// ahead returns the size of the open records that are neither published nor queued and
+// are older than the last of the queued records that bytes hold. A stream needs room for
+// them as well: it is trimmed only up to what was stored before the oldest open record
+// was overtaken.
+func (p *pipeline) ahead(bytes int64) (reserved int64) {
+	var sum int64
+	for _, i := range p.order {
+		switch i.phase {
+		case inFlight, finished:
+		case queued:
+			if sum += i.size(); sum >= bytes {
+				return reserved
+			}
+		default:
+			reserved += i.size()
+		}
+	}
+	return reserved
+}
+
+// below returns a stream sequence below which no copy is of a record, or of a later
+// one, of which none has been published.
 func (p *pipeline) below(sequence uint64) uint64 {
 	if sequence <= p.known {
 		return p.floor
 	}
 	return p.stream
+}
+
+// bound fixes item.below of the records up to i, because i is about to be published.
+func (p *pipeline) bound(i *item) {
+	if i.Sequence <= p.bounded {
+		return
+	}
+	at, _ := slices.BinarySearchFunc(p.order, p.bounded+1, compareSequence)
+	for _, o := range p.order[at:] {
+		if o.Sequence > i.Sequence {
+			break
+		}
+		o.below = p.below(o.Sequence)
+	}
+	p.bounded = i.Sequence
 }
 
 // pass admits a record that needs no publish: it counts as acknowledged.
@@ -129,7 +166,11 @@ func (p *pipeline) prefix() (journal, below uint64) {
 	if len(p.order) == 0 {
 		return p.last, p.below(p.last + 1)
 	}
-	return p.order[0].Sequence - 1, p.order[0].below
+	first := p.order[0]
+	if first.Sequence > p.bounded {
+		return first.Sequence - 1, p.below(first.Sequence)
+	}
+	return first.Sequence - 1, first.below
 }
 
 // compact drops finished records from the middle of order. Behind a record that
@@ -157,6 +198,7 @@ func (p *pipeline) next(now time.Time) *item {
 		return nil
 	}
 	p.queue = p.queue[1:]
+	p.bound(i)
 	p.move(i, inFlight)
 	i.attempts++
 	i.sent = now
@@ -244,31 +286,39 @@ func (p *pipeline) refused(sequence uint64, conflict bool, class error, reason s
 		p.move(i, parking)
 		p.park = append(p.park, i)
 	case errors.Is(class, event.ErrFull):
-		p.requeue(i)
+		p.enqueue(i)
 		p.stop(Full, reason, now)
 	case errors.Is(class, event.ErrMisconfigured):
-		p.requeue(i)
+		p.enqueue(i)
 		p.stop(Misconfigured, reason, now)
 	default:
-		p.retry(i, queued, now)
-		if p.refusals++; p.refusals >= maxRefusals {
-			p.stop(Unavailable, reason, now)
-		}
+		p.refuseOne(i, reason, now)
 	}
 	return i
 }
 
-// unserved handles a publish that nobody listens for: there is no stream, or it
-// has no leader.
+// unserved handles a publish that nobody listens for: the stream does not cover the
+// record's subject, does not exist or has no leader. Only if several records meet with
+// this is the stream blamed.
 func (p *pipeline) unserved(sequence uint64, conflict bool, now time.Time) {
-	if i := p.items[sequence]; i != nil && i.conflict == conflict && i.phase == inFlight {
-		if i.unknown == 0 {
-			i.first = time.Time{}
-		}
-		p.requeue(i)
-	}
 	p.asked = time.Time{} // the server lives
-	p.stop(Unavailable, "no stream answers: it has no leader or does not exist", now)
+	i := p.items[sequence]
+	if i == nil || i.conflict != conflict || i.phase != inFlight {
+		return
+	}
+	if i.unknown == 0 {
+		i.first = time.Time{}
+	}
+	p.refuseOne(i, "no stream answers: it does not cover the subject, does not exist or has no leader", now)
+}
+
+// refuseOne sets a record aside that was refused for no reason of its own, and blames
+// the stream after several of them.
+func (p *pipeline) refuseOne(i *item, reason string, now time.Time) {
+	p.retry(i, queued, now)
+	if p.refusals++; p.refusals >= maxRefusals {
+		p.stop(Unavailable, reason, now)
+	}
 }
 
 // parked handles the result of Park. It reports whether that finished the record.
@@ -328,17 +378,14 @@ func (p *pipeline) unanswered(i *item, now time.Time) {
 }
 
 // disconnected handles the loss of the connection: no answer will come. The
-// records in flight go back to the head of the queue.
+// records in flight go back to the queue.
 func (p *pipeline) disconnected(reason string, now time.Time) {
-	var lost []*item
 	for _, i := range p.order {
 		if i.phase == inFlight {
 			i.unknown++
-			p.move(i, queued)
-			lost = append(lost, i)
+			p.enqueue(i)
 		}
 	}
-	p.queue = append(lost, p.queue...)
 	p.asked = time.Time{}
 	p.offline = true
 	p.kind = Forwarding // whatever was wrong before, this is the reason now
@@ -373,7 +420,7 @@ func (p *pipeline) probed(k Kind, reason string, now time.Time) {
 	case p.offline || !p.stopped():
 		return
 	case k == Forwarding:
-		p.kind, p.reason = Forwarding, ""
+		p.kind, p.reason, p.refusals = Forwarding, "", 0 // the next few refusals are the records' own
 		return
 	}
 	p.strikes++
@@ -467,21 +514,15 @@ func (p *pipeline) finish(i *item) {
 	}
 }
 
+// enqueue puts a record into the queue, behind older ones and before later ones: the
+// oldest one holds the checkpoint, and so what the stream may trim.
 func (p *pipeline) enqueue(i *item) {
 	p.move(i, queued)
-	p.queue = append(p.queue, i)
-}
-
-// requeue puts a record back to the head of the queue, behind older ones: it was
-// not at fault.
-func (p *pipeline) requeue(i *item) {
-	p.move(i, queued)
-	at := 0
-	for at < len(p.queue) && p.queue[at].Sequence < i.Sequence {
-		at++
-	}
+	at, _ := slices.BinarySearchFunc(p.queue, i.Sequence, compareSequence)
 	p.queue = slices.Insert(p.queue, at, i)
 }
+
+func compareSequence(i *item, sequence uint64) int { return cmp.Compare(i.Sequence, sequence) }
 
 // move changes the phase of a record.
 func (p *pipeline) move(i *item, to phase) {

@@ -138,6 +138,17 @@ func TestPipeline(t *testing.T) {
 			}
 			b.sends(1)
 		}},
+		"after a probe that finds the stream well one refusal does not stop": {"ab", func(b *bench) {
+			b.refusals = maxRefusals
+			b.stop(Unavailable, "busy", b.now)
+			b.probed(Forwarding, "", b.now)
+			b.sends(1)
+			b.unserved(1, false, b.now)
+			if b.stopped() {
+				b.Fatal(b.reason)
+			}
+			b.sends(2)
+		}},
 		"many refusals in a row are the stream's fault": {"abcdefgh", func(b *bench) {
 			for n := range uint64(8) {
 				if b.stopped() {
@@ -260,12 +271,27 @@ func TestPipeline(t *testing.T) {
 				b.Fatalf("%v %+v", b.kind, b.items[1])
 			}
 		}},
-		"nobody listens": {"ab", func(b *bench) {
+		"nobody listens for one subject": {"ab", func(b *bench) {
 			b.sends(1, 2)
 			b.unserved(1, false, b.now)
-			b.unserved(2, false, b.now)
-			if b.kind != Unavailable || !b.asked.IsZero() || b.counts[queued] != 2 {
-				b.Fatalf("%v, asked %s, %d queued", b.kind, b.asked, b.counts[queued])
+			if b.stopped() || !b.asked.IsZero() || b.counts[aside] != 1 {
+				b.Fatalf("%v, asked %s, %d aside", b.kind, b.asked, b.counts[aside])
+			}
+			b.acks(2)
+			b.wait(maxPause)
+			b.sends(1)
+		}},
+		"nobody listens at all": {"abcdefgh", func(b *bench) {
+			b.window, b.side = maxRefusals, maxRefusals
+			b.sends(1, 2, 3, 4, 5, 6, 7, 8)
+			for n := range uint64(maxRefusals) {
+				if b.stopped() {
+					b.Fatalf("stopped after %d", n)
+				}
+				b.unserved(n+1, false, b.now)
+			}
+			if b.kind != Unavailable {
+				b.Fatalf("%v", b.kind)
 			}
 			b.wait(maxPause)
 			b.probed(NoLeader, "no leader", b.now)
@@ -438,6 +464,11 @@ func TestPipeline(t *testing.T) {
 			if b.room() {
 				b.Fatal("room")
 			}
+			for more, want := range map[int64]bool{0: false, 1: true} {
+				if b.sideBytes = b.bytes + more; b.room() != want {
+					b.Fatalf("room with %d bytes more: %v", more, b.room())
+				}
+			}
 			b.sends(1)
 			b.acks(1)
 			if !b.room() || b.bytes != 0 {
@@ -462,6 +493,45 @@ func TestPipeline(t *testing.T) {
 			}
 			b.acks(1)
 			if journal, below := b.prefix(); journal != 2 || below != 102 {
+				b.Fatalf("%d, %d", journal, below)
+			}
+		}},
+		"a record that waits for room does not hold what is in front of it": {"abcd", func(b *bench) {
+			b.window = 2
+			b.sends(1, 2)
+			b.acks(1, 2) // stored at 101 and 102
+			if journal, below := b.prefix(); journal != 2 || below != 102 {
+				b.Fatalf("%d, %d", journal, below)
+			}
+		}},
+		"a record whose job was in flight is published before later ones": {"aabc", func(b *bench) {
+			b.window = 2
+			b.sends(1, 3)
+			b.acks(1)
+			b.sends(2)
+		}},
+		"room is needed for older records that wait": {"aaab", func(b *bench) {
+			b.window = 2
+			for _, i := range b.order {
+				i.Payload = make([]byte, 1000*i.Sequence)
+			}
+			if got := b.ahead(1000); got != 0 {
+				b.Fatalf("%d bytes are needed before the oldest record", got)
+			}
+			b.sends(1, 4)
+			if got := b.ahead(1); got != b.order[1].size()+b.order[2].size() {
+				b.Fatalf("%d bytes are needed for records that wait", got)
+			}
+			b.acks(1)
+			if got := b.ahead(1); got != 0 {
+				b.Fatalf("%d bytes are needed before the oldest record", got)
+			}
+		}},
+		"an overtaken record counts from the first later publish": {"aab", func(b *bench) {
+			b.sends(1, 3)
+			b.acks(3) // stored at 103
+			b.acks(1)
+			if journal, below := b.prefix(); journal != 1 || below != 0 {
 				b.Fatalf("%d, %d", journal, below)
 			}
 		}},
@@ -491,6 +561,144 @@ func TestPipeline(t *testing.T) {
 			b.prefixIs(0)
 			b.acks(1)
 			b.prefixIs(1001)
+		}},
+		"the last record that a comparison found is above the floor": {"", func(b *bench) {
+			b.pipeline = newPipeline(testLimits, 10, 50, 12, b.jitter)
+			b.trial, b.window = false, 1
+			for n := uint64(11); n <= 13; n++ {
+				b.admit(Record{Sequence: n, Key: fmt.Sprint(n)})
+			}
+			b.sends(11)
+			b.acks(11) // stored at 111
+			b.window = 4
+			b.sends(12, 13)
+			if b.items[12].below != 50 || b.items[13].below != 111 {
+				b.Fatalf("%d, %d", b.items[12].below, b.items[13].below)
+			}
+		}},
+		"finished records are dropped rarely": {"abcd", func(b *bench) {
+			b.sends(1, 2, 3, 4)
+			b.acks(2, 3, 4)
+			b.admit(Record{Sequence: 5, Key: "e"})
+			if len(b.order) != 5 {
+				b.Fatalf("%d records", len(b.order))
+			}
+		}},
+		"what is in flight is counted in bytes": {"", func(b *bench) {
+			b.admit(Record{Sequence: 1, Payload: make([]byte, 100), Header: make([]byte, 10), Subject: "abc", ID: "de"})
+			b.sends(1)
+			if b.flying != 315 || b.bytes != 0 {
+				b.Fatalf("%d in flight, %d aside", b.flying, b.bytes)
+			}
+			b.refused(1, false, unavailable, "busy", b.now)
+			if b.flying != 0 || b.bytes != 315 {
+				b.Fatalf("%d in flight, %d aside", b.flying, b.bytes)
+			}
+		}},
+		"records that are due are tried again in the order of their sequences": {"abc", func(b *bench) {
+			b.sends(1, 2, 3)
+			b.refused(3, false, unavailable, "busy", b.now)
+			b.refused(2, false, unavailable, "busy", b.now)
+			b.now = b.now.Add(1)
+			b.refused(1, false, unavailable, "busy", b.now)
+			b.refusals = 0
+			b.wait(minPause)
+			b.sends(1, 2, 3)
+		}},
+		"a record without an open outcome is not stale": {"ab", func(b *bench) {
+			b.sends(1, 2)
+			b.wait(time.Second)
+			b.refused(1, false, unavailable, "busy", b.now)
+			b.wait(time.Second) // 2 is not answered
+			b.items[2].phase = inFlight
+			if b.stale(b.now.Add(time.Hour), time.Minute) {
+				b.Fatal("stale")
+			}
+		}},
+		"an acknowledgement counts where nothing else decides": {"a", func(b *bench) {
+			for name, test := range map[string]struct {
+				phase, then phase
+				counts      bool
+			}{
+				"in flight": {inFlight, 0, true}, "to be published": {queued, 0, true}, "to be published later": {aside, queued, true},
+				"being read back": {settling, 0, false}, "to be read back later": {aside, settling, false},
+				"being parked": {parking, 0, false}, "to be parked later": {aside, parking, false},
+			} {
+				b := newBench(b.T, "a")
+				i := b.items[1]
+				b.move(i, test.phase)
+				i.then = test.then
+				if _, done := b.acknowledged(1, false, 101, false, b.now); done != test.counts {
+					b.Errorf("%s: %v", name, done)
+				}
+			}
+		}},
+		"an answer counts for the record in flight alone": {"ab", func(b *bench) {
+			b.sends(1, 2)
+			b.duplicate(1)
+			b.unserved(1, false, b.now) // late
+			b.unserved(2, true, b.now)  // of another message id
+			b.unserved(9, false, b.now)
+			if b.items[1].phase != settling || b.items[2].phase != inFlight {
+				b.Fatalf("%v, %v", b.items[1].phase, b.items[2].phase)
+			}
+			if b.refused(1, false, event.ErrTooLarge, "late", b.now) != nil || b.refused(9, false, event.ErrTooLarge, "late", b.now) != nil {
+				b.Fatal("a late refusal counts")
+			}
+			if b.parked(b.items[1], nil, b.now) || b.settled(b.items[2], same, b.now) {
+				b.Fatal("the result of something else counts")
+			}
+		}},
+		"a refusal keeps the time of an unanswered publish": {"ab", func(b *bench) {
+			b.sends(1, 2)
+			begin := b.now
+			b.disconnected("reset", b.now)
+			b.connected(b.now)
+			b.probed(Forwarding, "", b.now)
+			b.trial = false
+			b.wait(time.Minute)
+			b.sends(1, 2)
+			b.refused(1, false, event.ErrFull, "full", b.now)
+			b.unserved(2, false, b.now)
+			if b.items[1].first != begin || b.items[2].first != begin {
+				b.Fatalf("%s, %s", b.items[1].first, b.items[2].first)
+			}
+		}},
+		"nothing left to publish ends a stop": {"", func(b *bench) {
+			b.stop(Full, "full", b.now)
+			b.probed(Forwarding, "", b.now)
+			if got := b.state(State{Full, "full"}); got.Kind != Forwarding {
+				b.Fatalf("%v", got)
+			}
+		}},
+		"a stop ends no stop": {"ab", func(b *bench) {
+			b.sends(1, 2)
+			b.stop(Full, "full", b.now)
+			b.acks(1)
+			if !b.trial || b.strikes != 1 {
+				b.Fatalf("trial %v, %d strikes: it was published before the stop", b.trial, b.strikes)
+			}
+			if got := b.probeAt.Sub(b.now); got != minPause {
+				b.Fatalf("a probe in %s", got)
+			}
+		}},
+		"a lost message is published again until the stream forgets its id": {"a", func(b *bench) {
+			b.again = 1
+			i := b.items[1]
+			for _, test := range []struct {
+				after    time.Duration
+				conflict bool
+			}{{0, false}, {forgetAfter - 1, false}, {1, true}} {
+				b.now = b.now.Add(test.after)
+				b.move(i, settling)
+				b.settled(i, gone, b.now)
+				if i.conflict != test.conflict {
+					b.Fatalf("after %s: conflict %v", test.after, i.conflict)
+				}
+			}
+			if i.unknown != 0 || i.failures != 0 || !i.first.IsZero() {
+				b.Fatalf("%+v", i)
+			}
 		}},
 		"due names the next thing to do": {"ab", func(b *bench) {
 			if !b.due().IsZero() {
@@ -687,15 +895,17 @@ func (m *model) check() {
 	if got != prefix {
 		m.t.Fatalf("prefix %d, want %d", got, prefix)
 	}
+	for n, at := range m.stored {
+		if n > got && at <= below {
+			m.t.Fatalf("record %d is at %d, not above %d", n, at, below)
+		}
+	}
 	active := make(map[string]uint64)
 	var bytes int64
 	counts := make(map[phase]int)
 	for n, i := range m.p.items {
 		if m.final[n] {
 			m.t.Fatalf("record %d has its outcome and is open", n)
-		}
-		if at := m.stored[n]; at > 0 && at <= below {
-			m.t.Fatalf("record %d is at %d, not above %d", n, at, below)
 		}
 		counts[i.phase]++
 		if i.phase != queued && i.phase != inFlight {

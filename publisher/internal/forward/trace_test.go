@@ -30,6 +30,9 @@ func TestSpans(t *testing.T) {
 	r.target.resize(-1)
 	r.drain()
 	r.end()
+	if s := r.f.Stats(); s.Retries != 1 || s.Resent != 0 {
+		t.Errorf("stats %+v", s)
+	}
 	var got []string
 	for _, s := range spans.Ended() {
 		var attempts int64
@@ -45,5 +48,45 @@ func TestSpans(t *testing.T) {
 	want := []string{"forward 1 1 false 1", "forward 2 2 true 0", "forward 2 2 false 2"}
 	if !slices.Equal(got, want) {
 		t.Errorf("spans %q, want %q", got, want)
+	}
+}
+
+// TestSpanEnds shows which attempts have a span, and that each span ends.
+func TestSpanEnds(t *testing.T) {
+	t.Parallel()
+	recorder := tracetest.NewSpanRecorder()
+	s := newSpans(trace.NewTracerProvider(trace.WithSpanProcessor(recorder)))
+	ended := func(want int) {
+		t.Helper()
+		if got := len(recorder.Ended()); got != want {
+			t.Errorf("%d spans have ended, want %d", got, want)
+		}
+	}
+	i := &item{Record: Record{Sequence: 1}}
+	s.finish(i, i.sent) // it was found, and not published
+	s.fail(nil, "no such record")
+	ended(0)
+	i.attempts = 1
+	s.begin(i)
+	s.fail(i, "busy")
+	s.fail(i, "busy")
+	ended(1)
+	i.attempts = 2
+	s.begin(i)
+	if len(s.open) != 0 {
+		t.Error("the second attempt has a span before it succeeds")
+	}
+	s.finish(i, i.sent)
+	ended(2)
+	i.attempts = 1
+	s.begin(i)
+	s.end()
+	s.end()
+	ended(3)
+	for _, none := range []*spans{nil, newSpans(nil)} {
+		none.begin(i)
+		none.fail(i, "")
+		none.finish(i, i.sent)
+		none.end()
 	}
 }

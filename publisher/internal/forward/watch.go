@@ -1,7 +1,9 @@
 package forward
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"time"
 
@@ -30,7 +32,8 @@ func (s *session) use(ctx context.Context, nc *nats.Conn, now time.Time) {
 	s.connecting = false
 	if nc != s.nc {
 		s.disconnect()
-		inbox := nc.NewInbox()
+		// Unlike nc.NewInbox, which counts up, it does not follow from an earlier one.
+		inbox := cmp.Or(nc.Opts.InboxPrefix, "_INBOX") + "." + rand.Text()
 		sub, err := nc.ChanSubscribe(inbox+".>", s.acks)
 		if err != nil {
 			s.lose(ctx, err.Error(), now)

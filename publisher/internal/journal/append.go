@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
@@ -111,7 +112,8 @@ func outcome(sequence uint64, same bool) Appended {
 }
 
 // compare looks for r's id among the job's durable records from newest back to
-// compared. A sequence of 0 means that there is none.
+// compared. A sequence of 0 means that there is none. Where a record is unreadable the
+// search ends: an event stored twice is better than one that is refused.
 func (j *Journal) compare(ctx context.Context, newest, compared position, hash uint64, r *Record) (first Appended, err error) {
 	err = j.walk(ctx, newest, compared, hash, r.ID, func(_ position, l link) bool {
 		if l.same {
@@ -119,7 +121,7 @@ func (j *Journal) compare(ctx context.Context, newest, compared position, hash u
 		}
 		return !l.same
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errUnreadable) {
 		return Appended{}, fmt.Errorf("%w: compare with earlier records: %w", event.ErrUnavailable, err)
 	}
 	return first, nil

@@ -98,19 +98,24 @@ func (j *Journal) commit(g *group) error {
 	if _, err := s.file.WriteAt(b, g.offset); err != nil {
 		return fmt.Errorf("write %s: %w", s.path, err)
 	}
-	written := time.Now()
+	var took time.Duration
 	if j.fsync {
+		written := time.Now()
 		if err := s.file.Sync(); err != nil {
 			return fmt.Errorf("sync %s: %w", s.path, err)
 		}
+		took = time.Since(written)
 	}
 	if header != nil {
 		if err := j.nameSegment(s); err != nil {
 			return err
 		}
 	}
+	if err := j.checkName(s); err != nil {
+		return err
+	}
 	if len(g.entries) > 0 {
-		j.onCommit(CommitStats{Records: len(g.entries), Bytes: len(b), Sync: time.Since(written), Duration: time.Since(begin)})
+		j.onCommit(CommitStats{Records: len(g.entries), Bytes: len(b), Sync: took, Duration: time.Since(begin)})
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -140,6 +145,15 @@ func (j *Journal) nameSegment(s *segment) error {
 	}
 	if err := j.fs.SyncDir(j.folder); err != nil {
 		return fmt.Errorf("sync %s: %w", j.folder, err)
+	}
+	return nil
+}
+
+// checkName returns an error if the file of s was removed, replaced or moved away:
+// what is written to it reaches nobody any more.
+func (j *Journal) checkName(s *segment) error {
+	if err := j.fs.Named(s.path, s.file); err != nil {
+		return fmt.Errorf("the journal's newest segment is gone: %w", err)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 // cannot be prepared is tried again, and reading changes nothing.
 func isFinal(op memOp) bool {
 	switch op.kind {
-	case "sync", "syncdir", "remove", "truncate":
+	case "sync", "syncdir", "remove", "truncate", "stat":
 		return true
 	case "write", "rename":
 		return filepath.Base(op.path) == preparedName

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -19,6 +20,7 @@ type fileSystem interface {
 	Remove(path string) error
 	SyncDir(path string) error
 	Space(path string) (space, error)
+	Named(path string, f file) error // an error unless path is a name of f
 }
 
 // file is an open file of a fileSystem.
@@ -101,6 +103,18 @@ func (d disk) SyncDir(path string) error {
 		return d.sync(f)
 	}
 	return f.Sync()
+}
+
+func (disk) Named(path string, f file) error {
+	named, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	opened, err := f.(diskFile).Stat()
+	if err == nil && !os.SameFile(named, opened) {
+		err = fmt.Errorf("%s was replaced by another file", path)
+	}
+	return err
 }
 
 func (f diskFile) Sync() error { return f.sync(f.File) }

@@ -27,13 +27,13 @@ func diskSpace(path string) (space, error) {
 	switch uint32(st.Type) {
 	case unix.BTRFS_SUPER_MAGIC, zfsMagic, bcachefsMagic:
 		s.copyOnWrite = true
-		s.warning = "the file system copies on write: preallocated space is not reserved there"
+		s.warning = "a file system that copies on write: preallocated space is not reserved there"
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
 		s.warning = "tmpfs: the data is in memory, and a reboot or a power cut loses it, fsync or not"
 	case unix.OVERLAYFS_SUPER_MAGIC:
 		s.warning = "overlayfs: the data is in a container's own layer, and is removed with the container"
 	case unix.NFS_SUPER_MAGIC:
-		s.warning = "NFS is not supported: its locks do not exclude a second process reliably"
+		s.warning = "NFS, which is not supported: its locks do not exclude a second process reliably"
 	}
 	return s, nil
 }

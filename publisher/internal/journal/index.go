@@ -10,8 +10,12 @@ import (
 	"slices"
 )
 
-// errGone is returned for a position whose segment was deleted.
-var errGone = errors.New("deleted")
+var (
+	// errGone is returned for a position whose segment was deleted.
+	errGone = errors.New("deleted")
+	// errUnreadable is returned for a position whose record is damaged.
+	errUnreadable = errors.New("unreadable")
+)
 
 // hold finds the segment of p and the end of its durable groups. The file stays
 // open until release. It returns nil if the segment is not known any more.
@@ -49,12 +53,17 @@ func (j *Journal) link(p position, hash uint64, id string) (link, error) {
 	}
 	defer j.release(s)
 	if s.deleted {
-		e, err := findEntry(s, p)
+		e, err := j.findEntry(s, p)
+		if err != nil && !errors.Is(err, errGone) {
+			j.damageIn(s, fmt.Sprintf("the ids of a deleted segment are not known any more: %v", err))
+			err = fmt.Errorf("%w: %w", errUnreadable, err)
+		}
 		return link{e.sequence, e.previous, e.digest, e.hash == hash && e.id == hashOf(id)}, err
 	}
 	h, b, err := readRecord(s, p.offset(), end, 512-headLength)
 	if err != nil {
-		return link{}, fmt.Errorf("read %s at %d: %w", s.path, p.offset(), err)
+		j.damageIn(s, fmt.Sprintf("%s at offset %d: a record is unreadable, and earlier ids of its job are not known: %v", s.path, p.offset(), err))
+		return link{}, fmt.Errorf("%w: %s at %d: %w", errUnreadable, s.path, p.offset(), err)
 	}
 	_, found := h.names(b)
 	return link{h.sequence, h.previous, h.digest, string(found) == id}, nil

@@ -56,6 +56,10 @@ type Options struct {
 	Logger *zap.Logger
 	// OnCommit is called after each group that holds records. It must not block.
 	OnCommit func(CommitStats)
+	// MakeRoom is called when the journal needs the room of a segment that is not
+	// released yet, before an append is refused: the forwarder checkpoints then, and
+	// calls Release. nil means that nothing is to be made.
+	MakeRoom func(ctx context.Context) error
 
 	// For tests: Sync replaces the sync of a file or folder, SegmentBytes sets the
 	// size of a segment, Now is the wall clock.
@@ -82,6 +86,7 @@ type Stats struct {
 	Begin          time.Time // when the first segment was created; zero if there is none
 	Bytes          int64     // of all segments, the prepared one included
 	MaxBytes       int64
+	SegmentBytes   int64 // of one segment
 	Segments       int
 	Jobs           int    // entries of the index
 	IDs            int    // message ids that the index can find
@@ -104,9 +109,11 @@ type Journal struct {
 	now                func() time.Time
 	elapsed            func() time.Duration
 	onCommit           func(CommitStats)
+	makeRoom           func(context.Context) error
 	id                 [16]byte
 	known              bool     // id was read from a segment
 	newestRecord       position // at Open
+	warnings           []string // does not change after Open
 
 	work       chan struct{} // wakes the committer
 	kick       chan struct{} // wakes maintainLoop
@@ -193,7 +200,7 @@ func newJournal(o Options) (*Journal, error) {
 	j := &Journal{
 		dir: o.Dir, folder: filepath.Join(o.Dir, "journal"), aside: filepath.Join(o.Dir, "damaged"), fs: o.fs, logger: o.Logger,
 		fsync: o.Durability != event.OS, maxBytes: o.MaxBytes, maxRecord: o.MaxRecord, maxIDs: o.maxIDs, window: o.Window,
-		now: o.Now, elapsed: o.elapsed, onCommit: o.OnCommit,
+		now: o.Now, elapsed: o.elapsed, onCommit: o.OnCommit, makeRoom: o.MakeRoom,
 		work: make(chan struct{}, 1), kick: make(chan struct{}, 1), stop: make(chan struct{}), failed: make(chan struct{}),
 		committed: make(chan struct{}), maintained: make(chan struct{}), index: make(map[uint64]position),
 	}
@@ -225,6 +232,9 @@ func newJournal(o Options) (*Journal, error) {
 		begin := time.Now()
 		j.elapsed = func() time.Duration { return time.Since(begin) }
 	}
+	if j.makeRoom == nil {
+		j.makeRoom = func(context.Context) error { return nil }
+	}
 	if j.onCommit == nil {
 		j.onCommit = func(CommitStats) {}
 	}
@@ -252,6 +262,9 @@ func (j *Journal) start(o Options) error {
 	return nil
 }
 
+// MinBytes returns the smallest MaxBytes for a MaxRecord.
+func MinBytes(maxRecord int) int64 { return minSegments * (pages(int64(maxRecord)) + segmentMargin) }
+
 // setSizes derives the bound and the size of a segment.
 func (j *Journal) setSizes(segmentBytes int64) error {
 	space, err := j.fs.Space(j.folder)
@@ -259,9 +272,10 @@ func (j *Journal) setSizes(segmentBytes int64) error {
 		return fmt.Errorf("free space of %s: %w", j.folder, err)
 	}
 	if space.warning != "" {
-		j.logger.Warn("journal: "+space.warning, zap.String("dir", j.dir))
+		j.warnings = append(j.warnings, "the data folder "+j.dir+" is on "+space.warning)
+		j.logger.Warn("journal: the data folder is on "+space.warning, zap.String("dir", j.dir))
 	}
-	least := pages(int64(j.maxRecord)) + segmentMargin
+	least := MinBytes(j.maxRecord) / minSegments
 	if segmentBytes != 0 {
 		least = pages(int64(j.maxRecord)) + 2*page
 	}
@@ -323,7 +337,9 @@ func (j *Journal) closeFiles() error {
 	defer j.mu.Unlock()
 	var errs []error
 	for _, s := range j.segments {
-		errs = append(errs, s.file.Close())
+		if !s.deleted {
+			errs = append(errs, s.file.Close())
+		}
 	}
 	if j.fresh != nil {
 		errs = append(errs, j.fresh.file.Close())
@@ -446,6 +462,10 @@ func (j *Journal) full() string {
 	return ""
 }
 
+// Warnings returns, in words, what makes the journal worth less than its durability
+// says.
+func (j *Journal) Warnings() []string { return j.warnings }
+
 // Damage returns what Open and readers found damaged or lost, in words.
 func (j *Journal) Damage() []string {
 	j.mu.Lock()
@@ -469,7 +489,7 @@ func (j *Journal) Stats() Stats {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s := Stats{
-		Durable: j.last, Bytes: j.bytes(), MaxBytes: j.maxBytes, Jobs: len(j.index), IDs: j.ids, DroppedIDs: j.droppedIDs, Free: space.free,
+		Durable: j.last, Bytes: j.bytes(), MaxBytes: j.maxBytes, SegmentBytes: j.segmentBytes, Jobs: len(j.index), IDs: j.ids, DroppedIDs: j.droppedIDs, Free: space.free,
 	}
 	for _, segment := range j.segments {
 		if segment.deleted {

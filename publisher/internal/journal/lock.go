@@ -20,7 +20,8 @@ import (
 type lock struct {
 	flock *flock.Flock
 	path  string
-	alive time.Time // modification time at startup; zero if the file is new
+	file  os.FileInfo // of the file that is locked
+	alive time.Time   // modification time at startup; zero if the file is new
 }
 
 // clockSlack is how far the clock may go back between two runs.
@@ -44,7 +45,11 @@ func acquireLock(dir string) (*lock, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: %s is held by %s: stop it, or choose another data folder", ErrLocked, dir, l.holder())
 	}
-	if err := l.write(); err != nil {
+	err = l.write()
+	if err == nil {
+		l.file, err = os.Lstat(l.path)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("write lock: %w", err), l.flock.Unlock())
 	}
 	return l, nil
@@ -73,6 +78,16 @@ func (l *lock) write() error {
 // beat records that the journal runs at now. A missed beat only makes the clock
 // check of the next start less strict.
 func (l *lock) beat(now time.Time) { _ = os.Chtimes(l.path, now, now) }
+
+// held returns an error if the lock file was removed or replaced: another process can
+// lock the folder then.
+func (l *lock) held() error {
+	named, err := os.Lstat(l.path)
+	if err == nil && !os.SameFile(named, l.file) {
+		err = fmt.Errorf("%s was replaced by another file", l.path)
+	}
+	return err
+}
 
 // release unlocks the folder. The file stays: removing it would let two processes
 // lock two files of one name.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,61 @@ func TestLock(t *testing.T) {
 	for name, open := range map[string]func(string) (file, error){"Create": disk{}.Create, "Open": disk{}.Open} {
 		if _, err := open(filepath.Join(o.Dir, "link")); err == nil {
 			t.Errorf("%s follows a link", name)
+		}
+	}
+}
+
+// TestStolenLock removes the lock file, as somebody does who takes it for a leftover, and
+// opens the journal a second time. The first process notices; what it acknowledged
+// meanwhile, in a segment that the second one had sealed, is found by the next start.
+func TestStolenLock(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t)
+	j := mustOpen(t, o)
+	mustAppend(t, j, testRecord("a", "S", "a"))
+	if err := os.Remove(filepath.Join(o.Dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, o).Close()
+	_, err := j.Append(t.Context(), testRecord("b", "S", "b"))
+	acknowledged := err == nil
+	select {
+	case <-j.Failed():
+	case <-time.After(10 * time.Second):
+		t.Fatal("not noticed")
+	}
+	j.Close()
+	j = mustOpen(t, o)
+	found, err := j.Lookup(t.Context(), testRecord("b", "S", "b").Key)
+	if err != nil || acknowledged && len(found) != 1 {
+		t.Errorf("acknowledged %t, found %d, %v", acknowledged, len(found), err)
+	}
+}
+
+// TestClockOfNewestRecord opens a journal with a clock that lies before its newest
+// record, and behind everything else that has a time.
+func TestClockOfNewestRecord(t *testing.T) {
+	t.Parallel()
+	begin := time.Now()
+	for at, refused := range map[time.Duration]bool{time.Hour: true, 5 * time.Hour: false} {
+		var clock atomic.Int64 // since begin
+		o := testOptions(t)
+		o.Now = func() time.Time { return begin.Add(time.Duration(clock.Load())) }
+		j := mustOpen(t, o)
+		waitFor(t, func() bool { j.mu.Lock(); defer j.mu.Unlock(); return j.open != nil })
+		clock.Store(int64(5 * time.Hour))
+		mustAppend(t, j, testRecord("a", "S", ""))
+		j.Close()
+		if err := os.Chtimes(filepath.Join(o.Dir, "lock"), begin, begin); err != nil {
+			t.Fatal(err)
+		}
+		clock.Store(int64(at))
+		j, err := Open(t.Context(), o)
+		if errors.Is(err, ErrClock) != refused || (err != nil) != refused {
+			t.Errorf("%s later: %v", at, err)
+		}
+		if err == nil {
+			j.Close()
 		}
 	}
 }

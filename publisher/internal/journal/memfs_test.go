@@ -23,6 +23,7 @@ type memFS struct {
 	space           space
 
 	ops  int
+	open int                  // files
 	hook func(op memOp) error // called before each operation; an error is the operation's
 }
 
@@ -95,6 +96,7 @@ func (m *memFS) Create(path string) (file, error) {
 	defer m.mu.Unlock()
 	n := &inode{dirty: make(map[int64]bool)} // a file that was open under this name stays another one
 	m.cached[path] = n
+	m.open++
 	return &memFile{m, n, path}, nil
 }
 
@@ -108,6 +110,7 @@ func (m *memFS) Open(path string) (file, error) {
 	if n == nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOENT}
 	}
+	m.open++
 	return &memFile{m, n, path}, nil
 }
 
@@ -145,6 +148,18 @@ func (m *memFS) Remove(path string) error {
 		return &fs.PathError{Op: "remove", Path: path, Err: syscall.ENOENT}
 	}
 	delete(m.cached, path)
+	return nil
+}
+
+func (m *memFS) Named(path string, f file) error {
+	if err := m.begin("stat", path); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cached[path] != f.(*memFile).n {
+		return &fs.PathError{Op: "stat", Path: path, Err: syscall.ENOENT}
+	}
 	return nil
 }
 
@@ -278,7 +293,7 @@ func (f *memFile) Size() (int64, error) {
 	return int64(len(f.n.cached)), nil
 }
 
-func (f *memFile) Close() error { return nil }
+func (f *memFile) Close() error { f.fs.set(func() { f.fs.open-- }); return nil }
 
 // A crash says what a power cut leaves of what was not synced.
 type crash int

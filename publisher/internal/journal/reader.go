@@ -152,13 +152,6 @@ func (r *Reader) read(s *segment, end int64) error {
 	}
 	r.offset = found
 	r.next = max(r.next, damage.Last+1)
-	r.j.mu.Lock()
-	known := s.damaged
-	s.damaged = true
-	r.j.mu.Unlock()
-	if !known {
-		r.j.damage("%s", damage.Error())
-		r.j.moveAside(s, r.j.fs.Link)
-	}
+	r.j.damageIn(s, damage.Error())
 	return damage
 }

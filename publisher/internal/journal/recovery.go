@@ -175,6 +175,10 @@ func (j *Journal) loadSidecar(s *segment, found *scanned) bool {
 	if known.id != s.id || known.end > s.size {
 		return false
 	}
+	// A group behind the end was written after the sidecar, by a process that had lost its lock.
+	if _, _, more, err := (&window{file: s.file}).group(s.id, known.end, s.size); more || err != nil {
+		return false
+	}
 	*found = scanned{id: s.id, end: known.end, used: s.size, next: known.last + 1, age: known.age, entries: entries}
 	s.sealed = true
 	return true
@@ -266,7 +270,8 @@ func (j *Journal) loadDeleted(sidecars map[uint64]bool) error {
 			}
 			continue
 		}
-		s.path, s.file, s.deleted = path, f, true
+		f.Close()
+		s.path, s.deleted = path, true
 		j.segments = append(j.segments, s)
 		for i := range entries { // an index entry of a later segment stays
 			if p := at(s.ordinal, int64(entries[i].offset)); j.index[entries[i].hash] < p {
@@ -288,6 +293,22 @@ func (j *Journal) moveAside(s *segment, how func(from, to string) error) {
 	}
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		j.logger.Error("journal: no copy of a damaged segment", zapSegment(s), zap.Error(err))
+	}
+}
+
+// damageIn records and logs the first damage of a segment that is found while the
+// journal runs, and keeps a copy of the segment.
+func (j *Journal) damageIn(s *segment, text string) {
+	j.mu.Lock()
+	known := s.damaged
+	s.damaged = true
+	j.mu.Unlock()
+	if known {
+		return
+	}
+	j.damage("%s", text)
+	if !s.deleted {
+		j.moveAside(s, j.fs.Link)
 	}
 }
 

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -46,6 +47,19 @@ func (j *Journal) maintain() error {
 		j.lastBeat = now
 		j.lock.beat(now)
 	}
+	j.mu.Lock()
+	newest := j.newest()
+	j.mu.Unlock()
+	if newest != nil && !newest.deleted {
+		if err := j.checkName(newest); err != nil {
+			return err
+		}
+	}
+	if j.lock != nil {
+		if err := j.lock.held(); err != nil {
+			return fmt.Errorf("the lock of the data folder is gone: %w", err)
+		}
+	}
 	for s := j.unsealed(); s != nil; s = j.unsealed() {
 		if err := j.seal(s); err != nil {
 			return err
@@ -55,9 +69,12 @@ func (j *Journal) maintain() error {
 		space, err := j.fs.Space(j.folder)
 		if err != nil {
 			j.setFull("free space of "+j.folder+": "+err.Error(), false)
-			return nil
+			return nil //nolint:nilerr // it is the reason why appends are refused
 		}
 		s, expired := j.deletable(space)
+		if s == nil && j.askForRoom(space) {
+			s, expired = j.deletable(space)
+		}
 		if s == nil {
 			if err := j.expireIDs(); err != nil {
 				return err
@@ -121,6 +138,26 @@ func (j *Journal) deletable(space space) (s *segment, expired bool) {
 	return nil, false
 }
 
+// roomTimeout bounds a checkpoint of the forwarder. Appends wait meanwhile.
+const roomTimeout = time.Second
+
+// askForRoom has the forwarder release what it has forwarded, if the journal lacks
+// room for the next segment, and reports whether it asked.
+func (j *Journal) askForRoom(space space) bool {
+	j.mu.Lock()
+	needed := j.prepared == nil && j.fresh == nil && j.lacking(space) != ""
+	j.mu.Unlock()
+	if !needed {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), roomTimeout)
+	defer cancel()
+	if err := j.makeRoom(ctx); err != nil {
+		j.logger.Debug("journal: nothing was released", zap.Error(err))
+	}
+	return true
+}
+
 // lacking returns why there is no room for another segment, or "". The caller
 // holds mu.
 func (j *Journal) lacking(space space) string {
@@ -151,22 +188,18 @@ func (j *Journal) delete(s *segment, expired bool) error {
 		j.mu.Unlock()
 		return nil
 	}
-	log := s.file
 	s.deleted = true
-	if known {
-		s.file = s.sidecar
-	} else {
+	if !known {
 		j.removeSegment(s)
 	}
 	j.mu.Unlock()
-	log.Close()
-	if err := j.fs.Remove(s.path); err != nil {
-		return err
+	s.file.Close()
+	err := j.remove(s.path)
+	if err == nil && !known {
+		err = j.remove(sidecarPath(s.path))
 	}
-	if !known {
-		if err := j.fs.Remove(sidecarPath(s.path)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	// One folder sync for each file: otherwise a power cut could bring back an older
 	// segment without its successor, which would look like damage.
@@ -177,10 +210,18 @@ func (j *Journal) delete(s *segment, expired bool) error {
 	return nil
 }
 
+// remove removes a file. One that somebody else has removed is no error.
+func (j *Journal) remove(path string) error {
+	if err := j.fs.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // syncSidecar makes the sidecar of s durable. known is false where there is none
 // and none can be written: room for events is worth more than old ids.
 func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
-	if s.sidecar != nil {
+	if s.kept {
 		return true, nil
 	}
 	described, _, f, err := j.openSidecar(sidecarPath(s.path))
@@ -197,15 +238,13 @@ func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
 			return false, err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		f.Close()
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return false, fmt.Errorf("sync %s: %w", sidecarPath(s.path), err)
 	}
 	if err := j.fs.SyncDir(j.folder); err != nil {
-		f.Close()
 		return false, fmt.Errorf("sync %s: %w", j.folder, err)
 	}
-	s.sidecar = f
+	s.kept = true
 	return true, nil
 }
 
@@ -265,8 +304,7 @@ func (j *Journal) expireIDs() error {
 		if held {
 			return nil
 		}
-		s.file.Close()
-		if err := j.fs.Remove(sidecarPath(s.path)); err != nil {
+		if err := j.remove(sidecarPath(s.path)); err != nil {
 			return err
 		}
 	}

@@ -129,10 +129,20 @@ func TestEarlyDeletion(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	check()
+	m.set(func() {
+		if m.open > 6 { // four segments, and what is being prepared or read
+			t.Errorf("%d open files: those of deleted segments are open", m.open)
+		}
+	})
 	if found, err := j.Lookup(t.Context(), "sync:job:job-0"); err != nil || len(found) != 0 {
 		t.Errorf("a deleted job: %v, %v", found, err)
 	}
 	j.Close()
+	m.set(func() {
+		if m.open != 0 {
+			t.Errorf("%d open files after Close", m.open)
+		}
+	})
 	j = mustOpenMem(t, o)
 	check()
 	clock.Store(int64(3 * time.Hour))
@@ -169,6 +179,41 @@ func TestFullOfUnforwarded(t *testing.T) {
 	j.Release(2)
 	waitFor(t, func() bool { return j.Full() == "" })
 	mustAppend(t, j, testRecord("after", "S", ""))
+}
+
+// TestSidecarIsGone removes the sidecar of a deleted segment: a later event of its job is
+// stored all the same.
+func TestSidecarIsGone(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	o, clock := aged(m)
+	o.MaxBytes = 4 * (16 << 10)
+	j := mustOpenMem(t, o)
+	for i := range 20 {
+		a := mustAppend(t, j, testRecord(fmt.Sprint("job-", i), "S", strings.Repeat("x", 5000)))
+		j.Release(a.Sequence)
+	}
+	waitFor(t, func() bool { return j.First() > 1 })
+	m.set(func() {
+		for path := range m.cached {
+			if strings.HasSuffix(path, ".idx") {
+				delete(m.cached, path)
+			}
+		}
+	})
+	if a, err := j.Append(t.Context(), testRecord("job-0", "T", "")); err != nil || a.Sequence != 21 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if damage := j.Damage(); len(damage) != 1 {
+		t.Errorf("damage %q", damage)
+	}
+	log := m.segmentPaths()[0]
+	m.set(func() { delete(m.cached, log) })
+	clock.Store(int64(30 * time.Hour))
+	j.Release(21)
+	if err := j.maintainOnce(); err != nil || j.First() < 20 {
+		t.Errorf("what was removed already: %v, the journal begins at %d", err, j.First())
+	}
 }
 
 // TestMaxIDs forgets the oldest ids beyond the limit, says so and counts them.

@@ -36,10 +36,10 @@ type segment struct {
 	age     int64  // of the last durable group
 	count   int    // of records whose ids the index knows
 	holds   int    // readers inside the file
-	sidecar file   // open once the file is about to be deleted
+	kept    bool   // the sidecar is synced, and stays when the file is deleted
 	sealed  bool   // nothing is written any more; the sidecar was tried
 	damaged bool   // has unreadable records: gets no sidecar, so that each start reports them
-	deleted bool   // the file is gone; file is the sidecar, which still knows the ids
+	deleted bool   // the file is closed and gone; the sidecar still knows the ids
 }
 
 // segmentHeader is what the first page of a segment says.

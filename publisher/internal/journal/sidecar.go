@@ -112,18 +112,24 @@ func (j *Journal) readSidecar(f file) (*segment, []entry, error) {
 	return s, entries, nil
 }
 
-// findEntry returns the entry at p from the sidecar of a deleted segment.
-func findEntry(s *segment, p position) (entry, error) {
+// findEntry returns the entry at p from the sidecar of a deleted segment, which the caller
+// holds. The sidecar is opened for it: there can be thousands of them.
+func (j *Journal) findEntry(s *segment, p position) (entry, error) {
+	f, err := j.fs.Open(sidecarPath(s.path))
+	if err != nil {
+		return entry{}, err
+	}
+	defer f.Close()
 	var b [entryLength]byte
 	var failed error
 	read := func(i int) (e entry) {
-		if _, err := s.file.ReadAt(b[:], sidecarHead+int64(i)*entryLength); err != nil {
+		if _, err := f.ReadAt(b[:], sidecarHead+int64(i)*entryLength); err != nil {
 			failed = err
 			return entry{}
 		}
 		return parseEntry(b[:])
 	}
-	size, err := s.file.Size()
+	size, err := f.Size()
 	if err != nil {
 		return entry{}, fmt.Errorf("read %s: %w", sidecarPath(s.path), err)
 	}

@@ -364,8 +364,8 @@ func TestTrap11TruncatedUnderTheReader(t *testing.T) {
 	if _, err := j.Lookup(t.Context(), "sync:job:0"); err == nil {
 		t.Error("a lookup in the truncated segment finds no error")
 	}
-	if _, err := j.Append(t.Context(), testRecord("0", "S", strings.Repeat("x", 5000))); !errors.Is(err, event.ErrUnavailable) {
-		t.Errorf("a comparison that cannot be made: %v", err)
+	if a, err := j.Append(t.Context(), testRecord("0", "S", strings.Repeat("x", 5000))); err != nil || a.Sequence != 9 {
+		t.Errorf("a comparison that cannot be made refuses an event: %+v, %v", a, err)
 	}
 }
 
@@ -573,6 +573,7 @@ func TestTrap15PoisonAndLogNoise(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	waitFor(t, func() bool { return logs.FilterMessageSnippet("no room").Len() > 0 }) // maintainLoop logs after it refuses
 	if n := logs.FilterMessageSnippet("no room").Len(); n != 1 {
 		t.Errorf("%d lines say that there is no room", n)
 	}
@@ -599,5 +600,33 @@ func TestChainInCircle(t *testing.T) {
 	j := mustOpenMem(t, memOptions(m))
 	if a, err := j.Append(t.Context(), testRecord("job-0", "other", "")); !errors.Is(err, event.ErrUnavailable) || !strings.Contains(err.Error(), "does not lead back") {
 		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// TestBrokenChain stores an event of a job whose earlier event became unreadable: the
+// damage is reported, and nothing is refused for it.
+func TestBrokenChain(t *testing.T) {
+	t.Parallel()
+	m := newMemFS()
+	o := memOptions(m)
+	o.SegmentBytes, o.MaxBytes = 64<<10, 1<<20
+	j := mustOpenMem(t, o)
+	for _, status := range []string{"A", "B", "C"} {
+		mustAppend(t, j, testRecord("job", status, ""))
+	}
+	path := m.segmentPaths()[0]
+	m.edit(path, func(b []byte) []byte { clear(b[2*page : 3*page]); return b }) // B
+	for range 2 {
+		if a, err := j.Append(t.Context(), testRecord("job", "D", "")); err != nil || a.Sequence != 4 {
+			t.Errorf("%+v, %v", a, err)
+		}
+		if a, err := j.Append(t.Context(), testRecord("job", "C", "")); err != nil || !a.Duplicate {
+			t.Errorf("%+v, %v", a, err)
+		}
+		if damage := j.Damage(); len(damage) != 1 || !strings.Contains(damage[0], path) {
+			t.Errorf("damage %q", damage)
+		}
+		j.Close()
+		j = mustOpenMem(t, o) // there is no sidecar of a damaged segment
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -55,17 +56,22 @@ type FS struct {
 
 	mu     sync.Mutex
 	cut    bool
-	faults map[string]syscall.Errno
+	before func(op, name string) bool
+	faults map[fault]syscall.Errno
 	slow   time.Duration // of each fsync
 	count  map[string]int
 	moved  []string // the new names of renamed files
 	inodes uint64
 }
 
+// fault is an operation on the files whose names end with suffix.
+type fault struct{ op, suffix string }
+
 // node is a file or a folder. All of it is guarded by FS.mu.
 type node struct {
 	fs.Inode
 	fs   *FS
+	name string // the last one, without the folder
 	attr fuse.Attr
 
 	data, disk []byte
@@ -94,7 +100,7 @@ func Mount(t testing.TB, image string) (*FS, error) {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		return nil, ErrUnsupported
 	}
-	f := &FS{Dir: filepath.Join(t.TempDir(), "power"), faults: make(map[string]syscall.Errno), count: make(map[string]int)}
+	f := &FS{Dir: filepath.Join(t.TempDir(), "power"), faults: make(map[fault]syscall.Errno), count: make(map[string]int)}
 	if err := os.Mkdir(f.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -150,6 +156,7 @@ func (n *node) load(from string) error {
 			mode = syscall.S_IFDIR | 0o700
 		}
 		child := n.fs.newNode(mode)
+		child.name = e.Name()
 		mtime := info.ModTime()
 		child.attr.SetTimes(nil, &mtime, nil)
 		n.names[e.Name()], n.diskNames[e.Name()] = child, child
@@ -170,11 +177,24 @@ func (n *node) touch() {
 	n.attr.SetTimes(nil, &now, &now)
 }
 
-// Fail makes an operation ("fsync" or "write") fail from now on; 0 mends it.
-func (f *FS) Fail(op string, errno syscall.Errno) {
+// Fail makes an operation ("fsync", "write", "allocate", "create") fail from now on;
+// 0 mends it.
+func (f *FS) Fail(op string, errno syscall.Errno) { f.FailFiles(op, "", errno) }
+
+// FailFiles is Fail for the files whose names end with suffix.
+func (f *FS) FailFiles(op, suffix string, errno syscall.Errno) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.faults[op] = errno
+	f.faults[fault{op, suffix}] = errno
+}
+
+// Before has a function called before each operation, with the name of its file; for
+// "rename", the new name. If it returns true, the power fails before the operation.
+// It must not use the file system.
+func (f *FS) Before(do func(op, name string) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before = do
 }
 
 // Slow makes each fsync take that long.
@@ -282,14 +302,22 @@ func (c change) apply(content []byte) []byte {
 	return content
 }
 
-// begin counts an operation and returns the error that it is to fail with. The
-// caller holds FS.mu.
-func (f *FS) begin(op string) syscall.Errno {
+// begin counts an operation on the file with that name and returns the error that it
+// is to fail with. The caller holds FS.mu.
+func (f *FS) begin(op, name string) syscall.Errno {
 	f.count[op]++
+	if !f.cut && f.before != nil {
+		f.cut = f.before(op, name)
+	}
 	if f.cut {
 		return syscall.EIO
 	}
-	return f.faults[op]
+	for of, errno := range f.faults {
+		if errno != 0 && of.op == op && strings.HasSuffix(name, of.suffix) {
+			return errno
+		}
+	}
+	return 0
 }
 
 var (
@@ -300,6 +328,7 @@ var (
 	_ fs.NodeOpener    = (*node)(nil)
 	_ fs.NodeReader    = (*node)(nil)
 	_ fs.NodeWriter    = (*node)(nil)
+	_ fs.NodeAllocater = (*node)(nil)
 	_ fs.NodeFsyncer   = (*node)(nil)
 	_ fs.NodeMkdirer   = (*node)(nil)
 	_ fs.NodeUnlinker  = (*node)(nil)
@@ -323,7 +352,7 @@ func (n *node) fill(out *fuse.Attr) {
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("lookup"); errno != 0 {
+	if errno := n.fs.begin("lookup", name); errno != 0 {
 		return nil, errno
 	}
 	child, ok := n.names[name]
@@ -337,7 +366,7 @@ func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("getattr"); errno != 0 {
+	if errno := n.fs.begin("getattr", n.name); errno != 0 {
 		return errno
 	}
 	n.fill(&out.Attr)
@@ -347,7 +376,7 @@ func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 func (n *node) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("setattr"); errno != 0 {
+	if errno := n.fs.begin("setattr", n.name); errno != 0 {
 		return errno
 	}
 	if size, ok := in.GetSize(); ok && n.names == nil {
@@ -374,13 +403,14 @@ func (n *node) change(c change) {
 func (n *node) add(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("create"); errno != 0 {
+	if errno := n.fs.begin("create", name); errno != 0 {
 		return nil, errno
 	}
 	if _, ok := n.names[name]; ok {
 		return nil, syscall.EEXIST
 	}
 	child := n.fs.newNode(mode)
+	child.name = name
 	n.names[name] = child
 	n.touch()
 	child.fill(&out.Attr)
@@ -399,7 +429,7 @@ func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.En
 func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("open"); errno != 0 {
+	if errno := n.fs.begin("open", n.name); errno != 0 {
 		return nil, 0, errno
 	}
 	if flags&syscall.O_TRUNC != 0 && len(n.data) > 0 {
@@ -411,7 +441,7 @@ func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 func (n *node) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("read"); errno != 0 {
+	if errno := n.fs.begin("read", n.name); errno != 0 {
 		return nil, errno
 	}
 	if off >= int64(len(n.data)) {
@@ -423,11 +453,27 @@ func (n *node) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) 
 func (n *node) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("write"); errno != 0 {
+	if errno := n.fs.begin("write", n.name); errno != 0 {
 		return 0, errno
 	}
 	n.change(change{int(off), append([]byte{}, data...)})
 	return uint32(len(data)), 0
+}
+
+// Allocate makes a file longer. The new size is on the disk after an fsync.
+func (n *node) Allocate(_ context.Context, _ fs.FileHandle, off, size uint64, mode uint32) syscall.Errno {
+	n.fs.mu.Lock()
+	defer n.fs.mu.Unlock()
+	if errno := n.fs.begin("allocate", n.name); errno != 0 {
+		return errno
+	}
+	if mode != 0 {
+		return syscall.EOPNOTSUPP
+	}
+	if end := int(off + size); end > len(n.data) {
+		n.change(change{at: end})
+	}
+	return 0
 }
 
 // Fsync is for files and folders.
@@ -438,7 +484,7 @@ func (n *node) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 	time.Sleep(slow)
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("fsync"); errno != 0 {
+	if errno := n.fs.begin("fsync", n.name); errno != 0 {
 		return errno
 	}
 	for _, c := range n.pending {
@@ -454,7 +500,7 @@ func (n *node) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 func (n *node) remove(name string, folder bool) syscall.Errno {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("unlink"); errno != 0 {
+	if errno := n.fs.begin("unlink", name); errno != 0 {
 		return errno
 	}
 	child, ok := n.names[name]
@@ -477,7 +523,7 @@ func (n *node) Rmdir(_ context.Context, name string) syscall.Errno  { return n.r
 func (n *node) Rename(_ context.Context, name string, parent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("rename"); errno != 0 {
+	if errno := n.fs.begin("rename", newName); errno != 0 {
 		return errno
 	}
 	to, child := parent.(*node), n.names[name]
@@ -492,6 +538,7 @@ func (n *node) Rename(_ context.Context, name string, parent fs.InodeEmbedder, n
 	}
 	delete(n.names, name)
 	to.names[newName] = child
+	child.name = newName
 	n.fs.moved = append(n.fs.moved, newName)
 	n.touch()
 	to.touch()
@@ -501,7 +548,7 @@ func (n *node) Rename(_ context.Context, name string, parent fs.InodeEmbedder, n
 func (n *node) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
-	if errno := n.fs.begin("readdir"); errno != 0 {
+	if errno := n.fs.begin("readdir", n.name); errno != 0 {
 		return nil, errno
 	}
 	var list []fuse.DirEntry

@@ -144,8 +144,46 @@ func TestFail(t *testing.T) {
 	if err := w.Sync(); !errors.Is(err, syscall.EIO) {
 		t.Error(err)
 	}
+	f.Fail("fsync", 0)
+	f.FailFiles("write", ".blk", syscall.EIO)
+	_, err = w.WriteString("x")
+	must(t, err)
+	must(t, os.Rename(w.Name(), filepath.Join(f.Dir, "1.blk")))
+	if _, err := w.WriteString("x"); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
+	f.FailFiles("write", ".blk", 0)
 	must(t, w.Close())
-	if f.Count("fsync") != 1 || f.Count("write") != 2 {
+	if f.Count("fsync") != 1 || f.Count("write") != 4 {
 		t.Error(f.Count("fsync"), f.Count("write"))
+	}
+}
+
+// TestBefore cuts the power right before one operation.
+func TestBefore(t *testing.T) {
+	t.Parallel()
+	f := mount(t)
+	at := func(name string) string { return filepath.Join(f.Dir, name) }
+	must(t, os.WriteFile(at("next.tmp"), nil, 0o600))
+	must(t, os.Truncate(at("next.tmp"), 0))
+	sync(t, f.Dir)
+	w, err := os.OpenFile(at("next.tmp"), os.O_RDWR, 0)
+	must(t, err)
+	must(t, syscall.Fallocate(int(w.Fd()), 0, 0, 8192))
+	if info, err := w.Stat(); err != nil || info.Size() != 8192 {
+		t.Error(info, err)
+	}
+	must(t, w.Sync())
+	f.Before(func(op, name string) bool { return op == "rename" && name == "1.log" })
+	must(t, os.Rename(at("next.tmp"), at("2.log")))
+	sync(t, f.Dir)
+	if err := os.Rename(at("2.log"), at("1.log")); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	must(t, f.Cut(powerfs.MetadataFirst, rand.New(rand.NewPCG(1, 2)), image))
+	w.Close() // it fails, as everything does
+	if info, err := os.Stat(filepath.Join(image, "2.log")); err != nil || info.Size() != 8192 {
+		t.Error(info, err)
 	}
 }

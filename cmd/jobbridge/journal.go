@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jobbridge/jobbridge/publisher"
+)
+
+// journalCmd reads the journal in a data folder.
+type journalCmd struct {
+	Print journalPrintCmd `cmd:"" help:"List the events in the journal, oldest first."`
+	Check journalCheckCmd `cmd:"" help:"Read the whole journal; exit 1 if a part of it is damaged."`
+}
+
+// journalFlags say where the journal is.
+type journalFlags struct {
+	DataDir string `help:"Data folder of the bridge, which may be running." default:"./jobbridge-data" type:"path"`
+	JSON    bool   `name:"json" help:"Print JSON."`
+}
+
+type journalPrintCmd struct {
+	After uint64 `help:"Print the events after this sequence." placeholder:"SEQUENCE"`
+	journalFlags
+}
+
+// Help implements kong's long help.
+func (journalPrintCmd) Help() string {
+	return "Prints sequence, time, subject, message id, size and job key of each event; with --json, its headers and its payload in base64, too. " +
+		"The journal holds an event for --dedupe-window of serve; when its room is needed, a forwarded event is deleted earlier. The order is that of the sequences."
+}
+
+// Run prints the records.
+func (c *journalPrintCmd) Run(s streams) error {
+	return publisher.PrintJournal(s.out, c.DataDir, publisher.PrintOptions{JSON: c.JSON, After: c.After})
+}
+
+type journalCheckCmd struct{ journalFlags }
+
+// Run prints what it found.
+func (c *journalCheckCmd) Run(s streams) error {
+	report, err := publisher.CheckJournal(c.DataDir)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = printJSON(s.out, report)
+	} else {
+		fmt.Fprintf(s.out, "journal %s: %d segments, %d events, sequences %d to %d, %d bytes\n",
+			report.Journal, report.Segments, report.Records, report.First, report.Last, report.Bytes)
+		for _, torn := range report.Torn {
+			fmt.Fprintf(s.out, "not written completely, and never acknowledged: %s\n", torn)
+		}
+		for _, damage := range report.Damage {
+			fmt.Fprintf(s.out, "damaged: %s\n", damage)
+		}
+	}
+	if err == nil && len(report.Damage) > 0 {
+		err = errors.New("the journal is damaged: restore it from a backup, or start the bridge, which continues without the damaged events and says so")
+	}
+	return err
+}

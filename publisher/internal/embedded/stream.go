@@ -1,0 +1,101 @@
+package embedded
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The bound of a stream that was given none, in bytes.
+const (
+	defaultMaxBytes = 10 << 30
+	minDefaultBytes = 64 << 20
+)
+
+// ensureStream creates the stream, or updates it when it differs from the options.
+// If the stream is missing but its folder is there, its meta files were lost: creating
+// the stream again brings its messages back.
+func (s *Server) ensureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
+	want := s.opts.Stream
+	want.Storage, want.Retention, want.Discard = jetstream.FileStorage, jetstream.LimitsPolicy, jetstream.DiscardNew
+	want.Replicas, want.AllowDirect = 1, true
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if want.MaxBytes == 0 {
+			d, err := readDisk(s.opts.Dir)
+			if err != nil {
+				return nil, err
+			}
+			want.MaxBytes = min(defaultMaxBytes, max(d.free/2, minDefaultBytes, 4*int64(s.opts.MaxPayload)))
+		}
+		if stream, err = js.CreateStream(ctx, want); err != nil {
+			return nil, fmt.Errorf("create stream %s: %w", want.Name, err)
+		}
+		return stream, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up stream %s: %w", want.Name, err)
+	}
+	have, held := stream.CachedInfo().Config, int64(stream.CachedInfo().State.Bytes)
+	// A default bound stays as it was created: the free disk shrinks by what the
+	// stream itself holds.
+	want.MaxBytes = cmp.Or(want.MaxBytes, have.MaxBytes)
+	// Lowering the bound below what is held would trim events at once. A stream may
+	// be above the bound it has: after a power cut the blocks trimmed last are back.
+	if want.MaxBytes > 0 && want.MaxBytes < held && (have.MaxBytes <= 0 || want.MaxBytes < have.MaxBytes) {
+		return nil, fmt.Errorf("the stream holds %d bytes: a bound of %d would remove events: raise the bound", held, want.MaxBytes)
+	}
+	next := have
+	next.Subjects, next.Discard, next.MaxAge, next.MaxBytes = want.Subjects, want.Discard, want.MaxAge, want.MaxBytes
+	next.Duplicates, next.AllowDirect, next.MaxConsumers = want.Duplicates, true, want.MaxConsumers
+	if reflect.DeepEqual(have, next) {
+		return stream, nil
+	}
+	if stream, err = js.UpdateStream(ctx, next); err != nil {
+		return nil, fmt.Errorf("update stream %s: %w", want.Name, err)
+	}
+	return stream, nil
+}
+
+// Info describes the stream.
+type Info struct {
+	Created                        time.Time
+	FirstSeq, LastSeq, Msgs, Bytes uint64
+	MaxBytes                       int64         // -1 means no bound
+	Duplicates                     time.Duration // the duplicate window
+	// Lost are the sequences between FirstSeq and LastSeq that have no message,
+	// ascending. Nobody may delete one, so each was damaged.
+	Lost      []uint64
+	HasLeader bool // always: the stream has one replica
+}
+
+// Info asks the server for the state of the stream.
+func (s *Server) Info(ctx context.Context) (Info, error) {
+	i, err := s.Stream().Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return Info{}, fmt.Errorf("stream info: %w", err)
+	}
+	// Of a stream that never had an event, the server lists sequence 0.
+	lost := slices.DeleteFunc(i.State.Deleted, func(sequence uint64) bool { return sequence == 0 })
+	return Info{
+		Created: i.Created, FirstSeq: i.State.FirstSeq, LastSeq: i.State.LastSeq, Msgs: i.State.Msgs, Bytes: i.State.Bytes,
+		MaxBytes: i.Config.MaxBytes, Duplicates: i.Config.Duplicates, Lost: lost, HasLeader: true,
+	}, nil
+}
+
+// Get reads the message at a stream sequence. It returns [jetstream.ErrMsgNotFound]
+// if there is none.
+func (s *Server) Get(ctx context.Context, seq uint64) (*nats.Msg, error) {
+	m, err := s.Stream().GetMsg(ctx, seq)
+	if err != nil {
+		return nil, fmt.Errorf("read message %d: %w", seq, err)
+	}
+	return &nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}, nil
+}

@@ -1,0 +1,4 @@
+package remote
+
+// PublishOnce is one attempt of Publish, for tests of its outcome.
+var PublishOnce = (*Remote).publishOnce

@@ -1,0 +1,109 @@
+package publisher
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher/internal/embedded"
+	"github.com/jobbridge/jobbridge/publisher/internal/forward"
+	"github.com/jobbridge/jobbridge/publisher/internal/journal"
+	"github.com/jobbridge/jobbridge/publisher/internal/remote"
+	"github.com/nats-io/nats.go"
+)
+
+// source is the journal as the forwarder reads it.
+type source struct{ *journal.Journal }
+
+func (s source) NewReader(after uint64) forward.Reader {
+	return reader{s.Journal.NewReader(after).Next}
+}
+
+// reader is the journal's reader as the forwarder needs it.
+type reader struct {
+	next func(context.Context) (journal.Record, error)
+}
+
+// readPause is how long a read that failed waits for the next attempt. After some
+// attempts the journal gives the place up, as damage.
+const readPause = 50 * time.Millisecond
+
+// Next returns the next record that can be read. The journal itself reports records
+// that are damaged or were deleted.
+func (r reader) Next(ctx context.Context) (forward.Record, error) {
+	for {
+		record, err := r.next(ctx)
+		var damaged *journal.DamageError
+		var deleted *journal.DeletedError
+		switch {
+		case errors.As(err, &damaged), errors.As(err, &deleted):
+			continue
+		case err == nil, ctx.Err() != nil, errors.Is(err, journal.ErrClosed):
+			return forward.Record(record), err
+		}
+		select {
+		case <-time.After(readPause):
+		case <-ctx.Done():
+			return forward.Record{}, ctx.Err()
+		}
+	}
+}
+
+// Close does nothing: a reader holds a segment only while it reads.
+func (reader) Close() error { return nil }
+
+// local is the embedded server as a target.
+type local struct {
+	*embedded.Server
+	stream string
+}
+
+func (t local) Name() string   { return "embedded/" + t.stream }
+func (t local) Stream() string { return t.stream }
+func (t local) Exact() bool    { return true }
+func (t local) Failed() error  { return t.Health() }
+
+func (t local) Conn(context.Context) (*nats.Conn, error) {
+	conn := t.Server.Conn()
+	if !conn.IsConnected() {
+		return nil, nats.ErrConnectionClosed
+	}
+	return conn, nil
+}
+
+func (t local) Sync(context.Context) error    { return t.Server.Sync() }
+func (t local) SyncAll(context.Context) error { return t.Server.SyncAll() }
+
+func (t local) Info(ctx context.Context) (forward.Info, error) {
+	i, err := t.Server.Info(ctx)
+	return forward.Info{
+		Created: i.Created, FirstSeq: i.FirstSeq, LastSeq: i.LastSeq, Msgs: i.Msgs, Bytes: i.Bytes, MaxBytes: i.MaxBytes,
+		Duplicates: i.Duplicates, Lost: i.Lost, HasLeader: i.HasLeader,
+	}, err
+}
+
+// distant is the operator's NATS as a target.
+type distant struct {
+	*remote.Remote
+	stream string
+}
+
+func (t distant) Name() string   { return "remote/" + t.stream }
+func (t distant) Stream() string { return t.stream }
+func (t distant) Exact() bool    { return false }
+func (t distant) Failed() error  { return nil }
+
+func (t distant) Room(context.Context, int64, uint64) error { return nil }
+func (t distant) Sync(context.Context) error                { return nil }
+func (t distant) SyncAll(context.Context) error             { return nil }
+func (t distant) Restart(context.Context) error {
+	return errors.New("a remote stream cannot be restarted from here")
+}
+
+func (t distant) Info(ctx context.Context) (forward.Info, error) {
+	i, err := t.Remote.Info(ctx)
+	return forward.Info{
+		Created: i.Created, FirstSeq: i.FirstSeq, LastSeq: i.LastSeq, Msgs: i.Msgs, Bytes: i.Bytes, MaxMsgs: i.MaxMsgs, MaxBytes: i.MaxBytes,
+		Duplicates: i.Duplicates, HasLeader: i.HasLeader,
+	}, err
+}
