@@ -292,12 +292,14 @@ func (f *Forwarder) Drain(ctx context.Context) error { return f.Wait(ctx, f.opts
 func (f *Forwarder) Wait(ctx context.Context, through uint64) error {
 	w := waiter{through, make(chan struct{})}
 	f.mu.Lock()
-	if f.prefix < w.through {
+	done := f.prefix >= w.through
+	if !done {
 		f.waiters = append(f.waiters, w)
-	} else {
-		close(w.done)
 	}
 	f.mu.Unlock()
+	if done {
+		return nil
+	}
 	select {
 	case <-w.done:
 		return nil
