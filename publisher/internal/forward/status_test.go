@@ -113,6 +113,11 @@ func TestSummary(t *testing.T) {
 		f := s.f
 		ctx, cancel := context.WithCancel(t.Context())
 		go f.summarize(ctx)
+		set := func(change func()) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			change()
+		}
 		minute := func(want string) {
 			t.Helper()
 			before := r.logs.Len()
@@ -129,17 +134,21 @@ func TestSummary(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second) // between two lines
-		f.stats.State.Kind = Forwarding
+		set(func() { f.stats.State.Kind = Forwarding })
 		minute("")
-		f.stats.Counters = Counters{Forwarded: 1, Parked: 2, Retries: 3, Conflicts: 4, Resent: 5, Refilled: 6}
-		f.unlogged = 7
+		set(func() {
+			f.stats.Counters = Counters{Forwarded: 1, Parked: 2, Retries: 3, Conflicts: 4, Resent: 5, Refilled: 6}
+		})
+		set(func() { f.unlogged = 7 })
 		minute(fmt.Sprint(zap.InfoLevel, "forwarding", 0, 1, 2, 3, 4, 5, 6, 7))
 		minute("")
-		f.stats.Counters = Counters{Forwarded: 11, Parked: 22, Retries: 33, Conflicts: 44, Resent: 55, Refilled: 66}
+		set(func() {
+			f.stats.Counters = Counters{Forwarded: 11, Parked: 22, Retries: 33, Conflicts: 44, Resent: 55, Refilled: 66}
+		})
 		minute(fmt.Sprint(zap.InfoLevel, "forwarding", 0, 10, 20, 30, 40, 50, 60, 0))
-		f.stats.State.Kind = Full
+		set(func() { f.stats.State.Kind = Full })
 		minute(fmt.Sprint(zap.WarnLevel, "full", 0, 0, 0, 0, 0, 0, 0, 0))
-		f.stats.State.Kind = Forwarding
+		set(func() { f.stats.State.Kind = Forwarding })
 		r.journal.add(record("a", "QUEUED"))
 		minute(fmt.Sprint(zap.InfoLevel, "forwarding", 1, 0, 0, 0, 0, 0, 0, 0))
 		cancel()

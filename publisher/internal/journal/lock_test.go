@@ -105,6 +105,27 @@ func TestClockOfNewestRecord(t *testing.T) {
 	}
 }
 
+// TestLockOfLink neither reads nor writes through a link that took the lock file's
+// place after the check.
+func TestLockOfLink(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	victim := filepath.Join(dir, "victim")
+	l := &lock{path: filepath.Join(dir, "lock")}
+	if err := errors.Join(os.WriteFile(victim, []byte("precious"), 0o600), os.Symlink(victim, l.path)); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.holder(); got != "another process" {
+		t.Errorf("read %q", got)
+	}
+	if err := l.write(); err == nil {
+		t.Error("written")
+	}
+	if b, _ := os.ReadFile(victim); string(b) != "precious" {
+		t.Errorf("the file behind the link has become %q", b)
+	}
+}
+
 // TestFolderMode warns of a folder that others may write to.
 func TestFolderMode(t *testing.T) {
 	t.Parallel()

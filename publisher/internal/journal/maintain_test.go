@@ -746,3 +746,23 @@ func TestCheckOfLinks(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
+
+// unknownSpace is a file system that does not know how much space it has.
+type unknownSpace struct{ *memFS }
+
+func (unknownSpace) Space(string) (space, error) { return space{}, syscall.EIO }
+
+// TestUnknownSpace starts nothing and prepares nothing where the space is not known.
+func TestUnknownSpace(t *testing.T) {
+	t.Parallel()
+	j, m, _ := stopped(t, 2)
+	j.fs, j.prepared = unknownSpace{m}, nil
+	if err := j.maintain(); err != nil || !strings.Contains(j.lack, "free space of /d/journal") || j.prepared != nil || j.open != nil {
+		t.Errorf("%v, full %q, prepared %v", err, j.lack, j.prepared)
+	}
+	o := memOptions(m)
+	o.fs = j.fs
+	if _, err := openMem(o); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a start: %v", err)
+	}
+}
