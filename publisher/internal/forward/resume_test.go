@@ -926,9 +926,15 @@ func TestPlan(t *testing.T) {
 		nothing bool   // no checkpoint
 		want    string // situation, after, below, refill, trimmed, lost, read messages
 	}{
-		"unchanged":          {true, func(c *checkpoint, i *Info) {}, 1, false, "1 10 8 0 0 0 9-20"},
-		"trimmed":            {true, func(c *checkpoint, i *Info) { i.FirstSeq = 15 }, 1, false, "1 10 8 0 15 0 15-20"},
-		"unchanged, remote":  {false, func(c *checkpoint, i *Info) {}, 1, false, "1 10 8 0 0 0 9-20"},
+		"unchanged":         {true, func(c *checkpoint, i *Info) {}, 1, false, "1 10 8 0 0 0 9-20"},
+		"trimmed":           {true, func(c *checkpoint, i *Info) { i.FirstSeq = 15 }, 1, false, "1 10 8 0 15 0 15-20"},
+		"unchanged, remote": {false, func(c *checkpoint, i *Info) {}, 1, false, "1 10 8 0 0 0 9-20"},
+		"others publish": {false, func(c *checkpoint, i *Info) {
+			c.StreamSequence, c.CompareAfter, i.LastSeq = 200_000, 299_990, 300_050
+		}, 1, false, "1 10 299990 0 0 0 299991-300000"},
+		"nobody else can publish": {true, func(c *checkpoint, i *Info) {
+			c.StreamSequence, c.CompareAfter, i.LastSeq = 200_000, 299_990, 300_050
+		}, 1, false, "1 10 299990 0 0 0 299991-300050"},
 		"doubtful":           {true, func(c *checkpoint, i *Info) { c.Doubt = true }, 1, false, "8 10 8 0 0 0 9-20"},
 		"other target":       {true, func(c *checkpoint, i *Info) { c.Target = "x" }, 1, false, "2 0 0 20 0 0 1-20"},
 		"other journal":      {true, func(c *checkpoint, i *Info) { c.Journal = "x" }, 1, false, "3 0 0 0 0 0 9-20"},
@@ -952,7 +958,7 @@ func TestPlan(t *testing.T) {
 			test.change(f.saved, &info)
 		}
 		var mu sync.Mutex
-		low, high := uint64(1000), uint64(0)
+		low, high := uint64(math.MaxUint64), uint64(0)
 		g.get = func(n uint64) (*nats.Msg, error) { // message n is record n
 			mu.Lock()
 			defer mu.Unlock()
@@ -969,7 +975,7 @@ func TestPlan(t *testing.T) {
 		if got += fmt.Sprintf(" %d-%d", low, high); err != nil || got != test.want {
 			t.Errorf("%s: %s, want %s: %v", name, got, test.want, err)
 		}
-		if (len(p.present) == 0) != (situation == doubtful) || (p.highest == 20) != (situation != doubtful) {
+		if (len(p.present) == 0) != (situation == doubtful) || (p.highest == high) != (situation != doubtful) {
 			t.Errorf("%s: %d records are present, the highest is %d", name, len(p.present), p.highest)
 		}
 		if c, err := readCheckpoint(f.opts.Dir); err != nil || situation.lost() != (c != nil) || c != nil &&
