@@ -59,10 +59,10 @@ func (w *window) group(id uint64, offset, limit int64) (h groupHeader, body []by
 		return groupHeader{}, nil, false, err
 	}
 	h, ok = parseGroupHeader(b)
-	if !ok || h.offset != offset || id != 0 && h.segment != id || offset+groupHead+int64(h.length) > limit {
+	if !ok || h.offset != offset || id != 0 && h.segment != id {
 		return groupHeader{}, nil, false, nil
 	}
-	b, err = w.at(offset, groupHead+int64(h.length), limit)
+	b, err = w.at(offset, groupHead+int64(h.length), limit) // less if the group reaches beyond limit
 	if err != nil || int64(len(b)) < groupHead+int64(h.length) {
 		return groupHeader{}, nil, false, err
 	}
