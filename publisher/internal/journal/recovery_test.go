@@ -185,6 +185,23 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
+// TestFolderSyncFails starts nothing in a folder whose name may not be durable.
+func TestFolderSyncFails(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	o := testOptions(t)
+	o.Dir = filepath.Join(parent, "new")
+	o.Sync = func(f *os.File) error {
+		if f.Name() == parent {
+			return syscall.EIO
+		}
+		return f.Sync()
+	}
+	if _, err := Open(t.Context(), o); !errors.Is(err, syscall.EIO) {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestSizes shows how the bound and the size of a segment follow from the options and
 // the disk.
 func TestSizes(t *testing.T) {
