@@ -733,6 +733,28 @@ func TestDeletedIDs(t *testing.T) {
 	}
 }
 
+// TestUnreadableSegment reads the segments behind one in which nothing is readable.
+func TestUnreadableSegment(t *testing.T) {
+	t.Parallel()
+	j, m, _ := stopped(t, 4)
+	path := j.segments[1].path
+	m.edit(path, func(b []byte) []byte { return bytes.Repeat([]byte{0xee}, len(b)) })
+	m.set(func() { delete(m.cached, sidecarPath(path)) })
+	again, err := openMem(memOptions(m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for n, want := range map[int]uint64{1: 1, 3: 3, 4: 4} {
+		if a := mustAppend(t, again, testRecord(fmt.Sprint(n), "S", strings.Repeat("x", 5000))); a != (Appended{want, true, false}) {
+			t.Errorf("record %d again: %+v", n, a)
+		}
+	}
+	if text := strings.Join(again.Damage(), "\n"); !strings.Contains(text, "neither the header nor any record is readable") || again.Durable() != 4 {
+		t.Errorf("damage %s, durable %d", text, again.Durable())
+	}
+}
+
 // TestCheckOfLinks reads no segment through a link.
 func TestCheckOfLinks(t *testing.T) {
 	t.Parallel()
