@@ -103,7 +103,7 @@ func start(ctx context.Context, args []string) error {
 	}
 	for _, o.build = range o.builds {
 		if len(o.builds) > 1 {
-			fmt.Printf("== %s\n", cmp.Or(o.build.name, "this tree"))
+			fmt.Printf("== %s\n", cmp.Or(o.name, "this tree"))
 		}
 		if err := experiments[i].run(ctx, o); err != nil {
 			return err

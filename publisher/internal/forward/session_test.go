@@ -136,7 +136,7 @@ func TestWatch(t *testing.T) {
 		if s.saving != test.save || !errors.Is(s.result, test.end) || s.ended != (test.end != nil) {
 			t.Errorf("%s: saving %v, ended %v: %v", name, s.saving, s.ended, s.result)
 		}
-		if due := !now.Before(checkAt); due != (s.checkAt == now.Add(r.f.timing.check)) {
+		if due := !now.Before(checkAt); due != s.checkAt.Equal(now.Add(r.f.timing.check)) {
 			t.Errorf("%s: the next check is in %s", name, s.checkAt.Sub(now))
 		}
 		s.finishWork(now)

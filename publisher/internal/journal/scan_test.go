@@ -91,10 +91,10 @@ func TestWindow(t *testing.T) {
 // record (a digit: its sequence), zeros (.) and noise (#).
 func segmentOf(pages string) (b []byte) {
 	for i, c := range pages {
-		switch {
-		case c == '.' || c == 'h':
+		switch c {
+		case '.', 'h':
 			b = append(b, make([]byte, page)...)
-		case c == '#':
+		case '#':
 			b = append(b, bytes.Repeat([]byte{0xee}, page)...)
 		default:
 			g := newGroup(buffers{}, &segment{id: 7, ordinal: 3, size: 1 << 20}, int64(i*page), uint64(c-'0'))
