@@ -4,6 +4,7 @@ package fault
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -22,7 +23,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-func TestMain(m *testing.M) { process.Main(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// The tests mostly wait for faults to pass, so more of them run at once than there are
+	// processors.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("5")
+	}
+	process.Main(m)
+}
 
 var errNotYet = errors.New("not yet")
 

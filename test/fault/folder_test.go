@@ -297,14 +297,20 @@ func used(t *testing.T, path string) int {
 	return len(bytes.TrimRight(data, "\x00"))
 }
 
-// flip changes a bit in the middle of the bytes of a file that are not zero.
+// flip changes a bit of a payload in the middle of a file. The bytes between two groups of
+// a segment mean nothing.
 func flip(t *testing.T, path string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data[used(t, path)/2] ^= 0x10
+	middle := used(t, path) / 2
+	pad := bytes.Index(data[middle:], []byte(`"pad":"`))
+	if pad < 0 {
+		t.Fatalf("%s: no payload behind %d", path, middle)
+	}
+	data[int(middle)+pad+len(`"pad":"`)] ^= 0x10
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
