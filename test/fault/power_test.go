@@ -193,7 +193,7 @@ func TestPowerLoss(t *testing.T) {
 			}
 			t.Run(o.name+", "+string(order), func(t *testing.T) {
 				t.Parallel()
-				for range rounds(1, 4) {
+				for range rounds(1, 2) {
 					v := cutPower(t, o, order, rand.Uint64(), "fsync")
 					t.Logf("power cut, %s, %s: %s", o.name, order, v)
 				}
@@ -215,10 +215,8 @@ func TestPowerLossMoments(t *testing.T) {
 			}
 			t.Run(o.name+", "+string(order), func(t *testing.T) {
 				t.Parallel()
-				for range rounds(1, 4) {
-					v := cutPower(t, o, order, rand.Uint64(), "fsync")
-					t.Logf("power cut when %s, %s: %s", o.name, order, v)
-				}
+				v := cutPower(t, o, order, rand.Uint64(), "fsync")
+				t.Logf("power cut when %s, %s: %s", o.name, order, v)
 			})
 		}
 	}
@@ -236,7 +234,7 @@ func TestKillMoments(t *testing.T) {
 			disk := mount(t, "")
 			b := start(t, process.Options{Dir: filepath.Join(disk.Dir, "data"), Args: []string{smallJournal}})
 			l := b.load(t, traffic.Options{Pad: 100 << 10, Senders: 8})
-			n := rounds(1, 4)
+			n := rounds(1, 2)
 			for range n {
 				l.AwaitAcked(t, 20)
 				o.await(t, disk, b, true)
