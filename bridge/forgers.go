@@ -9,10 +9,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// forgers notices sources that send bad signature after bad signature, and lets
-// them wait for the answer: a connection that waits costs nothing, where one that
-// is closed and made again would cost more than the forgery. Whoever signs well
-// from the same address is not concerned.
+// forgers delays the answers to sources that keep sending bad signatures. It does
+// not close their connections: a new connection costs more than a waiting one.
+// Deliveries with a valid signature from the same address are not delayed.
 type forgers struct {
 	sources *source.Limiters // nil without a limit
 	waiting chan struct{}    // one token for each that waits

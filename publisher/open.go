@@ -19,8 +19,8 @@ import (
 // in bytes: its fixed part, key, message id and subject.
 const recordRoom = 4 << 10
 
-// duplicateWindow is that of the embedded stream. The forwarder compares the stream
-// with the journal, so the window covers only what is in flight.
+// duplicateWindow is the duplicate window of the embedded stream. The forwarder
+// compares the stream with the journal, so the window covers only what is in flight.
 const duplicateWindow = 2 * time.Minute
 
 // Open opens what the options ask for: it locks the data folder, recovers the

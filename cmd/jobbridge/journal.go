@@ -27,7 +27,8 @@ type journalPrintCmd struct {
 // Help implements kong's long help.
 func (journalPrintCmd) Help() string {
 	return "Prints sequence, time, subject, message id, size and job key of each event; with --json, its headers and its payload in base64, too. " +
-		"The journal holds an event for --dedupe-window of serve; when its room is needed, a forwarded event is deleted earlier. The order is that of the sequences."
+		"Events are printed in the order of their sequences. " +
+		"The journal keeps an event for serve's --dedupe-window. When the journal needs room, it deletes forwarded events earlier."
 }
 
 // Run prints the records.

@@ -76,7 +76,7 @@ func (s *Server) Health() error {
 	if !srv.Running() {
 		return errors.New("the embedded NATS server does not run")
 	}
-	// The server's open files outlive their names.
+	// The server can go on writing to files that were deleted, so ask for the folder.
 	if _, err := os.Lstat(s.sync.messages); err != nil {
 		return fmt.Errorf("the stream's folder is missing: %w", err)
 	}

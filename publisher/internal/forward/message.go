@@ -102,8 +102,9 @@ func parsePlainAck(data []byte, stream string) (sequence uint64, ok bool) {
 	return sequence, err == nil && sequence > 0
 }
 
-// maxSequence is the highest journal sequence that is believed: whoever may publish to
-// the stream can name any, and the journal goes on above the highest one.
+// maxSequence is the highest journal sequence that the forwarder accepts from the
+// stream. Every client that may publish to the stream can write any sequence, and
+// the journal continues above the highest accepted one.
 const maxSequence = 1 << 62
 
 // origin returns the journal and the sequence that a message of the stream names.

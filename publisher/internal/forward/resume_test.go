@@ -444,8 +444,8 @@ func TestJournalLost(t *testing.T) {
 	})
 }
 
-// TestForgedOrigin has messages in the stream that name the journal and are not of it:
-// whoever may publish there can neither suppress an event nor exhaust the sequences.
+// TestForgedOrigin publishes messages that name the journal but do not come from it.
+// They must not suppress an event, and they must not use up the sequences.
 func TestForgedOrigin(t *testing.T) {
 	t.Parallel()
 	for _, exact := range []bool{true, false} {

@@ -127,9 +127,9 @@ type scanned struct {
 	err       error // the first error of reading; the scan went on behind it
 }
 
-// scan reads the segment that begins with sequence first up to limit. visit gets
-// each whole group and may be nil. id 0 means that the header is unreadable: the id
-// is that of the first whole group.
+// scan reads a segment up to limit, in bytes. first is the segment's first sequence.
+// scan calls visit, which may be nil, with each whole group. An id of 0 means that
+// the header is unreadable; scan then takes the id from the first whole group.
 func scan(f file, id, first uint64, limit int64, visit func(h groupHeader, body []byte)) scanned {
 	w := &window{file: f}
 	s := scanned{id: id, next: first, end: page}
