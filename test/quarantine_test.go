@@ -129,7 +129,7 @@ func TestPausedProcess(t *testing.T) {
 			codes <- code
 		}()
 	}
-	time.Sleep(12 * time.Second) // the pause itself
+	time.Sleep(12 * time.Second) // the length of the fault: the bridge reports pauses from 10 s on, and the tolerance is 5 s
 	b.Signal(t, syscall.SIGCONT)
 	for range cap(codes) {
 		if code := <-codes; code != 400 {

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jobbridge/jobbridge/test/process"
 )
@@ -140,12 +139,7 @@ func storageFails(t *testing.T, call, errno, reason string) {
 	if err := tracer.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(said.String(), "attached"); {
-		if time.Now().After(end) {
-			t.Fatalf("strace does not attach: %s", said.String())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	await(t, "strace does not attach", func() bool { return strings.Contains(said.String(), "attached") })
 	var wg sync.WaitGroup
 	for _, id := range []string{"during", "too"} {
 		wg.Go(func() {

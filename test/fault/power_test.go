@@ -168,7 +168,9 @@ func cutPower(t *testing.T, o occasion, order powerfs.Order, seed uint64, durabi
 		}
 		if len(stored) > 0 {
 			// A sender waits for its answer, so few events can have overtaken others.
-			owed = func(a traffic.Answer) bool { return a.Sequence >= stored[0].Journal+64 }
+			const overtaken = 64
+			first := stored[0].Journal + overtaken
+			owed = func(a traffic.Answer) bool { return a.Sequence >= first }
 		}
 	}
 	v := l.Judge(stored, owed)

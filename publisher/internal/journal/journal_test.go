@@ -151,18 +151,7 @@ func TestDuplicateWaits(t *testing.T) {
 	j := mustOpenMem(t, memOptions(m))
 	mustAppend(t, j, testRecord("other", "S", ""))
 	mustPrepare(t, j)
-	entered, proceed := make(chan struct{}, 10), make(chan struct{})
-	release := sync.OnceFunc(func() { close(proceed) })
-	t.Cleanup(release)
-	m.set(func() {
-		m.hook = func(op memOp) error {
-			if op.kind == "sync" {
-				entered <- struct{}{}
-				<-proceed
-			}
-			return nil
-		}
-	})
+	entered, release := holdSyncs(t, m)
 	type result struct {
 		Appended
 		err error
@@ -374,18 +363,7 @@ func TestChainAcrossGroups(t *testing.T) {
 	j := mustOpenMem(t, memOptions(m))
 	mustAppend(t, j, testRecord("a", "S0", ""))
 	mustPrepare(t, j)
-	entered, proceed := make(chan struct{}, 10), make(chan struct{})
-	release := sync.OnceFunc(func() { close(proceed) })
-	t.Cleanup(release)
-	m.set(func() {
-		m.hook = func(op memOp) error {
-			if op.kind == "sync" {
-				entered <- struct{}{}
-				<-proceed
-			}
-			return nil
-		}
-	})
+	entered, release := holdSyncs(t, m)
 	var wg sync.WaitGroup
 	send := func(status string) {
 		wg.Go(func() {
@@ -502,4 +480,22 @@ func TestReopenEmpty(t *testing.T) {
 	if a := mustAppend(t, j, testRecord("a", "S", "")); !a.Duplicate || len(j.Damage()) > 0 {
 		t.Errorf("%+v, damage %q", a, j.Damage())
 	}
+}
+
+// holdSyncs makes each sync report on entered and wait until release is called.
+func holdSyncs(t *testing.T, m *memFS) (entered <-chan struct{}, release func()) {
+	t.Helper()
+	in, proceed := make(chan struct{}, 10), make(chan struct{})
+	release = sync.OnceFunc(func() { close(proceed) })
+	t.Cleanup(release)
+	m.set(func() {
+		m.hook = func(op memOp) error {
+			if op.kind == "sync" {
+				in <- struct{}{}
+				<-proceed
+			}
+			return nil
+		}
+	})
+	return in, release
 }
