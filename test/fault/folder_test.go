@@ -310,7 +310,7 @@ func flip(t *testing.T, path string) {
 	if pad < 0 {
 		t.Fatalf("%s: no payload behind %d", path, middle)
 	}
-	data[int(middle)+pad+len(`"pad":"`)] ^= 0x10
+	data[middle+pad+len(`"pad":"`)] ^= 0x10
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
