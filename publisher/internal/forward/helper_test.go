@@ -637,21 +637,19 @@ func (g *target) mute() error {
 	return err
 }
 
-// forgetWith waits, on a connection of its own, until the stream has forgotten
-// the message ids.
-func (g *target) forgetWith(t testing.TB) {
-	t.Helper()
+// beside returns the same target on a connection of its own, past any proxy.
+func (g *target) beside() *target {
+	g.t.Helper()
 	nc, err := nats.Connect("", nats.InProcessServer(g.srv))
 	if err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
-	defer nc.Close()
+	g.t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
 	if err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
-	other := &target{t: t, js: js}
-	other.forget()
+	return &target{t: g.t, js: js}
 }
 
 // rename replaces the stream by an empty one under another name.

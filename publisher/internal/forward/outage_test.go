@@ -71,13 +71,16 @@ func TestOldOutcomeIsCompared(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := newRig(t, g)
+		server := g.beside()
 		r.journal.add(jobs(400)...)
+		proxy.Delay(200 * time.Millisecond) // the stream has events whose answers are still on the way
 		r.run()
-		r.until(func(s Stats) bool { return s.Forwarded > 50 })
+		r.until(func(Stats) bool { return len(server.stored()) > 50 })
 		proxy.Down()
 		r.await(Down)
-		g.forgetWith(t)
+		server.forget()
 		proxy.Pass()
+		r.await(Forwarding)
 		r.drain()
 		r.has(r.journal.records)
 		if s := r.f.Stats(); s.Present == 0 || s.Resent != 0 {
