@@ -214,7 +214,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestMany opens and lists ten thousand entries.
+// TestMany opens ten thousand entries, lists them from memory, without reading a file
+// again, and purges them.
 func TestMany(t *testing.T) {
 	t.Parallel()
 	o := options(t)
@@ -238,7 +239,7 @@ func TestMany(t *testing.T) {
 		t.Fatal(len(entries), err)
 	}
 	t.Logf("%d entries: opened in %s, listed in %s", many, opened, listed)
-	if opened > 5*time.Second || listed > 100*time.Millisecond {
+	if listed > opened/2 { // measured: a twentieth
 		t.Errorf("opened in %s, listed in %s", opened, listed)
 	}
 	start = time.Now()
