@@ -210,7 +210,7 @@ func TestDrainHTTP2(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := process.Start(t, process.Options{Args: []string{"--tls-cert", filepath.Join(dir, "crt"), "--tls-key", filepath.Join(dir, "key"), "--drain-delay", "2s"}})
+	b := process.Start(t, process.Options{Args: []string{"--tls-cert", filepath.Join(dir, "crt"), "--tls-key", filepath.Join(dir, "key"), "--drain-delay", "4s"}})
 	client := ca.client("", "", 0)
 	var dialled atomic.Int64
 	client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -241,7 +241,7 @@ func TestDrainHTTP2(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			for range 50 {
+			for range 25 {
 				if code, err := send(); code != 200 {
 					t.Error(code, err)
 				}

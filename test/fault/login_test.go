@@ -191,8 +191,9 @@ func TestNkeyRotates(t *testing.T) {
 		t.Error(l.Codes(), l.Errors())
 	}
 	admit(keys[1])
-	srv.Restart(t)
+	srv.Kill(t)
 	b.awaitState(t, "unavailable", "")
+	srv.Restart(t)
 	b.awaitState(t, "ready", "")
 }
 
@@ -243,8 +244,9 @@ func TestCreds(t *testing.T) {
 	if err := os.Rename(creds("next.creds"), file); err != nil {
 		t.Fatal(err)
 	}
-	srv.Restart(t)
+	srv.Kill(t)
 	b.awaitState(t, "journaling", "")
+	srv.Restart(t)
 	b.awaitState(t, "ready", "")
 }
 

@@ -43,6 +43,10 @@ const (
 // can be trimmed.
 const MinMaxBytes = 16 << 20
 
+// answerTimeout is how long the server may take for an answer to a context without a
+// deadline: on a slow disk, creating a stream takes seconds.
+const answerTimeout = 30 * time.Second
+
 // Options configures a [Server]. Dir and Stream.Name are required.
 type Options struct {
 	// Dir is the folder of the server; it is created with mode 0700.
@@ -203,7 +207,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 			s.log.Error("connection to the embedded NATS server", zap.Error(err))
 		}))
 	if err == nil {
-		run.js, err = jetstream.New(run.conn)
+		run.js, err = jetstream.New(run.conn, jetstream.WithDefaultTimeout(answerTimeout))
 	}
 	if err != nil {
 		return fmt.Errorf("connect to the embedded NATS server: %w", err)
