@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -22,7 +23,7 @@ func admin(t *testing.T, set func(*bridge.Admin)) string {
 		t.Fatal(err)
 	}
 	health := bridge.NewHealth()
-	health.Set("test", bridge.Ready, "because")
+	health.Set("test", publisher.Ready, "because")
 	a := bridge.NewAdmin(health, prometheus.NewRegistry(), zap.NewNop())
 	set(a)
 	ctx, stop := context.WithCancel(t.Context())

@@ -201,7 +201,7 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	b.skew = newSkew(cmp.Or(cfg.Tolerance, verify.DefaultTolerance), cfg.Health, cfg.Logger)
 	b.silence, b.pause = newSilence(cfg.Now()), new(pause)
-	cfg.Health.Watch(func() (State, []string) { return Ready, b.reasons() })
+	cfg.Health.Watch(func() (State, []string) { return publisher.Ready, b.reasons() })
 	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
 	}

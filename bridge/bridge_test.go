@@ -737,28 +737,28 @@ func TestAdmin(t *testing.T) {
 	check("/readyz", 503, `{"state":"starting","reasons":[]}`)
 	health.Start(event.Fsync)
 	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
-	health.Set("remote", bridge.Journaling, "no connection")
+	health.Set("remote", publisher.Journaling, "no connection")
 	check("/readyz", 200, `{"state":"journaling","durability":"fsync","reasons":["no connection"]}`)
-	health.Set("full", bridge.Full, "no room")
+	health.Set("full", publisher.Full, "no room")
 	check("/readyz", 503, `{"state":"full","durability":"fsync","reasons":["no connection","no room"]}`)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(health)
 	if got := series(t, registry, "jobbridge_state"); len(got) != 8 || got["full"] != 1 || got["ready"] != 0 || got["journaling"] != 0 {
 		t.Error(got)
 	}
-	health.Set("full", bridge.Ready)
-	health.Set("remote", bridge.Ready)
+	health.Set("full", publisher.Ready)
+	health.Set("remote", publisher.Ready)
 	if got := series(t, registry, "jobbridge_state"); got["full"] != 0 || got["ready"] != 1 {
 		t.Error(got)
 	}
 	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
 	health.Set("bridge", bridge.Draining)
 	check("/readyz", 503, `"state":"draining"`)
-	health.Set("journal", bridge.Failed, "fsync: no")
-	health.Set("journal", bridge.Ready)
+	health.Set("journal", publisher.Failed, "fsync: no")
+	health.Set("journal", publisher.Ready)
 	check("/readyz", 503, `{"state":"failed","durability":"fsync","reasons":["fsync: no"]}`)
 	var asked []string
-	health.Watch(func() (bridge.State, []string) { return bridge.Ready, asked })
+	health.Watch(func() (bridge.State, []string) { return publisher.Ready, asked })
 	check("/readyz", 503, `"reasons":["fsync: no"]}`)
 	asked = []string{"later"}
 	check("/readyz", 503, `"reasons":["fsync: no","later"]}`)

@@ -4,39 +4,26 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// State is what the bridge can do for a sender now.
-type State string
+// State is what the bridge can do for a sender now: the states of its [publisher.Publisher],
+// and two of the process.
+type State = publisher.State
 
-// The states, from the best to the worst. In the first two, deliveries are
-// taken and an acknowledged one is safe; in Draining too, but not for long.
+// The states of the process. In Starting deliveries wait. In Draining the bridge was
+// told to stop, and accepts deliveries until the listener closes.
 const (
-	// Ready: everything works.
-	Ready State = "ready"
-	// Journaling: deliveries are stored here, but do not get on to the remote
-	// stream. To take such a bridge out of service would lose them.
-	Journaling State = "journaling"
-	// Misconfigured: deliveries are refused until an operator changes something.
-	Misconfigured State = "misconfigured"
-	// Unavailable: deliveries are refused until the remote stream is back.
-	Unavailable State = "unavailable"
-	// Full: deliveries are refused until there is room.
-	Full State = "full"
-	// Starting: deliveries wait.
 	Starting State = "starting"
-	// Draining: the bridge was told to stop.
 	Draining State = "draining"
-	// Failed: the storage failed; only a restart helps.
-	Failed State = "failed"
 )
 
-var byBadness = []State{Ready, Journaling, Misconfigured, Unavailable, Full, Starting, Draining, Failed}
-
-// Serving reports whether a load balancer should send deliveries here.
-func (s State) Serving() bool { return s == Ready || s == Journaling }
+// byBadness are all states, from the best to the worst.
+var byBadness = []State{
+	publisher.Ready, publisher.Journaling, publisher.Misconfigured, publisher.Unavailable, publisher.Full, Starting, Draining, publisher.Failed,
+}
 
 // Health is what the operator's listener reports: the worst that any part of
 // the bridge says of itself, and the reasons of all. It is a
@@ -65,10 +52,10 @@ func (h *Health) Start(durability event.Durability) {
 	h.mu.Lock()
 	h.durability = durability
 	h.mu.Unlock()
-	h.Set(lifePart, Ready)
+	h.Set(lifePart, publisher.Ready)
 }
 
-// Set changes what one part says of itself. [Failed] is final.
+// Set changes what one part says of itself. [publisher.Failed] is final.
 func (h *Health) Set(name string, s State, reasons ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -76,7 +63,7 @@ func (h *Health) Set(name string, s State, reasons ...string) {
 	switch {
 	case i < 0:
 		h.parts = append(h.parts, part{name, s, reasons})
-	case h.parts[i].state != Failed:
+	case h.parts[i].state != publisher.Failed:
 		h.parts[i] = part{name, s, reasons}
 	}
 }
@@ -100,7 +87,7 @@ type Report struct {
 func (h *Health) Report() Report {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := Report{State: Ready, Durability: h.durability, Reasons: []string{}}
+	r := Report{State: publisher.Ready, Durability: h.durability, Reasons: []string{}}
 	add := func(state State, reasons []string) {
 		if slices.Index(byBadness, state) > slices.Index(byBadness, r.State) {
 			r.State = state

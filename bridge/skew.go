@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -86,7 +87,7 @@ func (s *skew) observe(now time.Time, v verify.Verified) {
 	off := s.median.Abs() > s.tolerance/skewShare
 	if !off {
 		if s.off {
-			s.health.Set(clockPart, Ready)
+			s.health.Set(clockPart, publisher.Ready)
 		}
 		s.off = false
 		return
@@ -105,7 +106,7 @@ func (s *skew) observe(now time.Time, v verify.Verified) {
 	}
 	reason := fmt.Sprintf("clock: it is %s %s the time that deliveries are signed with, or they come that late; %s: check timedatectl or chronyc tracking",
 		s.median.Abs().Round(time.Second), way, consequence)
-	s.health.Set(clockPart, Ready, reason)
+	s.health.Set(clockPart, publisher.Ready, reason)
 	s.log.Warn("clock", zap.Duration("skew", s.median), zap.String("reason", reason))
 }
 

@@ -3,6 +3,7 @@ package publisher
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/internal/embedded"
@@ -32,6 +33,12 @@ const (
 	Failed State = "failed"
 )
 
+// Serving reports whether events are accepted.
+func (s State) Serving() bool { return s == Ready || s == Journaling }
+
+// byBadness are the states from the best to the worst.
+var byBadness = []State{Ready, Journaling, Misconfigured, Unavailable, Full, Failed}
+
 // Status is the state and, in words, the reasons for it. A publisher in state
 // [Ready] may have reasons too: they say what weakens the promise.
 type Status struct {
@@ -41,20 +48,10 @@ type Status struct {
 
 // add joins reasons with their state; the worst state counts.
 func (s *Status) add(state State, reasons ...string) {
-	if rank(state) > rank(s.State) {
+	if slices.Index(byBadness, state) > slices.Index(byBadness, s.State) {
 		s.State = state
 	}
 	s.Reasons = append(s.Reasons, reasons...)
-}
-
-// rank orders the states from the best to the worst.
-func rank(s State) int {
-	for i, state := range []State{Ready, Journaling, Misconfigured, Unavailable, Full, Failed} {
-		if s == state {
-			return i
-		}
-	}
-	return 0
 }
 
 // lagTooOld is the age of the oldest event that is not forwarded from which on the

@@ -49,9 +49,6 @@ func (r reader) Next(ctx context.Context) (forward.Record, error) {
 	}
 }
 
-// Close does nothing: a reader holds a segment only while it reads.
-func (reader) Close() error { return nil }
-
 // local is the embedded server as a target.
 type local struct {
 	*embedded.Server

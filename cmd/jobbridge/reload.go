@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -142,7 +143,7 @@ func (r *reloader) load(thing *reloaded) {
 		}
 		thing.failed, thing.wrong = time.Now(), why
 		r.good.WithLabelValues(thing.name).Set(0)
-		r.health.Set(thing.name, bridge.Ready, why)
+		r.health.Set(thing.name, publisher.Ready, why)
 		return
 	}
 	if changed {
@@ -150,7 +151,7 @@ func (r *reloader) load(thing *reloaded) {
 	}
 	thing.failed, thing.wrong = time.Time{}, ""
 	r.good.WithLabelValues(thing.name).Set(1)
-	r.health.Set(thing.name, bridge.Ready)
+	r.health.Set(thing.name, publisher.Ready)
 }
 
 // reloadSecrets puts the secrets in force that the file and the variable hold,

@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/units"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
 	"go.uber.org/zap"
 )
 
@@ -114,7 +115,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, closeOperator()) }()
-	o.health.Set(configPart, bridge.Ready, warnings...)
+	o.health.Set(configPart, publisher.Ready, warnings...)
 	c.reloadSecrets(o, s.getenv, verifier, secrets)
 	o.admin.Operate("GET /config", func(context.Context, url.Values) (any, error) {
 		return c.settings(k, s.getenv, verifier.Fingerprints()), nil

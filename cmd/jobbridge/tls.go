@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -148,7 +149,7 @@ func (o operator) watchCertificate(listener, none string, current func() *x509.C
 		}
 		return []string{"certificate of the " + listener + " listener: " + why}
 	}
-	o.health.Watch(func() (bridge.State, []string) { return bridge.Ready, reasons() })
+	o.health.Watch(func() (bridge.State, []string) { return publisher.Ready, reasons() })
 	warn = func() {
 		for _, why := range reasons() {
 			o.log.Warn(why)
