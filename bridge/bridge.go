@@ -30,7 +30,6 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 )
 
@@ -103,7 +102,7 @@ type Config struct {
 	// Health is told of draining; nil means nobody is.
 	Health *Health
 	// Tracer makes a span of each delivery, with one each for what it consists of;
-	// nil, or the provider of package noop, means none.
+	// nil means none.
 	Tracer trace.TracerProvider
 	// Registerer takes the metrics; nil means none are kept.
 	Registerer prometheus.Registerer
@@ -193,7 +192,7 @@ func New(cfg Config) (*Bridge, error) {
 	var err error
 	b := &Bridge{cfg: cfg, log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
 		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections)}
-	if _, none := cfg.Tracer.(noop.TracerProvider); cfg.Tracer != nil && !none {
+	if cfg.Tracer != nil {
 		b.tracer = cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge")
 	}
 	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/internal/journal"
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 )
 
@@ -137,9 +136,6 @@ func (o Options) check() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
-	}
-	if o.Tracer == nil {
-		o.Tracer = noop.NewTracerProvider()
 	}
 	if o.Dir == "" {
 		return o, nil

@@ -15,7 +15,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 )
 
@@ -51,14 +50,14 @@ func (f traceFlags) endpoint() (*url.URL, error) {
 	return u, nil
 }
 
-// tracer returns what makes spans, and what sends the last ones.
+// tracer returns what makes spans, nil without traces, and what sends the last ones.
 func (f traceFlags) tracer(ctx context.Context, getenv func(string) string, log *zap.Logger) (trace.TracerProvider, func(), error) {
 	u, err := f.endpoint()
 	if err != nil {
 		return nil, nil, err
 	}
 	if u == nil || strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true") {
-		return noop.NewTracerProvider(), func() {}, nil
+		return nil, func() {}, nil
 	}
 	quietly(log)
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()))

@@ -72,11 +72,17 @@ func appendLine(dst []byte, name, value string) []byte {
 // ParseHeader returns the headers in lines that [Event.AppendHeader] wrote. Names
 // keep their case. What is no header line is skipped.
 func ParseHeader(lines []byte) map[string][]string {
+	header := make(map[string][]string, 12)
+	ReadHeader(header, lines)
+	return header
+}
+
+// ReadHeader is [ParseHeader] into a map that is there already.
+func ReadHeader(header map[string][]string, lines []byte) {
 	// This is done for every event that is published. All names and values share
 	// one string, and all values one array.
 	rest := string(lines)
 	values := make([]string, 0, 10)
-	header := make(map[string][]string, 12)
 	for rest != "" {
 		var line string
 		line, rest, _ = strings.Cut(rest, "\r\n")
@@ -91,5 +97,4 @@ func ParseHeader(lines []byte) map[string][]string {
 		values = append(values, value)
 		header[name] = values[len(values)-1 : len(values) : len(values)]
 	}
-	return header
 }

@@ -28,6 +28,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
@@ -98,6 +99,7 @@ type Forwarder struct {
 	// Of the goroutine in Run.
 	saved    *checkpoint         // what forward.json says
 	settled  map[uint64]struct{} // finished records behind saved that the stream does not have
+	header   nats.Header         // of the message that is published now
 	restarts int                 // restarts of the store since the last acknowledgement
 	total    Counters
 	prepared *plan // by Prepare
@@ -150,9 +152,9 @@ func New(o Options) (*Forwarder, error) {
 	}
 	f := &Forwarder{
 		opts: o, log: o.Logger, id: o.Journal.ID(), spans: newSpans(o.Tracer), saves: make(chan chan error),
-		settled: make(map[uint64]struct{}),
-		lines:   rate.NewLimiter(rate.Every(2*time.Minute), 8),
-		timing:  defaultTiming, limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: defaultTiming.timeout},
+		settled: make(map[uint64]struct{}), header: make(nats.Header),
+		lines:  rate.NewLimiter(rate.Every(2*time.Minute), 8),
+		timing: defaultTiming, limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: defaultTiming.timeout},
 	}
 	if o.timing != nil {
 		f.timing = *o.timing

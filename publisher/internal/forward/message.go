@@ -18,9 +18,12 @@ const (
 	conflictToken        = "c"
 )
 
-// message returns the message that the record is published as.
+// message returns the message that the record is published as. Its header is used
+// again for the next message.
 func (f *Forwarder) message(i *item) *nats.Msg {
-	h := nats.Header(event.ParseHeader(i.Header))
+	h := f.header
+	clear(h)
+	event.ReadHeader(h, i.Header)
 	subject, id := i.Subject, i.ID
 	if i.conflict {
 		subject, id = f.opts.Conflict(i.Record), event.DigestID(i.Digest)
