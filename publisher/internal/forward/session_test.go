@@ -548,6 +548,39 @@ func TestReadAhead(t *testing.T) {
 	}
 }
 
+// TestGather shows that records which come seldom are handed over at once, and that in
+// a rush they come many at a time, none much later than the limit.
+func TestGather(t *testing.T) {
+	t.Parallel()
+	for every, want := range map[time.Duration]struct{ batches, late time.Duration }{
+		time.Millisecond:      {1000, 0},
+		10 * time.Microsecond: {10, maxGather},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, _, r, _ := newUnit(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			go s.read(ctx)
+			go func() {
+				for range 1000 {
+					time.Sleep(every)
+					r.journal.add(Record{Time: time.Now()})
+				}
+			}()
+			batches, late := time.Duration(0), time.Duration(0)
+			for n := 0; n < 1000; batches++ {
+				batch := <-s.records
+				n += len(batch)
+				late = max(late, time.Since(batch[0].Time))
+			}
+			if batches > want.batches || late > want.late {
+				t.Errorf("a record every %s: %d batches, the latest after %s", every, batches, late)
+			}
+			cancel()
+			synctest.Wait()
+		})
+	}
+}
+
 // TestAnswer shows which messages on a reply subject are answers.
 func TestAnswer(t *testing.T) {
 	t.Parallel()
