@@ -74,7 +74,7 @@ func (c *serveCmd) openStorage(ctx context.Context, verifier *verify.Verifier, o
 	}
 	o.health.Watch(func() (bridge.State, []string) {
 		status := s.publisher.Status()
-		return bridge.State(status.State), status.Reasons
+		return status.State, status.Reasons
 	})
 	if len(workers) > 0 && options.Server.Listen != "" {
 		o.reload.add(c.reloadedWorkers(s.publisher, workers))
