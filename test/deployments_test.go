@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,7 @@ var metricName = regexp.MustCompile(`\bjobbridge_[a-z_]+`)
 
 // TestMetrics scrapes a bridge with an embedded stream and one with a remote stream,
 // which have all metrics together. It compares them with what alerts and dashboard ask
-// for, and with what README lists.
+// for, and with what the guide lists.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
@@ -79,10 +80,15 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is neither on the dashboard nor in an alert", name)
 		}
 	}
-	row := regexp.MustCompile(`(?m)^\| .*Prometheus: .*$`).FindString(read(t, "../README.md"))
+	documented := metricsOfGuide(t)
 	for name := range exported {
-		if !listed(row, name) {
-			t.Errorf("README.md does not list %s", name)
+		if !documented[name] {
+			t.Errorf("deployments/README.md does not list %s", name)
+		}
+	}
+	for name := range documented {
+		if !exported[name] {
+			t.Errorf("deployments/README.md lists %s, which nobody exports", name)
 		}
 	}
 	// Every label has all its values from the start.
@@ -128,19 +134,20 @@ func lint(t *testing.T, name, scraped string) {
 	}
 }
 
-// listed reports whether a name stands in README's row, in full or without how it
-// begins.
-func listed(row, name string) bool {
-	for i := range name {
-		short := "`…" + name[i:]
-		if i == 0 {
-			short = "`" + name
-		}
-		if strings.Contains(row, short+"`") || strings.Contains(row, short+"{") {
-			return true
+// metricsOfGuide returns the names in the tables of the guide's section "Metrics". A
+// name that begins with … has the first two words of the name before it in its row.
+func metricsOfGuide(t *testing.T) map[string]bool {
+	t.Helper()
+	_, section, _ := strings.Cut(read(t, "../deployments/README.md"), "\n## Metrics\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	names := make(map[string]bool)
+	for _, row := range regexp.MustCompile("(?m)^\\| (`jobbridge_.*?) \\|").FindAllStringSubmatch(section, -1) {
+		family := regexp.MustCompile(`^jobbridge_[a-z]+`).FindString(row[1][1:])
+		for _, name := range regexp.MustCompile("`([a-z_…]+)").FindAllStringSubmatch(row[1], -1) {
+			names[strings.Replace(name[1], "…", family, 1)] = true
 		}
 	}
-	return false
+	return names
 }
 
 // TestAlerts: the guide says what to do about each alert, and about no other, and
@@ -179,16 +186,20 @@ func read(t *testing.T, path string) string {
 func TestSecurityNamesTests(t *testing.T) {
 	t.Parallel()
 	var all strings.Builder
-	for _, folder := range []string{"../bridge", "../bridge/internal/quarantine", "../verify", "../publisher/internal/embedded", "../publisher/internal/journal", "../publisher/internal/forward", "natsd", "fault", "../cmd/jobbridge", "."} {
-		files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
-		if err != nil || len(files) == 0 {
-			t.Fatal(folder, err)
+	err := filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			all.WriteString(read(t, path))
 		}
-		for _, file := range files {
-			all.WriteString(read(t, file))
-		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(read(t, "../deployments/SECURITY.md"), -1) {
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(read(t, "../SECURITY.md"), -1)
+	if len(named) < 20 {
+		t.Fatalf("SECURITY.md names %d tests", len(named))
+	}
+	for _, m := range named {
 		if !strings.Contains(all.String(), "func "+m[1]+"(") {
 			t.Errorf("SECURITY.md: there is no %s", m[1])
 		}
@@ -285,7 +296,7 @@ func TestManifests(t *testing.T) {
 	if strings.Contains(direct, "replicas:") {
 		t.Error("gateway-direct: each apply takes back what the autoscaler did")
 	}
-	const patience = 4500 // of a delivery, in ms, as README says
+	const patience = 4500 // of a delivery, in ms, as the guide says
 	for name, text := range map[string]string{"base": direct, "chart": read(t, "../deployments/helm/jobbridge/templates/workload.yaml")} {
 		m := regexp.MustCompile(`/readyz[^}]*}\n(?: +#.*\n)* +periodSeconds: (\d+)\n +failureThreshold: (?:{{ ternary \d+ )?(\d+)`).FindStringSubmatch(text)
 		if m == nil {

@@ -130,15 +130,15 @@ func (m *machine) sh(t *testing.T, script string, want ...string) {
 	}
 }
 
-// TestSystemd installs the bridge as README says under a systemd, and goes
+// TestSystemd installs the bridge as the guide says under a systemd, and goes
 // through what that does with it. The numbers of the events tell at the end that
 // none was lost or stored twice.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
 	m := startMachine(t)
-	install := regexp.MustCompile("(?s)\\*\\*With systemd\\*\\*.*?```\n(.*?)```").FindStringSubmatch(read(t, "../README.md"))
+	install := regexp.MustCompile("(?s)\\*\\*With systemd\\*\\*.*?```\n(.*?)```").FindStringSubmatch(read(t, "../deployments/README.md"))
 	if install == nil {
-		t.Fatal("README does not say how to install it")
+		t.Fatal("the guide does not say how to install it")
 	}
 	release := filepath.Join(m.dir, "var/release")
 	if err := os.CopyFS(filepath.Join(release, "deployments"), os.DirFS("../deployments")); err != nil {

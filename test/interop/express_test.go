@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -375,12 +376,17 @@ type sample struct {
 	request []byte
 }
 
-// TestExpressDiffers sends both the requests on which they differ, and beside
-// them those that are close to one but must be agreed upon.
+// TestExpressDiffers sends both the requests on which they differ, each of a group
+// that deployments/receiver.md lists, and beside them those that are close to one but
+// must be agreed upon.
 func TestExpressDiffers(t *testing.T) {
 	t.Parallel()
 	servers := startReceivers(t)
 	e := newEvent()
+	page, err := os.ReadFile("../../deployments/receiver.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, list := range []struct {
 		name    string
 		samples []sample
@@ -391,6 +397,9 @@ func TestExpressDiffers(t *testing.T) {
 				t.Run(s.name, func(t *testing.T) {
 					if differ := s.accepts == onlyExpress || s.accepts == onlyBridge; differ != list.differ {
 						t.Fatalf("accepted by %s does not belong here", s.accepts)
+					}
+					if group, _, _ := strings.Cut(s.name, "/"); list.differ && !bytes.Contains(page, []byte("\n| **"+group+"**")) {
+						t.Errorf("deployments/receiver.md has no row **%s**", group)
 					}
 					express, bridge, err := servers.ask(t.Context(), s.request)
 					if err != nil {

@@ -1,0 +1,67 @@
+package test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestLinks: each link of a document to a file of the repository, and to a heading in
+// it, leads somewhere.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	var documents []string
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git") {
+			return filepath.SkipDir
+		}
+		if err == nil && strings.HasSuffix(path, ".md") {
+			documents = append(documents, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)|(?:href|src)="([^"]+)"`)
+	found := 0
+	for _, document := range documents {
+		for _, m := range link.FindAllStringSubmatch(prose(read(t, document)), -1) {
+			target := m[1] + m[2]
+			if strings.Contains(target, "://") {
+				continue
+			}
+			found++
+			path, anchor, _ := strings.Cut(target, "#")
+			if path = filepath.Join(filepath.Dir(document), path); strings.HasPrefix(target, "#") {
+				path = document
+			}
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("%s: %v", document, err)
+			} else if anchor != "" && !anchors(read(t, path))[anchor] {
+				t.Errorf("%s: %s has no heading #%s", document, path, anchor)
+			}
+		}
+	}
+	if len(documents) < 8 || found < 50 {
+		t.Fatalf("%d links in %d documents", found, len(documents))
+	}
+}
+
+// prose returns a document without its blocks of code.
+func prose(text string) string {
+	return regexp.MustCompile("(?ms)^ *```.*?^ *```$").ReplaceAllString(text, "")
+}
+
+// anchors returns the names of a document's headings, as GitHub makes them.
+func anchors(text string) map[string]bool {
+	names := make(map[string]bool)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(prose(text), -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names[strings.ReplaceAll(name, " ", "-")] = true
+	}
+	return names
+}
