@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestWorker is README's "Testing your own consumer".
+// TestWorker has a worker with a consumer of its own.
 func TestWorker(t *testing.T) {
 	srv := bridgetest.NewServer(t)
 	srv.Deliver(bridgetest.Delivery{ID: "job-42", Status: "COMPLETED"})
