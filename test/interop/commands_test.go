@@ -55,6 +55,9 @@ func TestCommandsOfAWorker(t *testing.T) {
 				{"stream ls --names", "JOBS"},
 				{"consumer info JOBS late --json", `"num_ack_pending": 0`},
 				{"consumer ls JOBS --names", "late"},
+				{"consumer add JOBS yesterday --pull --ack=explicit --deliver=24h --defaults", "yesterday"},
+				{"consumer next JOBS yesterday --count 1 --raw --ack", string(all[0].Data)},
+				{"consumer report JOBS", "yesterday"},
 				{"consumer rm JOBS late --force", ""},
 			} {
 				if out := run(t, b, append(strings.Fields(row[0]), login...)); !bytes.Contains(out, []byte(row[1])) {
