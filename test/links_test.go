@@ -51,6 +51,46 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+// TestProof: every go test command in a table of ARCHITECTURE.md or CONTRIBUTING.md
+// finds, for each of the names after -run or -bench, a test in its packages.
+func TestProof(t *testing.T) {
+	t.Parallel()
+	commands := 0
+	for _, document := range []string{"../ARCHITECTURE.md", "../CONTRIBUTING.md"} {
+		for _, m := range regexp.MustCompile("go test [^`|]*(?:\\\\\\|[^`|]*)*-(run|bench) '?([^ ']+)'? ([^`]*)`").FindAllStringSubmatch(read(t, document), -1) {
+			commands++
+			kind := map[string]string{"run": "Test", "bench": "Benchmark"}[m[1]]
+			for name := range strings.SplitSeq(m[2], `\|`) {
+				if !declared(t, kind, name, strings.Fields(m[3])) {
+					t.Errorf("%s: %s finds no %s", document, strings.Trim(m[0], "`"), name)
+				}
+			}
+		}
+	}
+	if commands < 15 {
+		t.Fatalf("%d commands", commands)
+	}
+}
+
+// declared reports whether one of the packages has a test or benchmark with this in
+// its name.
+func declared(t *testing.T, kind, name string, packages []string) bool {
+	t.Helper()
+	declaration := regexp.MustCompile(`(?m)^func ` + kind + `\w*` + name)
+	for _, p := range packages {
+		files, err := filepath.Glob(filepath.Join("..", p, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if declaration.MatchString(read(t, file)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // prose returns a document without its blocks of code.
 func prose(text string) string {
 	return regexp.MustCompile("(?ms)^ *```.*?^ *```$").ReplaceAllString(text, "")
