@@ -157,7 +157,8 @@ func TestAlerts(t *testing.T) {
 	t.Parallel()
 	guide, tests := read(t, "../deployments/README.md"), read(t, "../deployments/prometheus/alerts_test.yaml")
 	alerts := make(map[string]bool)
-	for _, alert := range regexp.MustCompile(`(?s)alert: (\w+).*?severity: (\w+)`).FindAllStringSubmatch(read(t, "../deployments/prometheus/alerts.yaml"), -1) {
+	rules := read(t, "../deployments/prometheus/alerts.yaml")
+	for _, alert := range regexp.MustCompile(`(?s)alert: (\w+).*?severity: (\w+)`).FindAllStringSubmatch(rules, -1) {
 		alerts[alert[1]] = true
 		if !strings.Contains(guide, "\n| `"+alert[1]+"` | "+alert[2]+" | ") {
 			t.Errorf("deployments/README.md does not say what to do about %s, of severity %s", alert[1], alert[2])

@@ -55,9 +55,10 @@ func TestLinks(t *testing.T) {
 // finds, for each of the names after -run or -bench, a test in its packages.
 func TestProof(t *testing.T) {
 	t.Parallel()
+	command := regexp.MustCompile("go test [^`|]*(?:\\\\\\|[^`|]*)*-(run|bench) '?([^ ']+)'? ([^`]*)`")
 	commands := 0
 	for _, document := range []string{"../ARCHITECTURE.md", "../CONTRIBUTING.md"} {
-		for _, m := range regexp.MustCompile("go test [^`|]*(?:\\\\\\|[^`|]*)*-(run|bench) '?([^ ']+)'? ([^`]*)`").FindAllStringSubmatch(read(t, document), -1) {
+		for _, m := range command.FindAllStringSubmatch(read(t, document), -1) {
 			commands++
 			kind := map[string]string{"run": "Test", "bench": "Benchmark"}[m[1]]
 			for name := range strings.SplitSeq(m[2], `\|`) {

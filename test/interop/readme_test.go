@@ -61,7 +61,8 @@ func TestWorkersOfREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	compiled := filepath.Join(dir, "worker")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", compiled, file("main.go", worker(t, b, "go"))).CombinedOutput(); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", compiled, file("main.go", worker(t, b, "go")))
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	script := file("worker.mjs", worker(t, b, "js"))
