@@ -41,7 +41,7 @@ const (
 var (
 	ackWait    = milliseconds("ACK_WAIT_MS", 30_000) // the server delivers an event again after so long without a sign of life
 	firstRetry = milliseconds("RETRY_MS", 1_000)     // delay before the second attempt; it doubles with each attempt
-	folder     = env("WORKER_DIR", "worker-data")    // one file per job with its last status, one with its output
+	folder     = env("WORKER_DIR", durable)          // one file per job with its last status, one with its output
 
 	usableID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 	// A status replaces only one of a lower rank: what is final stays.
@@ -144,7 +144,7 @@ func processEvent(m jetstream.Msg, verifier *verify.Verifier) error {
 		log.Printf("event %d, attempt %d: %v; again in %s", meta.Sequence.Stream, meta.NumDelivered, err, delay)
 		return m.NakWithDelay(delay)
 	}
-	return m.DoubleAck(ctx) // returns when the server has the acknowledgement
+	return m.DoubleAck(context.Background()) // waits up to 5 s for the server to confirm
 }
 
 // once verifies an event and handles it, unless it is old news.

@@ -18,7 +18,7 @@ const fetchWait = 5_000; // at most so long does an idle worker take to stop
 const env = process.env;
 const ackWait = Number(env.ACK_WAIT_MS || 30_000); // the server delivers an event again after so long without a sign of life
 const firstRetry = Number(env.RETRY_MS || 1_000); // delay before the second attempt; it doubles with each attempt
-const folder = env.WORKER_DIR || "worker-data"; // one file per job with its last status, one with its output
+const folder = env.WORKER_DIR || durable; // one file per job with its last status, one with its output
 // During a rotation, both secrets: the stream has events signed with either.
 const secrets = (env.SYNC_WEBHOOK_SECRET ?? "").split(/[,\n]/).filter(Boolean);
 if (secrets.length === 0) throw new Error("SYNC_WEBHOOK_SECRET is not set");
@@ -98,7 +98,7 @@ async function processEvent(m) {
   } finally {
     clearInterval(progress);
   }
-  await m.ackAck(); // resolves when the server has the acknowledgement
+  await m.ackAck(); // waits up to 5 s for the server to confirm
 }
 
 const stopping = new AbortController();

@@ -26,7 +26,7 @@ FETCH_WAIT = 5  # at most so long does an idle worker take to stop
 
 ACK_WAIT = int(os.environ.get("ACK_WAIT_MS") or 30_000) / 1000  # the server delivers an event again after so long without a sign of life
 FIRST_RETRY = int(os.environ.get("RETRY_MS") or 1_000) / 1000  # delay before the second attempt; it doubles with each attempt
-FOLDER = Path(os.environ.get("WORKER_DIR") or "worker-data")  # one file per job with its last status, one with its output
+FOLDER = Path(os.environ.get("WORKER_DIR") or DURABLE)  # one file per job with its last status, one with its output
 # During a rotation, both secrets: the stream has events signed with either.
 SECRETS = [secret for secret in re.split("[,\n]", os.environ.get("SYNC_WEBHOOK_SECRET", "")) if secret]
 
@@ -118,7 +118,7 @@ async def process(m):
         return
     finally:
         progress.cancel()
-    await m.ack_sync()  # returns when the server has the acknowledgement
+    await m.ack_sync(timeout=5)  # waits for the server to confirm
 
 
 async def main():
