@@ -74,6 +74,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	log.Print("connecting")
 	nc, err := nats.Connect(env("NATS_URL", "nats://127.0.0.1:4222"), nats.UserInfo(os.Getenv("NATS_USER"), os.Getenv("NATS_PASSWORD")),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1)) // for ever: the bridge may start later, or restart
 	if err != nil {
@@ -104,6 +105,9 @@ func work(ctx context.Context, js jetstream.JetStream, verifier *verify.Verifier
 		Durable: durable, FilterSubject: "job.>", AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
 		// No MaxDeliver: the server would drop the event without telling the worker.
 	})
+	if err == nil {
+		log.Printf("waiting for events as %s", durable)
+	}
 	for err == nil && ctx.Err() == nil {
 		var m jetstream.Msg
 		if m, err = consumer.Next(jetstream.FetchMaxWait(fetchWait)); errors.Is(err, nats.ErrTimeout) {

@@ -101,15 +101,8 @@ async function processEvent(m) {
   await m.ackAck(); // waits up to 5 s for the server to confirm
 }
 
-const stopping = new AbortController();
-for (const signal of ["SIGTERM", "SIGINT"]) {
-  process.once(signal, () => { // a second one ends the process at once
-    console.error("stopping after the present event");
-    stopping.abort();
-  });
-}
-
 await mkdir(folder, { recursive: true, mode: 0o700 });
+console.error("connecting");
 const nc = await connect({
   servers: (env.NATS_URL || "127.0.0.1:4222").split(","),
   user: env.NATS_USER || undefined,
@@ -117,6 +110,13 @@ const nc = await connect({
   waitOnFirstConnect: true, // the bridge may start later,
   maxReconnectAttempts: -1, // or restart: connect for ever
 });
+const stopping = new AbortController();
+for (const signal of ["SIGTERM", "SIGINT"]) {
+  process.once(signal, () => { // a second one ends the process at once
+    console.error("stopping after the present event");
+    stopping.abort();
+  });
+}
 while (!stopping.signal.aborted) {
   try {
     // Creates the consumer if it does not exist. No max_deliver: the server would
@@ -124,6 +124,7 @@ while (!stopping.signal.aborted) {
     const manager = await jetstreamManager(nc);
     await manager.consumers.add("JOBS", { durable_name: durable, filter_subject: "job.>", ack_policy: AckPolicy.Explicit, ack_wait: nanos(ackWait) });
     const consumer = await jetstream(nc).consumers.get("JOBS", durable);
+    console.error(`waiting for events as ${durable}`);
     // One event after the other. For more at once, run more processes: an event that
     // waits in a local buffer loses its ack_wait there.
     while (!stopping.signal.aborted) {
@@ -136,4 +137,4 @@ while (!stopping.signal.aborted) {
     await sleep(1_000, undefined, { signal: stopping.signal }).catch(() => {});
   }
 }
-await nc.drain(); // sends what is still buffered
+await nc.close();

@@ -125,6 +125,13 @@ async def main():
     if not SECRETS:
         raise SystemExit("SYNC_WEBHOOK_SECRET is not set")
     FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log("connecting")
+    nc = await nats.connect(
+        servers=(os.environ.get("NATS_URL") or "nats://127.0.0.1:4222").split(","),
+        user=os.environ.get("NATS_USER") or None,
+        password=os.environ.get("NATS_PASSWORD") or None,
+        max_reconnect_attempts=-1,  # for ever: the bridge may start later, or restart
+    )
     stopping = asyncio.Event()
 
     def stop():
@@ -133,12 +140,6 @@ async def main():
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    nc = await nats.connect(
-        servers=(os.environ.get("NATS_URL") or "nats://127.0.0.1:4222").split(","),
-        user=os.environ.get("NATS_USER") or None,
-        password=os.environ.get("NATS_PASSWORD") or None,
-        max_reconnect_attempts=-1,  # for ever: the bridge may start later, or restart
-    )
     js = nc.jetstream()
     # No max_deliver: the server would drop the event without telling the worker.
     config = ConsumerConfig(durable_name=DURABLE, filter_subject="job.>", ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT)
@@ -146,6 +147,7 @@ async def main():
         try:
             await js.add_consumer("JOBS", config)  # creates the consumer if it does not exist
             consumer = await js.pull_subscribe_bind(durable=DURABLE, stream="JOBS")
+            log(f"waiting for events as {DURABLE}")
             # One event after the other. For more at once, run more processes: an event
             # that waits in a local buffer loses its ack_wait there.
             while not stopping.is_set():
@@ -158,7 +160,7 @@ async def main():
         except Exception as problem:
             log(f"trying again in a second: {problem!r}")
             await asyncio.sleep(1)
-    await nc.drain()  # sends what is still buffered
+    await nc.close()
 
 
 if __name__ == "__main__":

@@ -126,6 +126,47 @@ func TestOldNews(t *testing.T) {
 	})
 }
 
+// TestConsumerDeleted deletes the consumer of a worker that waits for events. The
+// worker makes it again and gets all events again, of which the old ones change
+// nothing.
+func TestConsumerDeleted(t *testing.T) {
+	each(t, func(t *testing.T, l language) {
+		s := newSite(t, nil)
+		b := process.Start(t, process.Options{})
+		nc, dir := connect(t, b), t.TempDir()
+		w := start(t, l, dir, "NATS_URL="+b.NATS)
+		deliver(t, b.Webhook, s.event("a", "COMPLETED"))
+		settled(t, nc, l, 1)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := js.DeleteConsumer(t.Context(), "JOBS", l.durable); err != nil {
+			t.Fatal(err)
+		}
+		deliver(t, b.Webhook, s.event("b", "COMPLETED"))
+		settled(t, nc, l, 2)
+		compare(t, "requests", s.all(), map[string]int{"a": 1, "b": 1})
+		compare(t, "stored", stored(t, dir), map[string]string{"a": "COMPLETED", "b": "COMPLETED"})
+		w.signal(t, syscall.SIGTERM) // it waits for an event
+		w.ends(t)
+	})
+}
+
+// TestStopUnconnected sends SIGTERM to a worker whose bridge has not started.
+func TestStopUnconnected(t *testing.T) {
+	each(t, func(t *testing.T, l language) {
+		w := start(t, l, t.TempDir(), fmt.Sprintf("NATS_URL=nats://127.0.0.1:%d", natsd.FreePort(t)))
+		w.awaitLog(t, "connecting")
+		w.signal(t, syscall.SIGTERM)
+		select {
+		case <-w.done:
+		case <-time.After(patience):
+			t.Error("the worker does not end")
+		}
+	})
+}
+
 // TestForged publishes events through the connection of the stream's owner. The
 // worker refuses those that the provider did not sign, and accepts an old one.
 func TestForged(t *testing.T) {
@@ -199,7 +240,8 @@ func TestStop(t *testing.T) {
 		}
 		compare(t, "requests", s.all(), map[string]int{"a": 1, "b": 1, "c": 1})
 		compare(t, "stored", stored(t, dir), map[string]string{"a": "COMPLETED", "b": "COMPLETED", "c": "COMPLETED"})
-		w.signal(t, syscall.SIGTERM) // now it holds none
+		b.Stop(t)
+		w.signal(t, syscall.SIGTERM) // it holds no event, and has no connection
 		w.ends(t)
 	})
 }
