@@ -111,7 +111,7 @@ func work(ctx context.Context, js jetstream.JetStream, verifier *verify.Verifier
 	for err == nil && ctx.Err() == nil {
 		var m jetstream.Msg
 		if m, err = consumer.Next(jetstream.FetchMaxWait(fetchWait)); errors.Is(err, nats.ErrTimeout) {
-			_, err = consumer.Info(ctx) // no event came: does the consumer still exist?
+			err = nil // no event came
 		} else if err == nil {
 			err = processEvent(m, verifier)
 		}

@@ -129,8 +129,7 @@ while (!stopping.signal.aborted) {
     // waits in a local buffer loses its ack_wait there.
     while (!stopping.signal.aborted) {
       const m = await consumer.next({ expires: fetchWait });
-      if (m) await processEvent(m);
-      else await consumer.info(); // no event came: does the consumer still exist?
+      if (m) await processEvent(m); // otherwise no event came
     }
   } catch (err) {
     console.error(`trying again in a second: ${err.message}`);

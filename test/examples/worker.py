@@ -154,7 +154,7 @@ async def main():
                 try:
                     (m,) = await consumer.fetch(1, timeout=FETCH_WAIT)
                 except FetchTimeout:
-                    await consumer.consumer_info()  # no event came: does the consumer still exist?
+                    await consumer.consumer_info()  # no event came, or the consumer does not exist any more
                 else:
                     await process(m)
         except Exception as problem:

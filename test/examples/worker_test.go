@@ -126,15 +126,17 @@ func TestOldNews(t *testing.T) {
 	})
 }
 
-// TestConsumerDeleted deletes the consumer of a worker that waits for events. The
-// worker makes it again and gets all events again, of which the old ones change
-// nothing.
-func TestConsumerDeleted(t *testing.T) {
+// TestConsumerLost takes the worker's consumer away while it waits for events: once
+// deleted by somebody, once with the bridge's data folder. The worker makes it again
+// and gets all events from the oldest on, of which the old ones change nothing.
+func TestConsumerLost(t *testing.T) {
 	each(t, func(t *testing.T, l language) {
 		s := newSite(t, nil)
-		b := process.Start(t, process.Options{})
+		listen := fmt.Sprintf("127.0.0.1:%d", natsd.FreePort(t))
+		options := process.Options{Args: []string{"--nats-listen", listen}}
+		b := process.Start(t, options)
 		nc, dir := connect(t, b), t.TempDir()
-		w := start(t, l, dir, "NATS_URL="+b.NATS)
+		w := start(t, l, dir, "NATS_URL=nats://"+listen)
 		deliver(t, b.Webhook, s.event("a", "COMPLETED"))
 		settled(t, nc, l, 1)
 		js, err := jetstream.New(nc)
@@ -146,8 +148,13 @@ func TestConsumerDeleted(t *testing.T) {
 		}
 		deliver(t, b.Webhook, s.event("b", "COMPLETED"))
 		settled(t, nc, l, 2)
-		compare(t, "requests", s.all(), map[string]int{"a": 1, "b": 1})
-		compare(t, "stored", stored(t, dir), map[string]string{"a": "COMPLETED", "b": "COMPLETED"})
+
+		b.Stop(t)
+		b = process.Start(t, options) // in a new folder
+		deliver(t, b.Webhook, s.event("a", "COMPLETED"), s.event("c", "COMPLETED"))
+		settled(t, nc, l, 2)
+		compare(t, "requests", s.all(), map[string]int{"a": 1, "b": 1, "c": 1})
+		compare(t, "stored", stored(t, dir), map[string]string{"a": "COMPLETED", "b": "COMPLETED", "c": "COMPLETED"})
 		w.signal(t, syscall.SIGTERM) // it waits for an event
 		w.ends(t)
 	})
