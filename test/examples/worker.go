@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -133,22 +134,33 @@ func processEvent(m jetstream.Msg, verifier *verify.Verifier) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), handlerTimeout) // SIGTERM does not interrupt the handler
 	defer cancel()
-	go func() { // While the handler works, the server must not give the event to another process.
-		for tick := time.Tick(ackWait / 3); ; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick:
-				_ = m.InProgress() // the next one may arrive
-			}
-		}
-	}()
-	if err := once(ctx, m, verifier); err != nil {
+	stopReports := reportProgress(m)
+	err = once(ctx, m, verifier)
+	stopReports()
+	if err != nil {
 		delay := firstRetry << (meta.NumDelivered - 1)
 		log.Printf("event %d, attempt %d: %v; again in %s", meta.Sequence.Stream, meta.NumDelivered, err, delay)
 		return m.NakWithDelay(delay)
 	}
 	return m.DoubleAck(context.Background()) // waits up to 5 s for the server to confirm
+}
+
+// reportProgress tells the server that the handler works, so that the server does not
+// give the event to another process, until the returned function is called.
+func reportProgress(m jetstream.Msg) (stop func()) {
+	var reports sync.WaitGroup
+	done := make(chan struct{})
+	reports.Go(func() {
+		for tick := time.Tick(ackWait / 3); ; {
+			select {
+			case <-done:
+				return
+			case <-tick:
+				_ = m.InProgress() // if this one is lost, the next one may arrive
+			}
+		}
+	})
+	return func() { close(done); reports.Wait() }
 }
 
 // once verifies an event and handles it, unless it is old news.
@@ -179,7 +191,8 @@ func once(ctx context.Context, m jetstream.Msg, verifier *verify.Verifier) error
 	if err := handle(ctx, j); err != nil {
 		return err
 	}
-	// If your work has a database, store status and result in one transaction.
+	// With several processes, use a database, and check and store the status in one
+	// transaction: two of them can have events of one job at the same time.
 	return replace(statusFile(j), strings.NewReader(j.Status))
 }
 

@@ -76,7 +76,9 @@ async function once(m) {
     return; // a repeat, or older than what is known
   }
   await handle(job);
-  await replace(statusFile, job.status); // if your work has a database, store status and result in one transaction
+  // With several processes, use a database, and check and store the status in one
+  // transaction: two of them can have events of one job at the same time.
+  await replace(statusFile, job.status);
 }
 
 // processEvent handles an event and acknowledges it after that, never before. An
@@ -122,7 +124,8 @@ while (!stopping.signal.aborted) {
     // Creates the consumer if it does not exist. No max_deliver: the server would
     // drop the event without telling the worker.
     const manager = await jetstreamManager(nc);
-    await manager.consumers.add("JOBS", { durable_name: durable, filter_subject: "job.>", ack_policy: AckPolicy.Explicit, ack_wait: nanos(ackWait) });
+    const config = { durable_name: durable, filter_subject: "job.>", ack_policy: AckPolicy.Explicit, ack_wait: nanos(ackWait) };
+    await manager.consumers.add("JOBS", config);
     const consumer = await jetstream(nc).consumers.get("JOBS", durable);
     console.error(`waiting for events as ${durable}`);
     // One event after the other. For more at once, run more processes: an event that

@@ -87,7 +87,9 @@ def once(subject, header, data):
         log(f"job {job['id']} is {last} already: {job['status']} changes nothing")
         return  # a repeat, or older than what is known
     handle(job)
-    replace(status_file, job["status"].encode())  # if your work has a database, store status and result in one transaction
+    # With several processes, use a database, and check and store the status in one
+    # transaction: two of them can have events of one job at the same time.
+    replace(status_file, job["status"].encode())
 
 
 async def report_progress(m):
@@ -112,13 +114,13 @@ async def process(m):
         work = asyncio.to_thread(once, m.subject, (m.headers or {}).get("Sync-Signature", ""), m.data)
         await asyncio.wait_for(work, HANDLER_TIMEOUT)
     except Exception as problem:
+        progress.cancel()
         delay = FIRST_RETRY * 2 ** (attempt - 1)
         log(f"event {sequence}, attempt {attempt}: {problem!r}; again in {delay} s")
         await m.nak(delay=delay)
-        return
-    finally:
+    else:
         progress.cancel()
-    await m.ack_sync(timeout=5)  # waits for the server to confirm
+        await m.ack_sync(timeout=5)  # waits for the server to confirm
 
 
 async def main():

@@ -79,7 +79,8 @@ func TestKill(t *testing.T) {
 		deliver(t, b.Webhook, s.event("e", "COMPLETED"))
 		settled(t, connect(t, b), l, 5)
 		compare(t, "requests", s.all(), map[string]int{"a": 1, "b": 2, "d": 1, "e": 1})
-		compare(t, "stored", stored(t, dir), map[string]string{"a": "COMPLETED", "b": "COMPLETED", "c": "FAILED", "d": "COMPLETED", "e": "COMPLETED"})
+		compare(t, "stored", stored(t, dir),
+			map[string]string{"a": "COMPLETED", "b": "COMPLETED", "c": "FAILED", "d": "COMPLETED", "e": "COMPLETED"})
 	})
 }
 
