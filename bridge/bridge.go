@@ -33,9 +33,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// Verifier proves that a delivery is authentic; [verify.Verifier] is one.
+// Verifier verifies deliveries in two steps; [verify.Verifier] is one. The
+// second step is called if the first returns [verify.ErrMismatch].
 type Verifier interface {
-	Verify(header string, body []byte) (verify.Verified, error)
+	VerifyRaw(header string, body []byte) (verify.Verified, error)
+	VerifyStringified(header string, body []byte) (verify.Verified, error)
 }
 
 // Publisher stores an event; [publisher.Publisher] is one.
@@ -145,8 +147,10 @@ type Bridge struct {
 	forgers  *forgers
 	bodies   bodies
 	requests *lane // over HTTP/2
-	draining atomic.Bool
-	conns    atomic.Pointer[connections] // while it serves
+	// reserializing holds one token per large body that is re-serialized.
+	reserializing chan struct{}
+	draining      atomic.Bool
+	conns         atomic.Pointer[connections] // while it serves
 }
 
 // Check refuses limits and a path that can never work. [New] does so too.
@@ -191,7 +195,7 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	var err error
 	b := &Bridge{cfg: cfg, log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
-		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections)}
+		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections), reserializing: newReserializing()}
 	if cfg.Tracer != nil {
 		b.tracer = cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge")
 	}

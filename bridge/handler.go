@@ -40,7 +40,7 @@ func (b *Bridge) receive(c echo.Context) error {
 	header := strings.Join(c.Request().Header.Values(verify.HeaderName), ",")
 	now := b.cfg.Now()
 	d.verifying = time.Now()
-	verified, err := b.cfg.Verifier.Verify(header, body.bytes)
+	verified, err := b.verify(header, body.bytes)
 	d.verified = time.Since(d.verifying)
 	b.observeSignature(now, verified, err) // before it is judged: a clock that is off refuses them all
 	if err != nil {
@@ -50,7 +50,7 @@ func (b *Bridge) receive(c echo.Context) error {
 			d.quarantine = b.cfg.Quarantine.Add(r).String()
 		}
 		// What is only too old or too new was signed by someone who may.
-		if verified.Fingerprint == "" && !errors.Is(err, verify.ErrBusy) && b.forgers.over(sender, d.bytes) {
+		if verified.Fingerprint == "" && !errors.Is(err, errNoRoom) && b.forgers.over(sender, d.bytes) {
 			d.pause = true
 			return echo.NewHTTPError(http.StatusTooManyRequests, "Too many invalid signatures")
 		}
@@ -181,7 +181,6 @@ var refusals = []struct {
 	{errEncoding, "encoding", http.StatusUnsupportedMediaType, "Unsupported encoding"},
 	{errBodyTimeout, "body_timeout", http.StatusRequestTimeout, "Body not received in time"},
 	{errBody, "body", http.StatusBadRequest, "Unreadable body"},
-	{verify.ErrBusy, "no_room", http.StatusServiceUnavailable, "Too many large bodies at once"},
 	{errNoRoom, "no_room", http.StatusServiceUnavailable, "Too many large bodies at once"},
 	{errBusy, "busy", http.StatusServiceUnavailable, "Too many deliveries in flight"},
 	{event.ErrFull, "full", http.StatusServiceUnavailable, "Storage full"},

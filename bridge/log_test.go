@@ -90,7 +90,11 @@ func TestLoggedRequestIsPrintable(t *testing.T) {
 
 type refuseAll struct{}
 
-func (refuseAll) Verify(string, []byte) (verify.Verified, error) {
+func (refuseAll) VerifyRaw(string, []byte) (verify.Verified, error) {
+	return verify.Verified{}, verify.ErrUnsigned
+}
+
+func (refuseAll) VerifyStringified(string, []byte) (verify.Verified, error) {
 	return verify.Verified{}, verify.ErrUnsigned
 }
 

@@ -1,14 +1,9 @@
 package verify
 
-import "encoding/hex"
+// Signature returns the signature of t and payload in hex, for a t that [Sign] does not write.
+func Signature(secret, t string, payload []byte) string { return newKey(secret).sign(t, payload) }
 
-// Double is what a number is read as, for a test against strconv.
+// Double returns the float64 nearest to a number.
 func Double(mantissa, exponent string) float64 {
-	return new(printer).double([]byte(mantissa), []byte(exponent))
-}
-
-// MAC is the signature of a t that Sign would not write.
-func MAC(secret, t string, payload []byte) string {
-	s := newKey(secret).mac(t, payload)
-	return hex.EncodeToString(s.sum[:])
+	return new(serializer).double([]byte(mantissa), []byte(exponent))
 }

@@ -7,44 +7,43 @@ import (
 	"time"
 )
 
-// signatureHeader is a parsed header.
+// signatureHeader is a parsed signature header.
 type signatureHeader struct {
-	t     string // as written: it is part of what is signed
-	at    time.Time
-	sigs  [maxSignatures]digest
-	count int
+	t          string // the signing time as written in the header, because that text is part of the signed bytes
+	signedAt   time.Time
+	signatures [maxSignatures]digest
+	count      int // the number of signatures
 }
 
-// maxSignatures is how many v1 parts are looked at. A sender that rotates its
-// secret sends two.
+// maxSignatures is the number of v1 parts that are read. Further v1 parts are ignored. A sender that rotates its secret
+// sends two.
 const maxSignatures = 16
 
 // parse reads a header such as
 //
 //	t=1700000000,v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd
 //
-// into h, which must be empty. It skips parts with other names, and signatures
-// that are not lower-case hex. A second t is an error, because it would be unclear
-// what was signed.
-func (h *signatureHeader) parse(s string) (err error) {
-	if s == "" {
+// into h, which must be empty. Parts with other names and signatures that are not 64 lower-case hex digits are ignored.
+// A second t is an error, because it would be unclear which of the two was signed.
+func (h *signatureHeader) parse(header string) (err error) {
+	if header == "" {
 		return ErrUnsigned
 	}
 	for more := true; more; {
 		var part string
-		part, s, more = strings.Cut(s, ",")
+		part, header, more = strings.Cut(header, ",")
 		name, value, _ := strings.Cut(strings.Trim(part, " \t"), "=")
 		switch name {
 		case "t":
 			if h.t != "" {
 				return fmt.Errorf("%w: more than one t", ErrMalformed)
 			}
-			if h.at, err = parseTime(value); err != nil {
+			if h.signedAt, err = parseSigningTime(value); err != nil {
 				return err
 			}
 			h.t = value
 		case "v1":
-			if h.count < maxSignatures && h.sigs[h.count].parse(value) {
+			if h.count < maxSignatures && h.signatures[h.count].parse(value) {
 				h.count++
 			}
 		}
@@ -58,23 +57,18 @@ func (h *signatureHeader) parse(s string) (err error) {
 	return nil
 }
 
-// parseTime reads a time of signing. The provider does not document its unit:
-// up to 11 digits are seconds, until the year 5138; 12 to 16 are milliseconds.
-func parseTime(s string) (time.Time, error) {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return time.Time{}, fmt.Errorf("%w: t is not a number", ErrMalformed)
-		}
+// parseSigningTime reads the value of t. The provider does not document its unit. A value of up to 11 digits is read as
+// seconds, which lasts until the year 5138. A value of 12 to 16 digits is read as milliseconds.
+func parseSigningTime(value string) (time.Time, error) {
+	if len(value) == 0 || len(value) > 16 {
+		return time.Time{}, fmt.Errorf("%w: t has %d characters, not 1 to 16 digits", ErrMalformed, len(value))
 	}
-	if len(s) == 0 || len(s) > 16 {
-		return time.Time{}, fmt.Errorf("%w: t has %d digits", ErrMalformed, len(s))
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
+	n, err := strconv.ParseUint(value, 10, 63) // unlike ParseInt, it accepts no sign
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%w: t is not a number", ErrMalformed)
 	}
-	if len(s) > 11 {
-		return time.UnixMilli(n), nil
+	if len(value) > 11 {
+		return time.UnixMilli(int64(n)), nil
 	}
-	return time.Unix(n, 0), nil
+	return time.Unix(int64(n), 0), nil
 }

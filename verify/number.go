@@ -8,53 +8,53 @@ import (
 )
 
 // number writes the number at pos as Number::toString prints its double.
-func (p *printer) number() error {
-	start := p.pos
-	p.skip('-')
-	if !p.skip('0') && !p.digits() {
-		return p.syntax("no digit")
+func (s *serializer) writeNumber() error {
+	start := s.pos
+	s.skipByte('-')
+	if !s.skipByte('0') && !s.skipDigits() {
+		return s.syntaxError("no digit")
 	}
-	whole := p.pos
-	if p.skip('.') && !p.digits() {
-		return p.syntax("no digit after the point")
+	whole := s.pos
+	if s.skipByte('.') && !s.skipDigits() {
+		return s.syntaxError("no digit after the point")
 	}
-	mantissa := p.pos
-	if p.skip('e') || p.skip('E') {
-		if !p.skip('-') {
-			p.skip('+')
+	mantissa := s.pos
+	if s.skipByte('e') || s.skipByte('E') {
+		if !s.skipByte('-') {
+			s.skipByte('+')
 		}
-		if !p.digits() {
-			return p.syntax("no digit in the exponent")
+		if !s.skipDigits() {
+			return s.syntaxError("no digit in the exponent")
 		}
 	}
-	text := p.in[start:p.pos]
+	text := s.in[start:s.pos]
 	// An integer of 15 digits is its own double. Not so -0.
-	if whole == p.pos && len(text) <= 15 && text[0] != '-' {
-		p.out = append(p.out, text...)
+	if whole == s.pos && len(text) <= 15 && text[0] != '-' {
+		s.out = append(s.out, text...)
 		return nil
 	}
-	f := p.double(text[:mantissa-start], text[mantissa-start:])
+	f := s.double(text[:mantissa-start], text[mantissa-start:])
 	if text[0] == '-' {
 		f = -f
 	}
-	p.out = appendNumber(p.out, f)
+	s.out = appendNumber(s.out, f)
 	return nil
 }
 
-func (p *printer) skip(c byte) bool {
-	if p.pos < len(p.in) && p.in[p.pos] == c {
-		p.pos++
+func (s *serializer) skipByte(c byte) bool {
+	if s.pos < len(s.in) && s.in[s.pos] == c {
+		s.pos++
 		return true
 	}
 	return false
 }
 
-func (p *printer) digits() bool {
-	start := p.pos
-	for p.pos < len(p.in) && '0' <= p.in[p.pos] && p.in[p.pos] <= '9' {
-		p.pos++
+func (s *serializer) skipDigits() bool {
+	start := s.pos
+	for s.pos < len(s.in) && '0' <= s.in[s.pos] && s.in[s.pos] <= '9' {
+		s.pos++
 	}
-	return p.pos > start
+	return s.pos > start
 }
 
 // maxDigits is more than the 767 significant digits that can decide how a
@@ -67,8 +67,8 @@ const maxDigits = 800
 // digits, can take it 10 µs, so that 1 MiB of "5e-324," would cost a
 // stranger nothing and us more than a second; and it does not read an exponent
 // of more than five digits to its end, which "0.000…1e100001" needs.
-func (p *printer) double(mantissa, exponent []byte) float64 {
-	d, exp := p.decimal[:0], exponentOf(exponent)
+func (s *serializer) double(mantissa, exponent []byte) float64 {
+	d, exp := s.decimal[:0], exponentOf(exponent)
 	fraction, rest := false, false
 	for _, c := range mantissa {
 		switch {
@@ -91,7 +91,7 @@ func (p *printer) double(mantissa, exponent []byte) float64 {
 		d = append(d, '1')
 		exp--
 	}
-	p.decimal = d
+	s.decimal = d
 	// The value is at least 10^(magnitude-1), and less than 10^magnitude.
 	switch magnitude := int64(len(d)) + exp; {
 	case len(d) == 0 || magnitude < -324:

@@ -6,187 +6,190 @@ import (
 	"fmt"
 )
 
-// ErrSyntax is returned when a text is not JSON.
+// ErrSyntax is returned when [Stringify] is called with a text that is not JSON.
 var ErrSyntax = errors.New("verify: not JSON")
 
-// maxText bounds the text, so that an offset into what is printed fits in 32
-// bits: half the memory of an object with very many members.
-const maxText = 1 << 28
+// maxBody is the largest body that [Stringify] accepts, in bytes. It keeps every offset in the output within 32 bits,
+// which halves the memory for an object with very many members.
+const maxBody = 1 << 28
 
-// growth is more than what printing can make of a byte: "1e20," becomes 22.
-const growth = 8
+// maxGrowth is more than the factor by which re-serializing can lengthen a text. The worst case is "1e20,": its 5 bytes
+// become 22.
+const maxGrowth = 8
 
-// Stringify returns JSON.stringify(JSON.parse(body)) as ECMAScript defines it,
-// to the byte: members in the order of a JavaScript object, numbers as the
-// doubles they are parsed to, strings with the fewest escapes. body is decoded
-// as Node decodes UTF-8: without its byte order mark, with U+FFFD for what is
-// invalid.
+// Stringify re-serializes body: it returns the bytes that JSON.stringify(JSON.parse(body)) returns in JavaScript. Members
+// of an object are in JavaScript's order, each number is written as the float64 nearest to it, and strings have as few
+// escapes as possible. Before that, body is decoded as UTF-8 in the way of Node: a byte order mark at the beginning is
+// removed, and invalid bytes become U+FFFD.
 //
-// A result of more than limit bytes is [ErrTooLarge], and so is a body of more
-// than 256 MiB; a limit of 0 or less is none.
+// Stringify returns [ErrSyntax] if body is not JSON. It returns [ErrTooLarge] if
+//   - the result is longer than limit bytes; a limit of 0 or less means no limit,
+//   - body is longer than 256 MiB.
 //
-// There is no bound on nesting, since engines differ in how deep they can print:
-// Node 20 some 4,000 levels, Node 25 more than 300,000. Time is linear in the
-// size of body, but for the sorting of keys; what is allocated altogether is
-// twice that size for an ordinary event, and at most some 55 times for 1 MiB
-// that is made for it.
+// Arrays and objects may be nested to any depth. JavaScript engines differ here: JSON.stringify fails in Node 20 at
+// about 4,000 levels, in Node 25 beyond 300,000.
 //
-// Source: ECMA-262, 25.5 (JSON), 6.1.6.1.20 (Number::toString) and 10.1.11
+// The time is proportional to the size of body, except for sorting the keys of objects. An ordinary event makes
+// Stringify allocate twice its size; a hostile body of 1 MiB, up to 55 times its size.
+//
+// The rules are those of ECMA-262: sections 25.5 (JSON), 6.1.6.1.20 (Number::toString) and 10.1.11
 // (OrdinaryOwnPropertyKeys).
 func Stringify(body []byte, limit int) ([]byte, error) {
-	if len(body) > maxText {
-		return nil, fmt.Errorf("%w: %d bytes, %d allowed", ErrTooLarge, len(body), maxText)
+	if len(body) > maxBody {
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(body), maxBody)
 	}
-	p := printer{in: decodeUTF8(body), limit: limit}
-	size := len(p.in)
+	s := serializer{in: decodeUTF8(body), limit: limit}
+	size := len(s.in)
 	if limit > 0 && limit < size {
 		size = limit
 	}
-	p.out = make([]byte, 0, size)
-	if err := p.print(); err != nil {
+	s.out = make([]byte, 0, size)
+	if err := s.serialize(); err != nil {
 		return nil, err
 	}
-	out := p.reordered()
+	out := s.reorder()
 	if limit > 0 && len(out) > limit {
-		return nil, fmt.Errorf("%w: %d bytes when printed again, %d allowed", ErrTooLarge, len(out), limit)
+		return nil, fmt.Errorf("%w: %d bytes after re-serializing, the limit is %d", ErrTooLarge, len(out), limit)
 	}
 	return out, nil
 }
 
-// printer reads in and writes out in one pass, without recursion. Objects are
-// written in the order of the text; those whose order or members differ in
-// JavaScript are noted, and put right at the end.
-type printer struct {
+// serializer reads in and writes out in one pass, without recursion. It writes each object with its members in the order
+// of the input. If JavaScript's order differs, or if a key is repeated, it records how the object must change, and
+// reorder makes all these changes at the end.
+type serializer struct {
 	in    []byte
-	pos   int
+	pos   int // the offset in in of the next byte to read
 	out   []byte
-	limit int
+	limit int // of the result in bytes; 0 or less means no limit
 
-	open    []byte   // the closing bracket of each array or object that is open
-	objects []object // those of them that are objects
-	members []member // of the objects that are open, innermost last
-	moves   []move   // objects to put right, in the order of their ends
-	pieces  []piece  // of the moves
-	decimal []byte   // the digits of the number that is read
+	open    []byte          // the closing bracket of each array or object that has not ended, innermost last
+	objects []openObject    // the objects among them
+	members []member        // the members of these objects, innermost object last
+	changes []changedObject // the objects to change, in the order of their ends
+	kept    []keptMember    // the members of these objects, in their new order
+
+	decimal []byte // the digits of the number that is read
 }
 
-// object is an open object: where it starts in out, and its first member.
-type object struct{ start, first int32 }
+// openObject is an object that has not ended: the offset of its "{" in out, and the index of its first member in members.
+type openObject struct{ start, firstMember int32 }
 
-// member is where a "key":value is in out.
+// member is a member of an object: the offsets of its key and of its value in out.
 type member struct{ key, value int32 }
 
-func (p *printer) syntax(what string) error {
-	return fmt.Errorf("%w: %s at byte %d", ErrSyntax, what, p.pos)
+func (s *serializer) syntaxError(problem string) error {
+	return fmt.Errorf("%w: %s at byte %d", ErrSyntax, problem, s.pos)
 }
 
-// print writes the whole text. Each turn of the loop writes one scalar, or
-// opens an array or object; then it closes what ends there.
-func (p *printer) print() error {
+// serialize reads the whole text. Each turn of the outer loop writes a string, number or literal, or opens an array or
+// object. The inner loop then closes each array and object that ends there.
+func (s *serializer) serialize() error {
 	for {
-		more, err := p.value()
+		more, err := s.writeValue()
 		if err != nil {
 			return err
 		}
-		// A duplicate may still be taken out again, so that what is printed so
-		// far may exceed the limit. What a text within the limit can grow to it
-		// may not, and that bounds the memory.
-		if p.limit > 0 && len(p.out)/growth > p.limit {
-			return fmt.Errorf("%w: more than %d bytes when printed again, %d allowed", ErrTooLarge, len(p.out), p.limit)
+		// The output may exceed the limit for now, because a repeated key may be removed later. It stays below the
+		// size that the longest permitted text can grow to, which bounds the memory.
+		if s.limit > 0 && len(s.out)/maxGrowth > s.limit {
+			return fmt.Errorf("%w: more than %d bytes after re-serializing, the limit is %d", ErrTooLarge, len(s.out), s.limit)
 		}
 		for !more {
-			if len(p.open) == 0 {
-				if p.next(); p.pos < len(p.in) {
-					return p.syntax("text after the value")
+			if len(s.open) == 0 {
+				if s.peek(); s.pos < len(s.in) {
+					return s.syntaxError("unexpected text after the value")
 				}
 				return nil
 			}
-			if more, err = p.after(); err != nil {
+			if more, err = s.writeSeparator(); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// value writes the value at pos; true means that another one must follow: an
-// array or object was opened that is not empty.
-func (p *printer) value() (bool, error) {
-	switch c := p.next(); {
+// writeValue writes the next value. It returns true if another value must follow, because the value is an array or
+// object that is not empty.
+func (s *serializer) writeValue() (bool, error) {
+	switch c := s.peek(); {
 	case c == '{', c == '[':
-		return p.begin(c)
+		return s.openContainer(c)
 	case c == '"':
-		return false, p.str()
+		return false, s.writeString()
 	case c == '-', '0' <= c && c <= '9':
-		return false, p.number()
+		return false, s.writeNumber()
 	case c == 't':
-		return false, p.literal("true")
+		return false, s.writeLiteral("true")
 	case c == 'f':
-		return false, p.literal("false")
+		return false, s.writeLiteral("false")
 	case c == 'n':
-		return false, p.literal("null")
+		return false, s.writeLiteral("null")
 	}
-	return false, p.syntax("no value")
+	return false, s.syntaxError("missing value")
 }
 
-func (p *printer) begin(c byte) (bool, error) {
-	start := int32(len(p.out))
-	closing := c + 2 // '[' and ']', '{' and '}' are two apart
-	p.take(c)
-	if p.next() == closing {
-		p.take(closing)
+// openContainer writes the opening bracket of an array or object, and the key of an object's first member. If the array
+// or object is empty, it also writes the closing bracket, and returns false.
+func (s *serializer) openContainer(opening byte) (bool, error) {
+	start := int32(len(s.out))
+	closing := opening + 2 // in ASCII, "]" is two after "[", and "}" is two after "{"
+	s.copyByte(opening)
+	if s.peek() == closing {
+		s.copyByte(closing)
 		return false, nil
 	}
-	p.open = append(p.open, closing)
-	if c == '{' {
-		p.objects = append(p.objects, object{start, int32(len(p.members))})
-		return true, p.key()
+	s.open = append(s.open, closing)
+	if opening == '{' {
+		s.objects = append(s.objects, openObject{start, int32(len(s.members))})
+		return true, s.writeKey()
 	}
 	return true, nil
 }
 
-// after writes what follows a value inside an array or object: a comma, with a
-// key in an object, or the end of it. It returns true after a comma.
-func (p *printer) after() (bool, error) {
-	closing := p.open[len(p.open)-1]
-	switch p.next() {
+// writeSeparator writes what follows a value in an array or object: the closing bracket, or a comma and, in an object,
+// the next key. It returns true after a comma.
+func (s *serializer) writeSeparator() (bool, error) {
+	closing := s.open[len(s.open)-1]
+	switch s.peek() {
 	case ',':
-		p.take(',')
+		s.copyByte(',')
 		if closing == '}' {
-			return true, p.key()
+			return true, s.writeKey()
 		}
 		return true, nil
 	case closing:
 		if closing == '}' {
-			p.endObject()
+			s.endObject()
 		}
-		p.take(closing)
-		p.open = p.open[:len(p.open)-1]
+		s.copyByte(closing)
+		s.open = s.open[:len(s.open)-1]
 		return false, nil
 	}
-	return false, p.syntax("no comma or end")
+	return false, s.syntaxError("missing comma or closing bracket")
 }
 
-// key writes a member's key and colon.
-func (p *printer) key() error {
-	if p.next() != '"' {
-		return p.syntax("no key")
+// writeKey writes the key of a member and its colon.
+func (s *serializer) writeKey() error {
+	if s.peek() != '"' {
+		return s.syntaxError("missing key")
 	}
-	start := len(p.out)
-	if err := p.str(); err != nil {
+	start := len(s.out)
+	if err := s.writeString(); err != nil {
 		return err
 	}
-	if p.next() != ':' {
-		return p.syntax("no colon")
+	if s.peek() != ':' {
+		return s.syntaxError("missing colon")
 	}
-	p.take(':')
-	p.members = append(p.members, member{int32(start), int32(len(p.out))})
+	s.copyByte(':')
+	s.members = append(s.members, member{int32(start), int32(len(s.out))})
 	return nil
 }
 
-// next skips white space and returns the byte at pos, 0 at the end.
-func (p *printer) next() byte {
-	for ; p.pos < len(p.in); p.pos++ {
-		switch c := p.in[p.pos]; c {
+// peek skips white space and returns the next byte without reading it, or 0 at the end.
+func (s *serializer) peek() byte {
+	for ; s.pos < len(s.in); s.pos++ {
+		switch c := s.in[s.pos]; c {
 		case ' ', '\t', '\n', '\r':
 		default:
 			return c
@@ -195,16 +198,17 @@ func (p *printer) next() byte {
 	return 0
 }
 
-func (p *printer) take(c byte) {
-	p.out = append(p.out, c)
-	p.pos++
+// copyByte writes c and moves past it in the input.
+func (s *serializer) copyByte(c byte) {
+	s.out = append(s.out, c)
+	s.pos++
 }
 
-func (p *printer) literal(word string) error {
-	if !bytes.HasPrefix(p.in[p.pos:], []byte(word)) {
-		return p.syntax("no value")
+func (s *serializer) writeLiteral(literal string) error {
+	if !bytes.HasPrefix(s.in[s.pos:], []byte(literal)) {
+		return s.syntaxError("missing value")
 	}
-	p.out = append(p.out, word...)
-	p.pos += len(word)
+	s.out = append(s.out, literal...)
+	s.pos += len(literal)
 	return nil
 }

@@ -5,9 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// decodeUTF8 returns body as Node decodes it: one byte order mark is dropped,
-// and each maximal part of an invalid sequence becomes U+FFFD (WHATWG Encoding,
-// 8.1.1). Valid text is returned as it is.
+// decodeUTF8 returns body as Node decodes it (WHATWG Encoding Standard, section 8.1.1): without a byte order mark, and
+// with U+FFFD in the place of each invalid sequence. If body is valid, the result shares its memory.
 func decodeUTF8(body []byte) []byte {
 	body = bytes.TrimPrefix(body, []byte("\ufeff"))
 	if utf8.Valid(body) {
@@ -17,7 +16,7 @@ func decodeUTF8(body []byte) []byte {
 	for len(body) > 0 {
 		r, n := utf8.DecodeRune(body)
 		if r == utf8.RuneError && n == 1 {
-			n = invalidPart(body)
+			n = invalidLength(body)
 		}
 		out = utf8.AppendRune(out, r)
 		body = body[n:]
@@ -25,20 +24,20 @@ func decodeUTF8(body []byte) []byte {
 	return out
 }
 
-// invalidPart returns how many bytes of an invalid sequence are one mistake: as
-// many as could have begun a character.
-func invalidPart(b []byte) int {
-	var more int
+// invalidLength returns the number of bytes at the start of b that one U+FFFD replaces: all bytes that could be the start
+// of a character, or a single byte. b must start with an invalid sequence.
+func invalidLength(b []byte) int {
+	following := 0 // the number of bytes that must follow the first byte of a character
 	low, high := byte(0x80), byte(0xbf)
-	switch c := b[0]; {
-	case 0xc2 <= c && c <= 0xdf:
-		more = 1
-	case 0xe0 <= c && c <= 0xef:
-		more = 2
-	case 0xf0 <= c && c <= 0xf4:
-		more = 3
+	switch first := b[0]; {
+	case 0xc2 <= first && first <= 0xdf:
+		following = 1
+	case 0xe0 <= first && first <= 0xef:
+		following = 2
+	case 0xf0 <= first && first <= 0xf4:
+		following = 3
 	}
-	switch b[0] { // the first bytes that narrow the second
+	switch b[0] { // after these bytes, not every following byte is valid
 	case 0xe0:
 		low = 0xa0
 	case 0xed:
@@ -49,7 +48,7 @@ func invalidPart(b []byte) int {
 		high = 0x8f
 	}
 	n := 1
-	for ; n <= more && n < len(b) && low <= b[n] && b[n] <= high; n++ {
+	for ; n <= following && n < len(b) && low <= b[n] && b[n] <= high; n++ {
 		low, high = 0x80, 0xbf
 	}
 	return n

@@ -1,18 +1,25 @@
-// Package verify answers one question about a webhook delivery: is it
-// authentic and fresh?
+// Package verify checks webhook deliveries: a delivery is accepted if it was signed with a shared secret, over exactly
+// this body, and recently.
 //
-// It promises that [Verifier.Verify] returns without an error only if one of
-// its secrets made one of the header's signatures over exactly the bytes that
-// it returns, within the tolerance. The signature is compared in constant
-// time, and no error holds a secret or an expected signature.
+//	verifier, err := verify.New([]string{os.Getenv("SYNC_WEBHOOK_SECRET")}, verify.Options{})
+//	…
+//	verified, err := verifier.Verify(request.Header.Get(verify.HeaderName), body)
+//	if errors.Is(err, verify.ErrInvalid) {
+//		http.Error(w, "invalid signature", http.StatusBadRequest)
+//	}
 //
-// The provider documents the signature over the JSON text as its own
-// JSON.stringify prints it, and sends that text: the raw bytes are tried first,
-// and what ECMAScript makes of them second (see [Stringify]).
+// [Verifier.Verify] returns no error only if one of its secrets produced one of the signatures in the header, that
+// signature covers exactly the bytes in [Verified].Payload, and the signing time is within the tolerance. Signatures are
+// compared in constant time. No error contains a secret or an expected signature, so an error may be logged or sent to
+// the client.
 //
-// It leaves to others to read the request, to remember what was seen before
-// (a replay within the tolerance is authentic), and to decode the payload. It
-// imports the standard library only.
+// The provider signs the JSON text that JavaScript's JSON.stringify writes, and normally sends that same text. A proxy
+// on the way may reformat it. Verify therefore checks the signatures twice: first over the body as received, then over
+// the body re-serialized as JSON.stringify would write it (see [Stringify]).
+//
+// The package leaves to its caller: reading the HTTP request, limiting the size of the body and the number of
+// verifications at once, detecting a delivery that is sent twice within the tolerance, and decoding the payload. It
+// imports only the standard library.
 package verify
 
 import (
@@ -20,224 +27,215 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync/atomic"
 	"time"
 )
 
-// HeaderName is the header that carries the signature:
+// HeaderName is the name of the HTTP header that carries the signature:
 //
 //	Sync-Signature: t=1700000000,v1=<64 lower-case hex digits>
+//
+// t is the signing time, in Unix seconds. v1 is the HMAC-SHA256 of the signing time, a dot and the payload.
 const HeaderName = "Sync-Signature"
 
-// The defaults of [Options].
 const (
-	DefaultTolerance  = 5 * time.Minute
+	// DefaultTolerance is used if [Options].Tolerance is 0.
+	DefaultTolerance = 5 * time.Minute
+	// DefaultMaxPayload is used if [Options].MaxPayload is 0: 1 MiB.
 	DefaultMaxPayload = 1 << 20
 )
 
-// NoTolerance as [Options].Tolerance makes nothing too old or too new: for a
-// worker that verifies a stored event again.
-const NoTolerance time.Duration = -1
+// AnyAge is the value of [Options].Tolerance that accepts every signing time. A worker that verifies a stored event
+// uses it, because the event may have been signed long ago.
+const AnyAge time.Duration = -1
 
+// ErrInvalid is returned when a delivery is not authentic or not recent. It is never returned alone: it is wrapped by
+// [ErrUnsigned], [ErrMalformed], [ErrMismatch], [ErrTooOld] and [ErrTooNew], each of which gives the reason.
+var ErrInvalid = errors.New("verify: invalid delivery")
+
+// The reasons why a delivery is invalid. Each of them wraps [ErrInvalid].
 var (
-	// ErrNoSecret is returned when a Verifier would have no secret, or an
-	// empty one, and so could be passed by anybody.
-	ErrNoSecret = errors.New("verify: no secret")
-	// ErrUnsigned is returned when there is no signature header.
-	ErrUnsigned = errors.New("verify: unsigned")
-	// ErrMalformed is returned when the header is not of the form
-	// "t=<digits>,v1=<hex>".
-	ErrMalformed = errors.New("verify: malformed signature header")
-	// ErrMismatch is returned when no secret made any of the signatures.
-	ErrMismatch = errors.New("verify: signature does not match")
-	// ErrTooOld is returned when the signature is right, but was made longer
-	// ago than the tolerance.
-	ErrTooOld = errors.New("verify: signed too long ago")
-	// ErrTooNew is returned when the signature is right, but was made further
-	// in the future than the tolerance.
-	ErrTooNew = errors.New("verify: signed in the future")
-	// ErrTooLarge is returned when the body, printed again, exceeds
-	// [Options].MaxPayload.
-	ErrTooLarge = errors.New("verify: payload too large")
-	// ErrBusy is returned when a large body waited longer than
-	// [Options].MaxWait to be printed again: whether it is authentic is not
-	// known.
-	ErrBusy = errors.New("verify: too many large bodies at once")
+	// ErrUnsigned is returned when the signature header is empty.
+	ErrUnsigned = fmt.Errorf("%w: unsigned: no signature header", ErrInvalid)
+	// ErrMalformed is returned when the signature header does not have the form that [HeaderName] describes.
+	ErrMalformed = fmt.Errorf("%w: malformed signature header", ErrInvalid)
+	// ErrMismatch is returned when none of the secrets produced any of the signatures over this body.
+	ErrMismatch = fmt.Errorf("%w: signature does not match", ErrInvalid)
+	// ErrTooOld is returned when a signature matches, but the signing time is further in the past than the tolerance.
+	ErrTooOld = fmt.Errorf("%w: signed too long ago", ErrInvalid)
+	// ErrTooNew is returned when a signature matches, but the signing time is further in the future than the tolerance.
+	ErrTooNew = fmt.Errorf("%w: signed in the future", ErrInvalid)
 )
 
-// Options configures a [Verifier]; the zero value is the default.
+var (
+	// ErrNoSecret is returned when a [Verifier] would have no secret, or an empty secret, which anybody can sign with.
+	ErrNoSecret = errors.New("verify: no secret")
+	// ErrTooLarge is returned when re-serializing the body exceeds a limit: [Options].MaxPayload, or one of the fixed
+	// limits of [Stringify]. It does not wrap [ErrInvalid], because the delivery may be authentic.
+	ErrTooLarge = errors.New("verify: payload too large")
+)
+
+// Options configures a [Verifier]. The zero value is ready to use.
 type Options struct {
-	// Tolerance is how far the time of signing may be from now, both ways; 0
-	// means [DefaultTolerance], negative none at all.
+	// Tolerance is the largest accepted difference between the signing time and the present, in both directions. 0 means
+	// [DefaultTolerance]. A negative value accepts every signing time, see [AnyAge].
 	Tolerance time.Duration
-	// Now is the clock; nil means time.Now.
+	// Now returns the present time. nil means time.Now.
 	Now func() time.Time
-	// MaxPayload bounds the payload that is printed again, in bytes; 0 means
-	// [DefaultMaxPayload], negative no bound.
+	// MaxPayload is the largest accepted size of the re-serialized body, in bytes. It does not limit a body whose
+	// signature matches as received. 0 means [DefaultMaxPayload]. A negative value means no limit.
 	MaxPayload int
-	// MaxWait bounds how long a body of more than 64 KiB waits for others to be
-	// printed again, which at most half of the processors do; 0 means no bound.
-	MaxWait time.Duration
 }
 
-// Verifier verifies deliveries. It may be used concurrently.
+// Verifier verifies deliveries. Its methods may be called concurrently.
 type Verifier struct {
-	opts    Options
-	secrets atomic.Pointer[[]*key]
-	turns   chan struct{} // one token per large body that is being printed
+	opts Options
+	keys atomic.Pointer[[]*key]
 }
 
-// New returns a Verifier that accepts the signatures of any of the secrets. A
-// secret is used as it is written, its "whsec_" included.
+// New returns a Verifier that accepts signatures made with any of the secrets. A secret is used as written, including
+// its prefix "whsec_". New returns [ErrNoSecret] if there is no secret or if one of them is empty.
 func New(secrets []string, o Options) (*Verifier, error) {
 	o.Tolerance = cmp.Or(o.Tolerance, DefaultTolerance)
 	o.MaxPayload = cmp.Or(o.MaxPayload, DefaultMaxPayload)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	v := &Verifier{opts: o, turns: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+	v := &Verifier{opts: o}
 	if err := v.SetSecrets(secrets); err != nil {
 		return nil, err
 	}
 	return v, nil
 }
 
-// SetSecrets replaces the secrets, also while deliveries are being verified. If
-// it returns an error, the old ones stay.
+// SetSecrets replaces all secrets. It may be called while deliveries are verified. It returns [ErrNoSecret] if there is
+// no secret or if one of them is empty, and then the previous secrets remain in use.
 func (v *Verifier) SetSecrets(secrets []string) error {
 	if len(secrets) == 0 {
 		return ErrNoSecret
 	}
 	keys := make([]*key, len(secrets))
-	for i, s := range secrets {
-		if s == "" {
+	for i, secret := range secrets {
+		if secret == "" {
 			return fmt.Errorf("%w: secret %d is empty", ErrNoSecret, i+1)
 		}
-		keys[i] = newKey(s)
+		keys[i] = newKey(secret)
 	}
-	v.secrets.Store(&keys)
+	v.keys.Store(&keys)
 	return nil
 }
 
-// Fingerprints are those of the secrets that are in force, in their order.
+// Fingerprints returns the [Fingerprint] of each secret in use, in the order in which the secrets were given.
 func (v *Verifier) Fingerprints() []string {
-	keys := *v.secrets.Load()
-	prints := make([]string, len(keys))
+	keys := *v.keys.Load()
+	fingerprints := make([]string, len(keys))
 	for i, k := range keys {
-		prints[i] = k.fingerprint
+		fingerprints[i] = k.fingerprint
 	}
-	return prints
+	return fingerprints
 }
 
-// Form is what a signature was made over.
+// Form says which bytes a signature covers.
 type Form string
 
 const (
-	// Raw is the body as it came.
+	// Raw means that the signature covers the body as received.
 	Raw Form = "raw"
-	// Stringified is the body as JSON.stringify prints it.
+	// Stringified means that the signature covers the body as re-serialized by [Stringify].
 	Stringified Form = "stringified"
 )
 
-// Verified is what is known of a delivery whose signature is right.
+// Verified describes a delivery whose signature matches.
 type Verified struct {
-	// Payload is what was signed, to the byte: the body itself, or the body
-	// printed again.
+	// Payload holds exactly the bytes that were signed. If Form is [Raw], it is the body itself, not a copy.
 	Payload []byte
-	// SignedAt is the time that the sender signed.
+	// SignedAt is the signing time in the header.
 	SignedAt time.Time
-	// Secret is the index of the secret that matched.
-	Secret int
-	// Fingerprint is the [Fingerprint] of that secret.
+	// SecretIndex is the index of the secret that matched, in the order in which the secrets were given.
+	SecretIndex int
+	// Fingerprint is the [Fingerprint] of the secret that matched.
 	Fingerprint string
-	// Form is which of the two Payload is.
+	// Form says whether Payload is the body as received or the re-serialized body.
 	Form Form
 }
 
-// Verify checks the header's signatures over body. With [ErrTooOld] and
-// [ErrTooNew] the signature is right, and what is returned beside the error is
-// filled in; with any other error it is empty.
+// Verify checks the signatures in header over body as received, and if none of them matches, over the re-serialized
+// body. It does the work of [Verifier.VerifyRaw] and [Verifier.VerifyStringified], and returns the same errors.
+//
+// With [ErrTooOld] and [ErrTooNew] the signature matches, and the returned Verified is complete. With every other error
+// it is empty.
 func (v *Verifier) Verify(header string, body []byte) (Verified, error) {
 	var h signatureHeader
 	if err := h.parse(header); err != nil {
 		return Verified{}, err
 	}
-	keys := *v.secrets.Load()
-	got := Verified{Payload: body, SignedAt: h.at, Form: Raw}
-	if got.Secret = match(keys, &h, body); got.Secret < 0 {
-		printed, err := v.print(body)
-		if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrBusy) {
-			return Verified{}, err
-		}
-		// What is no JSON has no second form, and what is printed as it came
-		// would be judged twice.
-		if err != nil || bytes.Equal(printed, body) {
-			return Verified{}, ErrMismatch
-		}
-		got.Payload, got.Form = printed, Stringified
-		if got.Secret = match(keys, &h, printed); got.Secret < 0 {
-			return Verified{}, ErrMismatch
-		}
+	keys := *v.keys.Load()
+	verified, err := v.verifyPayload(keys, &h, body, Raw)
+	if errors.Is(err, ErrMismatch) {
+		return v.verifyStringified(keys, &h, body)
 	}
-	got.Fingerprint = keys[got.Secret].fingerprint
-	return got, v.checkAge(h.at)
+	return verified, err
 }
 
-// largeBody is from how many bytes on bodies take turns in being printed.
-const largeBody = 64 << 10
+// VerifyRaw checks the signatures in header over body as received. It computes one hash of the body for each secret,
+// and allocates no memory.
+//
+// A server calls VerifyRaw and then, if the error is [ErrMismatch], [Verifier.VerifyStringified], instead of
+// [Verifier.Verify], to limit how many bodies are re-serialized at once.
+func (v *Verifier) VerifyRaw(header string, body []byte) (Verified, error) {
+	var h signatureHeader
+	if err := h.parse(header); err != nil {
+		return Verified{}, err
+	}
+	return v.verifyPayload(*v.keys.Load(), &h, body, Raw)
+}
 
-// print prints body again. That costs memory many times the size of a hostile
-// body, and time on a processor: large ones are printed on half of the
-// processors, so that the other half is there for whoever needs no printing.
-func (v *Verifier) print(body []byte) ([]byte, error) {
-	if len(body) > largeBody {
-		if !v.takeTurn() {
-			return nil, ErrBusy
+// VerifyStringified checks the signatures in header over the re-serialized body. A hostile body can make it allocate 55
+// times the size of the body, and it takes far longer than a hash; see [Stringify].
+//
+// It returns [ErrMismatch] for a body that is not JSON, and also for a body that does not change when it is
+// re-serialized, because [Verifier.VerifyRaw] has already checked those bytes. It returns [ErrTooLarge] if
+// re-serializing the body exceeds a limit.
+func (v *Verifier) VerifyStringified(header string, body []byte) (Verified, error) {
+	var h signatureHeader
+	if err := h.parse(header); err != nil {
+		return Verified{}, err
+	}
+	return v.verifyStringified(*v.keys.Load(), &h, body)
+}
+
+func (v *Verifier) verifyStringified(keys []*key, h *signatureHeader, body []byte) (Verified, error) {
+	payload, err := Stringify(body, v.opts.MaxPayload)
+	switch {
+	case errors.Is(err, ErrTooLarge):
+		return Verified{}, err
+	case err != nil, bytes.Equal(payload, body):
+		return Verified{}, ErrMismatch
+	}
+	return v.verifyPayload(keys, h, payload, Stringified)
+}
+
+// verifyPayload checks the signatures in h over payload. It checks the signing time only after a signature matched: a
+// client without the secret learns nothing about the clock, and the operator learns that only the clock was wrong.
+func (v *Verifier) verifyPayload(keys []*key, h *signatureHeader, payload []byte, form Form) (Verified, error) {
+	for i, k := range keys {
+		if k.matches(h, payload) {
+			verified := Verified{Payload: payload, SignedAt: h.signedAt, SecretIndex: i, Fingerprint: k.fingerprint, Form: form}
+			return verified, v.checkAge(h.signedAt)
 		}
-		defer func() { <-v.turns }()
 	}
-	return Stringify(body, v.opts.MaxPayload)
+	return Verified{}, ErrMismatch
 }
 
-// takeTurn waits for a turn, for as long as the options say.
-func (v *Verifier) takeTurn() bool {
-	var late <-chan time.Time // never, if there is no bound
-	if v.opts.MaxWait > 0 {
-		timer := time.NewTimer(v.opts.MaxWait)
-		defer timer.Stop()
-		late = timer.C
-	}
-	select {
-	case v.turns <- struct{}{}:
-		return true
-	case <-late:
-		return false
-	}
-}
-
-// checkAge judges the time of signing, after the signature: a stranger learns
-// nothing of the clock, and the owner learns that only the clock was wrong.
-func (v *Verifier) checkAge(at time.Time) error {
+func (v *Verifier) checkAge(signedAt time.Time) error {
 	if v.opts.Tolerance < 0 {
 		return nil
 	}
-	switch age := v.opts.Now().Sub(at); {
+	switch age := v.opts.Now().Sub(signedAt); {
 	case age > v.opts.Tolerance:
-		return fmt.Errorf("%w: %s ago, tolerance %s", ErrTooOld, age.Round(time.Second), v.opts.Tolerance)
+		return fmt.Errorf("%w: %s ago, the tolerance is %s", ErrTooOld, age.Round(time.Second), v.opts.Tolerance)
 	case age < -v.opts.Tolerance:
-		return fmt.Errorf("%w: by %s, tolerance %s", ErrTooNew, age.Abs().Round(time.Second), v.opts.Tolerance)
+		return fmt.Errorf("%w: %s ahead, the tolerance is %s", ErrTooNew, age.Abs().Round(time.Second), v.opts.Tolerance)
 	}
 	return nil
-}
-
-// match returns the index of the secret that made one of the signatures over
-// payload, or -1.
-func match(keys []*key, h *signatureHeader, payload []byte) int {
-	for i, k := range keys {
-		if k.matches(h, payload) {
-			return i
-		}
-	}
-	return -1
 }

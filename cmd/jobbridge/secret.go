@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -167,10 +166,6 @@ func devSecret(dataDir string) (string, error) {
 	return secret, nil
 }
 
-// printWait is how long a large delivery waits to be printed again: with the rest
-// of what it goes through, within the time for its answer.
-const printWait = time.Second
-
 // verifier reads the secrets. Without one the bridge does not start: it would
 // have to refuse everything, or let everything in.
 func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []string, error) {
@@ -189,7 +184,7 @@ func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []str
 	case len(secrets) == 0:
 		return nil, nil, usage("no signing secret: set %s, or give --secret-file FILE (for a try without the provider: --dev)", secretEnv)
 	}
-	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody), MaxWait: printWait})
+	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody)})
 	return v, secrets, err
 }
 

@@ -61,7 +61,7 @@ func (c *verifyCmd) Run(_ context.Context, s streams) error {
 
 // explain says in lines what is right or wrong, and what to do.
 func explain(c *verifyCmd, secrets []string, body []byte, got verify.Verified, err error, now time.Time) []string {
-	signed := fmt.Sprintf("signed at %s with secret %d of %d", got.SignedAt.UTC().Format(time.RFC3339), got.Secret+1, len(secrets))
+	signed := fmt.Sprintf("signed at %s with secret %d of %d", got.SignedAt.UTC().Format(time.RFC3339), got.SecretIndex+1, len(secrets))
 	form := "over the body as it is"
 	if got.Form == verify.Stringified {
 		form = "over JSON.stringify of the body, not over its bytes"
@@ -110,7 +110,7 @@ func diagnose(header string, secrets []string, body []byte) string {
 	for _, secret := range secrets {
 		for _, key := range keyMistakes(secret) {
 			for _, payload := range bodyMistakes(body) {
-				v, err := verify.New([]string{key.value}, verify.Options{Tolerance: verify.NoTolerance, MaxPayload: 32 << 20})
+				v, err := verify.New([]string{key.value}, verify.Options{Tolerance: verify.AnyAge, MaxPayload: 32 << 20})
 				if err != nil {
 					continue
 				}

@@ -7,7 +7,7 @@ import { writeFileSync } from 'node:fs';
 const write = (name, value) =>
   writeFileSync(new URL(name, import.meta.url), JSON.stringify(value, null, 1) + '\n');
 
-// A body that is no valid text is given as a Buffer.
+// A body that is not valid text is given as a Buffer.
 const field = (body) => (Buffer.isBuffer(body) ? { body64: body.toString('base64') } : { body });
 const print = (body) => {
   let text = Buffer.isBuffer(body) ? body.toString('utf8') : Buffer.from(body).toString('utf8');
@@ -48,7 +48,7 @@ const event = (name, body, payload, { t = '1700000000', verdict = 'ok', by = sec
 for (const [name, value] of Object.entries({ generation, wrapped, unicode })) {
   const compact = JSON.stringify(value);
   event(`${name}, compact`, compact, compact);
-  event(`${name}, indented, signed as printed again`, JSON.stringify(value, null, 2), compact);
+  event(`${name}, indented, signed re-serialized`, JSON.stringify(value, null, 2), compact);
   event(`${name}, indented, signed raw`, JSON.stringify(value, null, 2), JSON.stringify(value, null, 2));
 }
 event('milliseconds', '{"id":"j"}', '{"id":"j"}', { t: '1700000000123' });
