@@ -24,7 +24,9 @@ const maxGrowth = 8
 //
 // Stringify returns [ErrSyntax] if body is not JSON. It returns [ErrTooLarge] if
 //   - the result is longer than limit bytes; a limit of 0 or less means no limit,
-//   - body is longer than 256 MiB.
+//   - body is longer than 256 MiB,
+//   - more than 100 numbers in body have an exponent of three digits or more, as 5e-324 has, or such a number is longer
+//     than 800 bytes: rounding such numbers correctly is slow.
 //
 // Arrays and objects may be nested to any depth. JavaScript engines differ here: JSON.stringify fails in Node 20 at
 // about 4,000 levels, in Node 25 beyond 300,000.
@@ -69,7 +71,7 @@ type serializer struct {
 	changes []changedObject // the objects to change, in the order of their ends
 	kept    []keptMember    // the members of these objects, in their new order
 
-	decimal []byte // the digits of the number that is read
+	largeExponents int // the number of numbers so far that have an exponent of three digits or more
 }
 
 // openObject is an object that has not ended: the offset of its "{" in out, and the index of its first member in members.
