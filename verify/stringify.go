@@ -19,8 +19,8 @@ const maxGrowth = 8
 
 // Stringify re-serializes body: it returns the bytes that JSON.stringify(JSON.parse(body)) returns in JavaScript. Members
 // of an object are in JavaScript's order, each number is written as the float64 nearest to it, and strings have as few
-// escapes as possible. Before that, body is decoded as UTF-8 in the way of Node: a byte order mark at the beginning is
-// removed, and invalid bytes become U+FFFD.
+// escapes as possible. Before that, body is decoded as UTF-8 in the same way as in Node: a byte order mark at the
+// beginning is removed, and invalid bytes become U+FFFD.
 //
 // Stringify returns [ErrSyntax] if body is not JSON. It returns [ErrTooLarge] if
 //   - the result is longer than limit bytes; a limit of 0 or less means no limit,
@@ -31,8 +31,8 @@ const maxGrowth = 8
 // Arrays and objects may be nested to any depth. JavaScript engines differ here: JSON.stringify fails in Node 20 at
 // about 4,000 levels, in Node 25 beyond 300,000.
 //
-// The time is proportional to the size of body, except for sorting the keys of objects. An ordinary event makes
-// Stringify allocate twice its size; a hostile body of 1 MiB, up to 55 times its size.
+// The time is proportional to the size of body, except for sorting the keys of objects. Stringify allocates
+// less than twice the size of an ordinary event, and up to 55 times the size of a hostile body.
 //
 // The rules are those of ECMA-262: sections 25.5 (JSON), 6.1.6.1.20 (Number::toString) and 10.1.11
 // (OrdinaryOwnPropertyKeys).

@@ -4,9 +4,11 @@
 //	verifier, err := verify.New([]string{os.Getenv("SYNC_WEBHOOK_SECRET")}, verify.Options{})
 //	…
 //	verified, err := verifier.Verify(request.Header.Get(verify.HeaderName), body)
-//	if errors.Is(err, verify.ErrInvalid) {
-//		http.Error(w, "invalid signature", http.StatusBadRequest)
+//	if err != nil { // errors.Is(err, verify.ErrInvalid) tells an invalid delivery from one that is too large
+//		http.Error(w, err.Error(), http.StatusBadRequest)
+//		return
 //	}
+//	process(verified.Payload)
 //
 // [Verifier.Verify] returns no error only if one of its secrets produced one of the signatures in the header, that
 // signature covers exactly the bytes in [Verified].Payload, and the signing time is within the tolerance. Signatures are
@@ -35,7 +37,8 @@ import (
 //
 //	Sync-Signature: t=1700000000,v1=<64 lower-case hex digits>
 //
-// t is the signing time, in Unix seconds. v1 is the HMAC-SHA256 of the signing time, a dot and the payload.
+// t is the signing time in Unix seconds, or in milliseconds if it has 12 digits or more. v1 is the HMAC-SHA256 of t as
+// written, a dot and the payload; the key is the secret. There may be several v1, and parts with other names are ignored.
 const HeaderName = "Sync-Signature"
 
 const (

@@ -47,11 +47,12 @@ func TestDiagnosis(t *testing.T) {
 		want               string
 	}{
 		{name: "good", header: sign("whsec_test", body), body: body, ok: true, want: "over the body as it is"},
-		{name: "printed again", header: sign("whsec_test", body), body: strings.ReplaceAll(body, ",", ", "), ok: true, want: "JSON.stringify"},
+		{name: "re-serialized", header: sign("whsec_test", body), body: strings.ReplaceAll(body, ",", ", "), ok: true, want: "JSON.stringify"},
 		{name: "stale", header: sign("whsec_test", body), body: body, args: []string{"--at", "2026-01-31T12:06:00Z"}, want: "6m0s old, 1m0s more"},
 		{name: "from the future", header: sign("whsec_test", body), body: body, args: []string{"--at", "2026-01-31T11:50:00Z"}, want: "10m0s in the future, 5m0s more"},
 		{name: "unsigned", header: " ", body: body, want: "UNSIGNED"},
-		{name: "malformed", header: "v1=abc", body: body, want: "MALFORMED"},
+		{name: "malformed", header: "v1=abc", body: body, want: "MALFORMED: no t."},
+		{name: "too many slow numbers", header: sign("whsec_test", body), body: "[" + strings.Repeat("5e-324,", 100) + "5e-324]", want: "TOO LARGE: more than 100 numbers"},
 		{name: "wrong secret", header: sign("whsec_other", body), body: body, want: "fingerprint " + verify.Fingerprint("whsec_test")},
 		{name: "altered", header: sign("whsec_test", body), body: strings.Replace(body, "a", "b", 1), want: "altered on its way"},
 		{name: "cut off", header: sign("whsec_test", body), body: body[:len(body)-3], want: "cut off"},

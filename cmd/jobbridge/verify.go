@@ -78,9 +78,9 @@ func explain(c *verifyCmd, secrets []string, body []byte, got verify.Verified, e
 	case errors.Is(err, verify.ErrUnsigned):
 		return []string{"UNSIGNED: the header is empty.", "Check that a proxy in front passes " + verify.HeaderName + " on, and that the sender is the provider."}
 	case errors.Is(err, verify.ErrMalformed):
-		return []string{"MALFORMED: " + err.Error() + ".", "The header has the form t=<digits>,v1=<64 lower-case hex digits>."}
+		return []string{"MALFORMED: " + strings.TrimPrefix(err.Error(), verify.ErrMalformed.Error()+": ") + ".", "The header has the form t=<digits>,v1=<64 lower-case hex digits>."}
 	case errors.Is(err, verify.ErrTooLarge):
-		return []string{"TOO LARGE: " + err.Error() + "."}
+		return []string{"TOO LARGE: " + strings.TrimPrefix(err.Error(), verify.ErrTooLarge.Error()+": ") + "."}
 	}
 	lines := []string{"MISMATCH: none of the " + strconv.Itoa(len(secrets)) + " secrets made this signature over this body."}
 	if found := diagnose(strings.TrimSpace(c.Header), secrets, body); found != "" {
