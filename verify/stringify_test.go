@@ -74,6 +74,8 @@ func TestStringifyLimit(t *testing.T) {
 		{"negative is no limit", `[1e20]`, -1, nil},
 		{"white space does not count", strings.Repeat(" ", 100) + `[]`, 2, nil},
 		{"a member that is removed does not count", `{"a":"` + strings.Repeat("x", 20) + `","a":1}`, 7, nil},
+		{"a removed member may reach 8 times the limit", `{"a":"` + strings.Repeat("x", 50) + `","a":1}`, 7, nil},
+		{"a removed member of more than 8 times the limit", `{"a":"` + strings.Repeat("x", 58) + `","a":1}`, 7, verify.ErrTooLarge},
 		{"a text that grows is not read to its end", "[" + strings.Repeat("1e20,", 1000) + "!", 100, verify.ErrTooLarge},
 		{"a syntax error comes before the limit", "[1e20!", 10, verify.ErrSyntax},
 	} {
