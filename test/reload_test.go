@@ -272,6 +272,11 @@ func TestBadReload(t *testing.T) {
 	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_one", "1"); code != 200 {
 		t.Fatal(code, err)
 	}
+	put("whsec_xxxxxxxx\n") // a placeholder (case C4)
+	await(t, "a placeholder is not reported", func() bool { return strings.Contains(ready(), "is masked") })
+	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_xxxxxxxx", "placeholder"); code != 400 {
+		t.Fatal("a placeholder is in force", code, err)
+	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -96,7 +96,7 @@ func TestConfigCheck(t *testing.T) {
 		"no ACME root":          {[]string{"--acme-domain", "a.example", "--acme-root", "/nowhere"}, "--acme-root"},
 		"ACME's password":       {[]string{"--acme-domain", "a.example", "--acme-ca", "https://u:hunter2@ca/dir"}, "--acme-ca"},
 		"quarantine's age":      {[]string{"--quarantine-age", "10ns"}, "--quarantine-age"},
-		"twice":                 {[]string{"--nats-auth-file", file(t, "w", "ann:x\nann:y\n")}, "ann is there twice"},
+		"twice":                 {[]string{"--nats-auth-file", file(t, "w", "ann:Eil4uoch\nann:ieTh5ohv\n")}, "ann is there twice"},
 		"no folder":             {[]string{"--data-dir", file(t, "d", "x")}, "--data-dir"},
 	} {
 		out, err := call(t, nil, append([]string{"config", "check"}, c.args...)...)

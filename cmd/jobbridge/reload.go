@@ -215,5 +215,8 @@ func readToken(path string) (string, error) {
 	if len(token) < 16 {
 		return "", fmt.Errorf("--admin-token-file: %s: want at least 16 characters, such as those of: openssl rand -hex 32", path)
 	}
+	if mistake := secretMistake(token); mistake != "" {
+		return "", fmt.Errorf("--admin-token-file: %s: the token %s", path, mistake)
+	}
 	return token, nil
 }

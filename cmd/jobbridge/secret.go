@@ -69,18 +69,22 @@ const leastSecret = 8
 func parseSecrets(text, separators string) (secrets []string, err error) {
 	for i, secret := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
 		secret = strings.TrimSpace(secret)
+		if secret == "" || separators == "\n" && secret[0] == '#' {
+			continue
+		}
+		mistake := secretMistake(secret)
 		wrong := ""
 		switch {
-		case secret == "" || separators == "\n" && secret[0] == '#':
-			continue
 		case strings.ContainsAny(secret, " \t"):
 			wrong = "has a space in it"
+		case assignment.MatchString(secret):
+			wrong = "is an assignment: want the secret alone"
+		case mistake != "":
+			wrong = mistake
 		case strings.ContainsRune(secret, ','):
 			wrong = "has a comma in it: want one secret a line"
 		case strings.Trim(secret, `"'`) != secret:
 			wrong = "is in quotes: want it without"
-		case assignment.MatchString(secret):
-			wrong = "is an assignment: want the secret alone"
 		case strings.LastIndex(secret, "whsec_") > 0:
 			wrong = "has another one in it: want one a line"
 		case len(secret) < leastSecret:
@@ -124,8 +128,11 @@ func readText(path string) (string, error) {
 // dataDir.
 func (f secretFlags) orDev(getenv func(string) string, dataDir string) ([]string, error) {
 	secrets, err := f.read(getenv)
-	if err != nil || len(secrets) > 0 {
-		return secrets, err
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if len(secrets) > 0 {
+		return secrets, nil
 	}
 	data, err := os.ReadFile(devSecretFile(dataDir))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -28,6 +28,9 @@ func readWorkers(path string) ([]publisher.Worker, error) {
 		if slices.ContainsFunc(workers, func(w publisher.Worker) bool { return w.User == user }) {
 			return nil, usage("--nats-auth-file: %s:%d: %s is there twice", path, n+1, user)
 		}
+		if mistake := placeholder(password); mistake != "" {
+			return nil, usage("--nats-auth-file: %s:%d: the password of %s %s", path, n+1, user, mistake)
+		}
 		workers = append(workers, publisher.Worker{User: user, Password: password})
 	}
 	if len(workers) == 0 {
