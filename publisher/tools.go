@@ -67,6 +67,10 @@ func CreateStream(ctx context.Context, js jetstream.JetStream, config jetstream.
 // subscribe to, unless an option before it chose another prefix.
 func BridgeInbox(o *nats.Options) error { return remote.DefaultInbox(o) }
 
+// ConnectHint returns what may help against an error of [nats.Connect], as the end of
+// a message, or "".
+func ConnectHint(err error) string { return remote.Hint(err) }
+
 // PrintOptions configures [PrintJournal].
 type PrintOptions = journal.PrintOptions
 

@@ -29,6 +29,7 @@ type natsFlags struct {
 	NatsCA           string   `name:"nats-ca" help:"File with the CA certificates of the NATS servers; default: those of the system." placeholder:"FILE" type:"path"`
 	NatsCert         string   `help:"Client certificate." placeholder:"FILE" type:"path"`
 	NatsKey          string   `help:"Key of --nats-cert." placeholder:"FILE" type:"path"`
+	NatsTLSFirst     bool     `name:"nats-tls-first" help:"Begin with the TLS handshake, for servers with handshake_first in their configuration."`
 	NatsInbox        string   `help:"Prefix of the subjects on which answers arrive. Default: the prefix of the context; else _INBOX_BRIDGE for serve and stream audit, and _INBOX for the other commands." placeholder:"PREFIX"`
 	NatsDomain       string   `help:"JetStream domain." placeholder:"NAME"`
 }
@@ -199,6 +200,9 @@ func (f natsFlags) options() ([]nats.Option, error) {
 	}
 	if f.NatsCert != "" {
 		options = append(options, nats.ClientCert(f.NatsCert, f.NatsKey))
+	}
+	if f.NatsTLSFirst {
+		options = append(options, nats.TLSHandshakeFirst())
 	}
 	if f.NatsInbox != "" {
 		options = append(options, nats.CustomInboxPrefix(f.NatsInbox))

@@ -161,7 +161,7 @@ func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream
 	}
 	nc, domain, err := connect(append([]nats.Option{nats.Name("jobbridge")}, more...)...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to NATS: %w", err)
+		return nil, nil, fmt.Errorf("connect to NATS: %w%s", err, publisher.ConnectHint(err))
 	}
 	js, err := jetstream.New(nc)
 	if domain != "" {

@@ -136,6 +136,36 @@ func TestTLS(t *testing.T) {
 	})
 }
 
+// TestTLSFirst connects to a server that expects the TLS handshake first. Without
+// --nats-tls-first, readiness and the commands name that flag within 5 s; with the flag
+// at a server that does not expect it, they say to unset it (case C8).
+func TestTLSFirst(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	crt, key := ca.issue(t, "server")
+	pem := filepath.Join(ca.dir, "ca.crt")
+	first := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("jetstream {}\ntls { cert_file: %q, key_file: %q, handshake_first: true }", crt, key), TLSFirst: true})
+	nc := must[*nats.Conn](t)(nats.Connect(first.URL, nats.RootCAs(pem), nats.TLSHandshakeFirst()))
+	t.Cleanup(nc.Close)
+	createStream(t, nc)
+	delivers(t, start(t, process.Options{Args: []string{"--nats-url", first.URL, "--nats-ca", pem, "--nats-tls-first"}}), nc)
+	for _, scheme := range []string{"nats://", "tls://"} {
+		flags := []string{"--nats-url", strings.Replace(first.URL, "nats://", scheme, 1), "--nats-ca", pem}
+		start(t, process.Options{Args: append(flags, "--nats-tls-first")}).awaitState(t, "ready", "")
+		begin := time.Now()
+		start(t, process.Options{Args: flags}).awaitState(t, "journaling", "--nats-tls-first")
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("the flag was named after %s", took)
+		}
+		_, stderr, code := process.RunIn(t, t.TempDir(), process.Environ(), nil, append([]string{"stream", "audit"}, flags...)...)
+		if code != 1 || !strings.Contains(stderr, "--nats-tls-first") {
+			t.Errorf("audit: exit %d: %s", code, stderr)
+		}
+	}
+	later := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("jetstream {}\ntls { cert_file: %q, key_file: %q }", crt, key)})
+	start(t, process.Options{Args: []string{"--nats-url", later.URL, "--nats-ca", pem, "--nats-tls-first"}}).awaitState(t, "journaling", "unset --nats-tls-first")
+}
+
 // TestNkey logs in with an nkey.
 func TestNkey(t *testing.T) {
 	t.Parallel()

@@ -10,6 +10,7 @@ package natsd
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -81,6 +82,8 @@ type Options struct {
 	Dir string
 	// Port for clients, on 127.0.0.1; 0 means a free one, see [FreePort].
 	Port int
+	// TLSFirst says that the configuration has handshake_first.
+	TLSFirst bool
 	// Name of the server; empty means a random one.
 	Name string
 	// Args are further flags of nats-server.
@@ -202,6 +205,9 @@ func (s *Server) greets() bool {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second)) // it is open
+	if s.opts.TLSFirst {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // the name in INFO identifies the server
+	}
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	return err == nil && strings.HasPrefix(line, "INFO ") && strings.Contains(line, strconv.Quote(s.Name))
 }

@@ -13,8 +13,11 @@ package remote
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -297,22 +300,38 @@ func (r *Remote) disconnected(c *nats.Conn, err error) {
 		r.mu.Unlock()
 		return
 	}
-	problem := "no connection to NATS: " + err.Error()
 	was := r.status
+	problem := "no connection to NATS: " + err.Error()
+	if !was.Connected || isAuthError(err) {
+		problem += Hint(err)
+	}
 	if was.Connected {
 		r.up = make(chan struct{})
 		r.linkDown(nats.ErrDisconnected)
 	}
 	denied := isAuthError(err)
-	if denied {
-		problem += ": check the credentials"
-	}
 	r.status.Connected, r.status.URL, r.status.Problem, r.status.Denied = false, "", problem, denied
 	r.mu.Unlock()
 	if was.Connected || was.Problem != problem {
 		r.log.Warn("NATS", zap.String("problem", problem))
 		r.look()
 	}
+}
+
+// Hint returns what may help against an error of connecting, as the end of a message,
+// or "".
+func Hint(err error) string {
+	var network *net.OpError
+	var noTLS tls.RecordHeaderError
+	switch {
+	case isAuthError(err):
+		return ": check the credentials"
+	case errors.As(err, &network) && network.Op == "read" && network.Timeout(), errors.Is(err, io.EOF) && !errors.Is(err, nats.ErrTLS): // whichever side gives up first
+		return ": the server sent nothing; if its configuration has handshake_first, set --nats-tls-first"
+	case errors.As(err, &noTLS):
+		return ": the server does not begin with TLS: unset --nats-tls-first"
+	}
+	return ""
 }
 
 // isAuthError reports whether the server knows the user no longer, or not yet.
