@@ -40,7 +40,7 @@ func message(e event.Event, subject, messageID string) *nats.Msg {
 // journal, nothing of it is a reason to refuse events.
 func (p *Publisher) statusOfRemote(s *Status) {
 	remote := p.remote.Status()
-	reasons := remote.Misconfigured()
+	reasons, outages := remote.Misconfigured(), remote.Outages()
 	switch {
 	case len(reasons) > 0 && p.journal != nil:
 		for i := range reasons {
@@ -49,10 +49,10 @@ func (p *Publisher) statusOfRemote(s *Status) {
 		s.add(Journaling, reasons...)
 	case len(reasons) > 0:
 		s.add(Misconfigured, reasons...)
-	case !remote.Connected && p.journal != nil:
-		s.add(Journaling, remote.Problem)
-	case !remote.Connected:
-		s.add(Unavailable, remote.Problem)
+	case len(outages) > 0 && p.journal != nil:
+		s.add(Journaling, outages...)
+	case len(outages) > 0:
+		s.add(Unavailable, outages...)
 	default:
 		s.add(Ready, remote.Warnings()...)
 	}

@@ -48,7 +48,8 @@ func AuditStream(ctx context.Context, js jetstream.JetStream, o AuditOptions) ([
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", o.Stream, err)
 	}
-	return o.Audit(stream.CachedInfo().Config, js.Conn().MaxPayload()), nil
+	info := stream.CachedInfo()
+	return append(remote.Leaderless(info), o.Audit(info.Config, js.Conn().MaxPayload())...), nil
 }
 
 // CreateStream creates the stream with that configuration and reports whether it

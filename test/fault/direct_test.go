@@ -243,3 +243,61 @@ func deliver(t *testing.T, url, header, body string) (answer string) {
 	}
 	return string(text)
 }
+
+// TestDirectNoLeader kills two of the three nodes of a stream. The third one answers
+// questions about the stream, but nothing can be stored: readiness is "unavailable",
+// health --ready and stream audit fail, and the audit names what is missing; also of
+// a bridge that was started in that state (case C22).
+func TestDirectNoLeader(t *testing.T) {
+	t.Parallel()
+	nodes := natsd.Cluster(t, 3)
+	natsd.CreateStream(t, nodes.AdminJS(t), 3)
+	var urls []string
+	for _, n := range nodes {
+		urls = append(urls, n.URL)
+	}
+	args := asBridge(t, strings.Join(urls, ","), "--journal=off")
+	b := start(t, process.Options{Args: args})
+	b.awaitState(t, "ready", "")
+	if out, stderr, code := process.Run(t, nil, append([]string{"stream", "audit"}, asBridge(t, strings.Join(urls, ","))...)...); code != 0 {
+		t.Fatalf("with a leader: %d %s%s", code, out, stderr)
+	}
+	survivor := nodes[2]
+	nodes[0].Kill(t)
+	nodes[1].Kill(t)
+	late := start(t, process.Options{Args: args})
+	for name, b := range map[string]*bridged{"before": b, "started then": late} {
+		b.awaitState(t, "unavailable", "has no leader: 1 of 3 replicas answers")
+		if _, stderr, code := process.Run(t, nil, "health", "--ready", "--admin", b.Admin); code != 1 || !strings.Contains(stderr, "no leader") {
+			t.Errorf("%s: health --ready: exit %d: %s", name, code, stderr)
+		}
+	}
+	out, stderr, code := process.Run(t, nil, append([]string{"stream", "audit"}, asBridge(t, survivor.URL)...)...)
+	if code != 1 || !strings.Contains(out, "has no leader: 1 of 3 replicas answers") || !strings.Contains(out, "start node-0 and node-1") {
+		t.Errorf("audit: exit %d: %s%s", code, out, stderr)
+	}
+	nodes[0].Restart(t)
+	b.awaitState(t, "ready", "")
+}
+
+// TestDirectPublishesFail takes a stream that has a leader and acknowledges nothing:
+// after 5 s of failures the bridge is unavailable (case C22).
+func TestDirectPublishesFail(t *testing.T) {
+	t.Parallel()
+	srv := natsd.Start(t, natsd.Options{})
+	natsd.CreateStream(t, srv.AdminJS(t), 1)
+	nc := srv.Connect(t, "")
+	b := start(t, process.Options{Args: []string{"--nats-url", srv.URL, "--journal=off"}})
+	b.awaitState(t, "ready", "")
+	// The stream is full, which the audit of its configuration does not show.
+	js := must[jetstream.JetStream](t)(jetstream.New(nc))
+	config := must[jetstream.Stream](t)(js.Stream(t.Context(), "JOBS")).CachedInfo().Config
+	config.MaxMsgs = 1
+	must[jetstream.Stream](t)(js.UpdateStream(t.Context(), config))
+	l := b.load(t, traffic.Options{Senders: 2, Pace: 100 * time.Millisecond})
+	b.awaitState(t, "unavailable", "every publish has failed for")
+	config.MaxMsgs = -1
+	must[jetstream.Stream](t)(js.UpdateStream(t.Context(), config))
+	b.awaitState(t, "ready", "")
+	l.Stop()
+}

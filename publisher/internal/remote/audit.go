@@ -33,7 +33,7 @@ func (r *Remote) run(ctx context.Context) {
 		r.audit(ctx)
 		s := r.Status()
 		pace := auditSoon
-		if s.Audited && len(s.Misconfigured()) == 0 {
+		if s.Audited && len(s.Misconfigured())+len(s.Outages()) == 0 {
 			pace = auditLater
 		}
 		next.Reset(pace)
@@ -115,6 +115,6 @@ func (r *Remote) Audit(ctx context.Context) ([]Finding, time.Duration, error) {
 	if missing != "" {
 		return []Finding{{Problem: missing, Fix: "jobbridge stream create --stream " + r.opts.Stream + ", with credentials that may", Fatal: true}}, 0, nil
 	}
-	config := s.CachedInfo().Config
-	return r.opts.Needs.Audit(config, conn.MaxPayload()), config.Duplicates, nil
+	info := s.CachedInfo()
+	return append(Leaderless(info), r.opts.Needs.Audit(info.Config, conn.MaxPayload())...), info.Config.Duplicates, nil
 }

@@ -37,6 +37,9 @@ type Finding struct {
 	Fix string `json:"fix"`
 	// Fatal says that events cannot be stored at all.
 	Fatal bool `json:"fatal"`
+	// Outage says that the problem ends when servers are back, without a change of
+	// the configuration.
+	Outage bool `json:"outage,omitempty"`
 }
 
 // String returns the finding on one line.
@@ -48,7 +51,7 @@ func (n Needs) Audit(c jetstream.StreamConfig, maxPayload int64) []Finding {
 	var found []Finding
 	add := func(wrong, fatal bool, problem, fix string, args ...any) {
 		if wrong {
-			found = append(found, Finding{fmt.Sprintf("stream %s: ", c.Name) + problem, fmt.Sprintf(fix, args...), fatal})
+			found = append(found, Finding{Problem: fmt.Sprintf("stream %s: ", c.Name) + problem, Fix: fmt.Sprintf(fix, args...), Fatal: fatal})
 		}
 	}
 	var uncovered []string
@@ -75,8 +78,8 @@ func (n Needs) Audit(c jetstream.StreamConfig, maxPayload int64) []Finding {
 	add(c.PersistMode == jetstream.AsyncPersistMode, false, "it acknowledges before it writes (persist_mode async)", "set persist_mode to default")
 	add(!c.AllowDirect, false, "it cannot be read directly: a second payload of the same job and status is found the slow way", "set allow_direct to true")
 	if maxPayload > 0 && maxPayload < largest {
-		found = append(found, Finding{fmt.Sprintf("the NATS server takes messages of %d bytes, and a delivery can have %d", maxPayload, largest),
-			fmt.Sprintf("set max_payload to at least %d%s", largest, orSmallerBodies(maxPayload)), false})
+		found = append(found, Finding{Problem: fmt.Sprintf("the NATS server takes messages of %d bytes, and a delivery can have %d", maxPayload, largest),
+			Fix: fmt.Sprintf("set max_payload to at least %d%s", largest, orSmallerBodies(maxPayload))})
 	}
 	return found
 }

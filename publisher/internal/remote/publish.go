@@ -32,6 +32,7 @@ type Ack struct {
 // event.
 func (r *Remote) Publish(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (Ack, error) {
 	ack, err := r.publishPatiently(ctx, msg)
+	r.observe(err)
 	if err != nil || !ack.Duplicate {
 		return ack, err
 	}
@@ -42,6 +43,38 @@ func (r *Remote) Publish(ctx context.Context, msg *nats.Msg, conflict func() *na
 	ack, err = r.publishPatiently(ctx, conflict())
 	ack.Conflict = true
 	return ack, err
+}
+
+// The times of publishes that fail.
+const (
+	// failingTooLong is for how long every publish must fail to count as an outage.
+	failingTooLong = 5 * time.Second
+	// failureCounts is how long a failure counts. After that, a delivery may try again:
+	// nothing else can find out that the stream stores events.
+	failureCounts = 15 * time.Second
+)
+
+// failures is a row of publishes that failed, without one that succeeded.
+type failures struct {
+	since, last time.Time
+	err         error
+}
+
+// observe records the outcome of a publish. A message that is too large says nothing
+// about other messages.
+func (r *Remote) observe(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	switch {
+	case err == nil:
+		r.failures = failures{}
+	case errors.Is(err, event.ErrTooLarge):
+	case r.failures.err == nil || now.Sub(r.failures.last) > failureCounts:
+		r.failures = failures{now, now, err}
+	default:
+		r.failures.last, r.failures.err = now, err
+	}
 }
 
 // holds reports whether the message at seq has this data. A message that is gone,

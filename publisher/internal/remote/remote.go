@@ -60,14 +60,15 @@ type Remote struct {
 	opts Options
 	log  *zap.Logger
 
-	mu     sync.Mutex
-	conn   *nats.Conn
-	js     jetstream.JetStream
-	status Status
-	seen   bool // a connection has been there
-	closed bool
-	denied map[string]time.Time // subject → when the server last refused it
-	up     chan struct{}        // closed while connected
+	mu       sync.Mutex
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	status   Status
+	seen     bool // a connection has been there
+	closed   bool
+	denied   map[string]time.Time // subject → when the server last refused it
+	failures failures
+	up       chan struct{} // closed while connected
 	// link ends with the present connection.
 	link     context.Context //nolint:containedctx // it stands for the connection, not for a call
 	linkDown context.CancelCauseFunc
@@ -203,6 +204,9 @@ func (r *Remote) Status() Status {
 	defer r.mu.Unlock()
 	s := r.status
 	s.Findings = slices.Clone(s.Findings)
+	if f := r.failures; f.err != nil && time.Since(f.last) <= failureCounts {
+		s.failing, s.failure = f.last.Sub(f.since), f.err
+	}
 	return s
 }
 

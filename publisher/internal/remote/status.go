@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"fmt"
 	"time"
 )
 
@@ -21,6 +22,9 @@ type Status struct {
 	Window time.Duration
 	// Reconnects since the start.
 	Reconnects uint64
+	// failing is how long every publish has failed, and failure why the last one did.
+	failing time.Duration
+	failure error
 	// URL of the server, without credentials; empty if not connected.
 	URL string
 }
@@ -33,9 +37,27 @@ func (s Status) Misconfigured() []string {
 		reasons = append(reasons, s.Problem)
 	}
 	for _, f := range s.Findings {
-		if f.Fatal {
+		if f.Fatal && !f.Outage {
 			reasons = append(reasons, f.String())
 		}
+	}
+	return reasons
+}
+
+// Outages returns, in words, what keeps events from being stored until servers or the
+// network are back.
+func (s Status) Outages() []string {
+	if !s.Connected {
+		return []string{s.Problem}
+	}
+	var reasons []string
+	for _, f := range s.Findings {
+		if f.Outage {
+			reasons = append(reasons, f.String())
+		}
+	}
+	if s.failing >= failingTooLong {
+		reasons = append(reasons, fmt.Sprintf("every publish has failed for %s: %v", s.failing.Round(time.Second), s.failure))
 	}
 	return reasons
 }
