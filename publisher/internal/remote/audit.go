@@ -18,11 +18,13 @@ const (
 	auditLater = 30 * time.Second
 )
 
-// run audits the stream on each change of the connection, and now and then.
+// run audits the stream on each change of the connection, and every 30 s. The log gets
+// the findings when they change, and fatal ones once a minute.
 func (r *Remote) run(ctx context.Context) {
 	next := time.NewTimer(0)
 	defer next.Stop()
-	var told string
+	var logged string
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -37,8 +39,16 @@ func (r *Remote) run(ctx context.Context) {
 			pace = auditLater
 		}
 		next.Reset(pace)
-		if now := fmt.Sprintf("%+v", s); now != told && ctx.Err() == nil {
-			told = now
+		if ctx.Err() != nil {
+			return
+		}
+		// A finding that only weakens the promise is no news when it is found again.
+		fatal := slices.ContainsFunc(s.Findings, func(f Finding) bool { return f.Fatal })
+		if now := fmt.Sprintf("%+v", s.Findings); now != logged || fatal && time.Since(last) >= remindEvery {
+			if len(s.Findings) == 0 && logged != "" {
+				r.log.Info("audit of the stream: nothing to change any more")
+			}
+			logged, last = now, time.Now()
 			for _, f := range s.Findings {
 				r.log.Warn("audit of the stream", zap.String("problem", f.Problem), zap.String("fix", f.Fix), zap.Bool("fatal", f.Fatal))
 			}
@@ -80,22 +90,6 @@ func (r *Remote) audit(ctx context.Context) {
 	if window > 0 {
 		r.status.Window = window
 	}
-}
-
-// refusals returns the subjects that the server has just refused.
-func (r *Remote) refusals() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var subjects []string
-	for s, at := range r.denied {
-		if time.Since(at) < 2*deniedFor {
-			subjects = append(subjects, s)
-		} else {
-			delete(r.denied, s)
-		}
-	}
-	slices.Sort(subjects)
-	return subjects
 }
 
 // Audit compares the stream with what the bridge needs. An error means that it

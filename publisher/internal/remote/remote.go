@@ -19,7 +19,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -60,15 +59,16 @@ type Remote struct {
 	opts Options
 	log  *zap.Logger
 
-	mu       sync.Mutex
-	conn     *nats.Conn
-	js       jetstream.JetStream
-	status   Status
-	seen     bool // a connection has been there
-	closed   bool
-	denied   map[string]time.Time // subject → when the server last refused it
-	failures failures
-	up       chan struct{} // closed while connected
+	mu                  sync.Mutex
+	conn                *nats.Conn
+	js                  jetstream.JetStream
+	status              Status
+	seen                bool     // a connection has been there
+	connection, refusal reminder // bound the lines of the log
+	closed              bool
+	denied              map[string]time.Time // subject → when the server last refused it
+	failures            failures
+	up                  chan struct{} // closed while connected
 	// link ends with the present connection.
 	link     context.Context //nolint:containedctx // it stands for the connection, not for a call
 	linkDown context.CancelCauseFunc
@@ -106,7 +106,8 @@ func Open(o Options) (*Remote, error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
-	r := &Remote{opts: o, log: o.Logger, denied: make(map[string]time.Time), up: make(chan struct{}), tell: make(chan struct{}, 1)}
+	r := &Remote{opts: o, log: o.Logger, denied: make(map[string]time.Time), up: make(chan struct{}), tell: make(chan struct{}, 1),
+		connection: newReminder(), refusal: newReminder()}
 	r.status.Problem = "not connected yet"
 	r.link, r.linkDown = context.WithCancelCause(context.Background())
 	ctx, stop := context.WithCancel(context.Background())
@@ -254,18 +255,6 @@ func (r *Remote) Conn(ctx context.Context) (*nats.Conn, error) {
 	}
 }
 
-// refused returns an error if the server has just refused one of subjects.
-func (r *Remote) refused(subjects ...string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range subjects {
-		if at, ok := r.denied[s]; ok && time.Since(at) < deniedFor {
-			return fmt.Errorf("%w: the user may not publish to %s", nats.ErrPermissionViolation, s)
-		}
-	}
-	return nil
-}
-
 // current reports whether c is the present connection, or the first. The caller
 // holds mu.
 func (r *Remote) current(c *nats.Conn) bool { return r.conn == nil || r.conn == c }
@@ -288,8 +277,9 @@ func (r *Remote) connected(c *nats.Conn) {
 	clear(r.denied)
 	r.status.Connected, r.status.Audited, r.status.Denied, r.status.Problem = true, false, false, "the stream was not looked at yet"
 	r.status.URL = c.ConnectedUrlRedacted()
+	due := !again && r.connection.due("up", time.Now())
 	r.mu.Unlock()
-	if !again {
+	if due {
 		r.log.Info("connected to NATS", zap.String("url", c.ConnectedUrlRedacted()))
 	}
 	r.look()
@@ -315,9 +305,13 @@ func (r *Remote) disconnected(c *nats.Conn, err error) {
 	}
 	denied := isAuthError(err)
 	r.status.Connected, r.status.URL, r.status.Problem, r.status.Denied = false, "", problem, denied
+	// The text does not tell a change: it names the address of the last attempt.
+	due := r.connection.due(fmt.Sprint("down ", denied), time.Now())
 	r.mu.Unlock()
-	if was.Connected || was.Problem != problem {
-		r.log.Warn("NATS", zap.String("problem", problem))
+	if due {
+		r.log.Warn("cannot reach NATS", zap.String("problem", problem))
+	}
+	if was.Connected || was.Denied != denied {
 		r.look()
 	}
 }
@@ -357,22 +351,20 @@ func (r *Remote) asyncError(c *nats.Conn, _ *nats.Subscription, err error) {
 		}
 		return
 	}
-	r.log.Warn("NATS", zap.Error(err))
-	if !errors.Is(err, nats.ErrPermissionViolation) {
-		return
-	}
-	// nats: permissions violation: Permissions Violation for Publish to "job.completed"
-	_, quoted, _ := strings.Cut(err.Error(), `Publish to "`)
-	subject, _, ok := strings.Cut(quoted, `"`)
-	if !ok {
-		return
-	}
 	r.mu.Lock()
-	if r.current(c) { // what the old one may not do, the new one may
-		r.denied[subject] = time.Now()
+	subject, ok := refusedSubject(err)
+	pattern := r.pattern(subject)
+	if ok && r.current(c) { // what the old one may not do, the new one may
+		r.deny(pattern, time.Now())
 	}
+	due := r.refusal.due(cmp.Or(pattern, err.Error()), time.Now())
 	r.mu.Unlock()
-	r.look()
+	if due {
+		r.log.Warn("NATS reports an error", zap.Error(err))
+	}
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		r.look()
+	}
 }
 
 // look asks for an audit.
