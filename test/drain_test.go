@@ -11,7 +11,8 @@ import (
 )
 
 // TestDrainCommand takes a relay out of service: it waits for the remote, which
-// then has everything, also what came while it waited.
+// then has everything, also what came while it waited. A drain that fails says that
+// the bridge stays draining (case C26).
 func TestDrainCommand(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
@@ -23,8 +24,11 @@ func TestDrainCommand(t *testing.T) {
 			t.Fatal(code, err)
 		}
 	}
-	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "3s"); code != 1 || !strings.Contains(stderr, "50 events are not forwarded yet") {
+	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "3s"); code != 1 || !strings.Contains(stderr, "50 events are not forwarded yet") || !strings.Contains(stderr, "jobbridge drain --cancel") {
 		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if !strings.Contains(b.Log(), "drain was asked for") {
+		t.Error("the log does not tell of the drain")
 	}
 	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"draining"`) {
 		t.Error(ready)
@@ -48,6 +52,31 @@ func TestDrainCommand(t *testing.T) {
 	info, err := stream.Info(t.Context())
 	if err != nil || info.State.Msgs != 51 {
 		t.Fatal(info, err)
+	}
+	b.Stop(t)
+}
+
+// TestDrainCancel undoes a drain: readiness is again what it was, the log has a line
+// for each, and a second cancel does no harm (case C26).
+func TestDrainCancel(t *testing.T) {
+	t.Parallel()
+	b := process.Start(t, process.Options{})
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "stays in the state draining") || !strings.Contains(out, "drain --cancel") {
+		t.Fatal(code, out, stderr)
+	}
+	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"draining"`) || !strings.Contains(ready, "drain --cancel") {
+		t.Error(ready)
+	}
+	for range 2 {
+		if out, stderr, code := process.Run(t, nil, "drain", "--cancel", "--admin", b.Admin); code != 0 || !strings.Contains(out, "cancelled") {
+			t.Fatal(code, out, stderr)
+		}
+		if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) || !strings.Contains(ready, `"reasons":[]`) {
+			t.Error(ready)
+		}
+	}
+	if log := b.Log(); !strings.Contains(log, "drain was asked for") || !strings.Contains(log, "the drain was cancelled") {
+		t.Error(log)
 	}
 	b.Stop(t)
 }

@@ -46,12 +46,13 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 // drainCmd comes before a bridge with a journal goes for good.
 type drainCmd struct {
 	Timeout time.Duration `help:"How long to wait." default:"10m"`
+	Cancel  bool          `help:"Undo a drain: the bridge says on /readyz again what it can do."`
 	adminFlags
 }
 
 // Help implements kong's long help.
 func (drainCmd) Help() string {
-	return `From now on the bridge says "draining" on /readyz, so that load balancers send deliveries elsewhere; it still accepts those that come. It stays so until it is restarted, also if this command fails. ` +
+	return `From now on the bridge says "draining" on /readyz, so that load balancers send deliveries elsewhere; it still accepts those that come. It stays so until it is restarted or until jobbridge drain --cancel, also if this command fails. ` +
 		`This command ends when the stream has every event of the journal. Then stop the bridge: with a remote stream, its data folder then holds nothing that the stream does not have. ` +
 		`The command fails if events are left at the end of the timeout, or if the quarantine holds events that the stream can never accept: they are in the bridge's data folder alone.`
 }
@@ -76,15 +77,30 @@ const (
 
 // Run drains, and fails if events are left at the end of the timeout.
 func (c *drainCmd) Run(ctx context.Context, s streams) error {
+	if c.Cancel {
+		if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{"cancel": {"true"}}, &forwarded{}); err != nil {
+			return err
+		}
+		fmt.Fprintln(s.out, "the drain is cancelled")
+		return nil
+	}
 	if c.Timeout < leastDrain {
 		return usage("--timeout must be at least %s: everything is forwarded when nothing was left for %s", leastDrain, quietFor)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	var stats forwarded
-	if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{}, &stats); err != nil {
+	if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{}, &forwarded{}); err != nil {
 		return err
 	}
+	if err := c.wait(ctx, s); err != nil {
+		return fmt.Errorf("%w\nthe bridge stays in the state draining: stop it, or undo with jobbridge drain --cancel", err)
+	}
+	return nil
+}
+
+// wait returns when everything is forwarded, or with an error that says what is left.
+func (c *drainCmd) wait(ctx context.Context, s streams) error {
+	var stats forwarded
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	last := time.Now() // when something was left
@@ -108,7 +124,7 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	if stats.Quarantined > 0 {
 		return fmt.Errorf("%d events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list", stats.Quarantined)
 	}
-	fmt.Fprintf(s.out, "drained: the stream has all events (%d forwarded since the start)\n", stats.Forwarded)
+	fmt.Fprintf(s.out, "drained: the stream has all events (%d forwarded since the start); the bridge stays in the state draining until it is stopped, or until jobbridge drain --cancel\n", stats.Forwarded)
 	return nil
 }
 

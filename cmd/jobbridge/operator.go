@@ -8,6 +8,7 @@ import (
 	"net/url"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/otel/trace"
@@ -54,8 +55,14 @@ func (c *serveCmd) openOperator(ctx context.Context, ln net.Listener, log *zap.L
 	if c.Pprof {
 		o.admin.Profile()
 	}
-	o.admin.Operate("POST /drain", func(context.Context, url.Values) (any, error) {
-		o.health.Set(drainPart, bridge.Draining, "drain was asked for: deliveries are accepted until the bridge is stopped")
+	o.admin.Operate("POST /drain", func(_ context.Context, query url.Values) (any, error) {
+		if query.Get("cancel") == "true" {
+			log.Info("the drain was cancelled: readiness is as before")
+			o.health.Set(drainPart, publisher.Ready)
+			return forwarded{}, nil
+		}
+		log.Info("drain was asked for: readiness says draining until the bridge is stopped, or until jobbridge drain --cancel")
+		o.health.Set(drainPart, bridge.Draining, "drain was asked for: deliveries are accepted until the bridge is stopped; to undo: jobbridge drain --cancel")
 		return forwarded{}, nil
 	})
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
