@@ -137,6 +137,10 @@ func isLoopback(host string) bool {
 // maxAdminConnections is how many connections the operator's listener has open.
 const maxAdminConnections = 128
 
+// adminIdleTimeout is how long a connection to it stays open between two requests. A
+// client may repeat a GET that got no answer, so it need not be long.
+const adminIdleTimeout = 2 * time.Minute
+
 // operateTimeout bounds what an operator asks for.
 const operateTimeout = 5 * time.Minute
 
@@ -150,7 +154,7 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 func (a *Admin) Serve(ctx context.Context, ln net.Listener, secure *tls.Config) error {
 	srv := &http.Server{
 		Handler: a.mux, ErrorLog: errorLog(a.log), MaxHeaderBytes: maxHeader,
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: 2 * writeTimeout, IdleTimeout: idleTimeout,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: 2 * writeTimeout, IdleTimeout: adminIdleTimeout,
 	}
 	ln = newConnections(srv, ln, maxAdminConnections, nil)
 	if secure != nil {

@@ -53,6 +53,7 @@ const (
 	DefaultMaxInFlight    = 1024
 	DefaultMaxConnections = 8192
 	DefaultReadTimeout    = 15 * time.Second
+	DefaultIdleTimeout    = 65 * time.Minute // Envoy keeps a connection for an hour
 	DefaultForgeryRate    = 50
 )
 
@@ -86,6 +87,11 @@ type Config struct {
 	// ReadTimeout is how long a sender may take for a whole request; 0 means
 	// [DefaultReadTimeout].
 	ReadTimeout time.Duration
+	// IdleTimeout is how long a connection stays open between two requests. It must be
+	// longer than the idle timeout of the load balancer in front: a request that is
+	// sent in the instant in which the bridge closes the connection gets no answer. 0
+	// means [DefaultIdleTimeout].
+	IdleTimeout time.Duration
 	// ForgeryRate is how many bad signatures a second one source may send, ten
 	// seconds' worth at once: further ones are answered 429, after a second. A good
 	// signature is never limited. 0 means [DefaultForgeryRate], negative no limit.
@@ -124,7 +130,6 @@ const (
 	answerTimeout = 4500 * time.Millisecond
 	// writeTimeout is for the answer alone.
 	writeTimeout = 10 * time.Second
-	idleTimeout  = 2 * time.Minute
 	// lingerTimeout is how long a stopping bridge serves the connections that
 	// are open still, so that a keep-alive client learns with an answer, not
 	// with a reset, that it must connect anew.
@@ -160,7 +165,7 @@ func (c Config) Check() error {
 		return fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", c.Path, DefaultPath)
 	case c.MaxBody > 1<<30:
 		return errors.New("bridge: Config.MaxBody is more than 1 GiB")
-	case c.MaxBody < 0, c.MaxBodyMemory < 0, c.MaxInFlight < 0, c.MaxConnections < 0, c.DrainDelay < 0, c.ReadTimeout < 0:
+	case c.MaxBody < 0, c.MaxBodyMemory < 0, c.MaxInFlight < 0, c.MaxConnections < 0, c.DrainDelay < 0, c.ReadTimeout < 0, c.IdleTimeout < 0:
 		return errors.New("bridge: Config: a limit is negative")
 	}
 	return nil
@@ -185,6 +190,7 @@ func New(cfg Config) (*Bridge, error) {
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
 	cfg.ForgeryRate = cmp.Or(cfg.ForgeryRate, DefaultForgeryRate)
 	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, DefaultReadTimeout)
+	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, DefaultIdleTimeout)
 	cfg.Health = cmp.Or(cfg.Health, NewHealth())
 	cfg.Logger = cmp.Or(cfg.Logger, zap.NewNop())
 	if cfg.Now == nil {
@@ -232,7 +238,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 		ReadTimeout:       b.cfg.ReadTimeout,
 		// It counts from the header, so that it has to hold the rest too.
 		WriteTimeout:   b.cfg.ReadTimeout + answerTimeout + writeTimeout,
-		IdleTimeout:    idleTimeout,
+		IdleTimeout:    b.cfg.IdleTimeout,
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       errorLog(b.floods), // what a handshake fails of is anybody's choice
 	}

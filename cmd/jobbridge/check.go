@@ -55,6 +55,8 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 		return nil, usage("--dev speaks plainly: leave out the certificates")
 	case c.ForgeryRate < 0, c.DrainDelay < 0:
 		return nil, usage("--forgery-rate and --drain-delay must not be below 0")
+	case c.IdleTimeout < time.Second:
+		return nil, usage("--idle-timeout must be at least 1s, and longer than the idle timeout of the load balancer in front")
 	case !c.given() && c.NatsCreds+c.NatsNkey+c.NatsUser != "":
 		return nil, usage("there are credentials for NATS, and no server: give --nats-url too")
 	case c.Stream == "" || strings.ContainsAny(c.Stream, " \t.*>/\\"):

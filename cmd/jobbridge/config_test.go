@@ -60,6 +60,7 @@ func TestConfigCheck(t *testing.T) {
 		"half a pair":           {[]string{"--tls-cert", "x"}, "--tls-key"},
 		"no certificate":        {[]string{"--tls-cert", file(t, "c", "x"), "--tls-key", file(t, "k", "x")}, "PEM"},
 		"two certificates":      {[]string{"--tls-cert", "x", "--tls-key", "x", "--acme-domain", "a.example"}, "exclude"},
+		"idle timeout":          {[]string{"--idle-timeout", "0s"}, "--idle-timeout"}, // case C7
 		"short token":           {[]string{"--admin-token-file", file(t, "t", "secret")}, "16 characters"},
 		"short window":          {[]string{"--dedupe-window", "1m"}, "--dedupe-window"},
 		"ratio":                 {[]string{"--otlp-endpoint", "http://c:4318", "--trace-ratio", "1.1"}, "--trace-ratio"},

@@ -39,6 +39,7 @@ type serveCmd struct {
 	MaxConnections  int              `help:"Open connections of the webhook listener. One source that is no trusted proxy may have half of them. A further connection waits or is closed. Lowered to what the system's limit of open files allows." default:"8192"`
 	MaxWorkers      int              `help:"Open connections of workers to the embedded NATS server. Lowered to what the system's limit of open files allows." default:"1024"`
 	Tolerance       time.Duration    `help:"How far the time of signing may be in the past or in the future." default:"5m"`
+	IdleTimeout     time.Duration    `help:"How long an idle connection of the webhook listener stays open. It must be longer than the idle timeout of the load balancer in front, or a delivery may hit a connection that is just being closed." default:"65m"`
 	DrainDelay      time.Duration    `help:"How long deliveries are still accepted after a signal to stop, for a load balancer to notice." default:"0s"`
 	DrainTimeout    time.Duration    `help:"How long, after the last delivery, the bridge forwards stored events and the embedded NATS server stays for workers that have events to acknowledge. The rest follows at the next start." default:"5s"`
 	ForgeryRate     int              `help:"Bad signatures a second that one source may send. Beyond that it waits a second for each answer, a 429. A delivery with a good signature is never limited. 0: no limit." default:"50"`
@@ -145,7 +146,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	}
 	b, err := bridge.New(bridge.Config{
 		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxBodyMemory: int(c.MaxBodyMemory), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
-		DrainDelay: c.DrainDelay, Quarantine: quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log, OnSampled: o.sampled,
+		DrainDelay: c.DrainDelay, IdleTimeout: c.IdleTimeout, Quarantine: quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log, OnSampled: o.sampled,
 		TLS: https, ForgeryRate: cmp.Or(c.ForgeryRate, -1), Tracer: traces,
 	})
 	if err != nil {
