@@ -1,10 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -69,18 +67,21 @@ func (c *serveCmd) check() (proxies []*net.IPNet, err error) {
 	if err := (bridge.Config{Path: c.Path}).Check(); err != nil {
 		return nil, usage("--path: %w", err)
 	}
-	taken := make(map[string]string)
-	for _, l := range []struct{ flag, addr string }{{"--listen", c.Listen}, {"--admin-listen", c.AdminListen}, {"--nats-listen", c.NatsListen}} {
+	type listen struct{ flag, addr string }
+	var taken []listen
+	for _, l := range []listen{{"--listen", c.Listen}, {"--admin-listen", c.AdminListen}, {"--nats-listen", c.NatsListen}} {
 		if l.flag == "--nats-listen" && (l.addr == "" || c.given()) {
 			continue // it does not listen
 		}
 		if err := checkAddress(l.addr); err != nil {
 			return nil, usage("%s: %w", l.flag, err)
 		}
-		if other := taken[l.addr]; other != "" && !strings.HasSuffix(l.addr, ":0") {
-			return nil, usage("%s and %s are both %s: want an address each", other, l.flag, l.addr)
+		for _, other := range taken {
+			if sameAddress(other.addr, l.addr) {
+				return nil, usage("%s %s and %s %s are the same address: want an address each", other.flag, other.addr, l.flag, l.addr)
+			}
 		}
-		taken[l.addr] = l.flag
+		taken = append(taken, l)
 	}
 	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
 		return nil, usage("--data-dir: %s is no folder", c.DataDir)
@@ -158,16 +159,4 @@ func (c *serveCmd) streamOptions() (publisher.StreamOptions, error) {
 		return publisher.StreamOptions{}, usage("--journal-max-bytes must be at least %d with this --max-body", least)
 	}
 	return publisher.StreamOptions{Name: c.Stream, Subject: subject, Retention: c.Retention, Dedupe: c.DedupeWindow, MaxBytes: int64(c.MaxBytes)}, nil
-}
-
-// checkAddress wants a host, which may be empty, and a port.
-func checkAddress(addr string) error {
-	_, port, err := net.SplitHostPort(addr)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return fmt.Errorf("%q: want a host and a port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for every address", addr)
-	}
-	return nil
 }

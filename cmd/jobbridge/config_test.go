@@ -84,9 +84,9 @@ func TestConfigCheck(t *testing.T) {
 		"workers anywhere":      {[]string{"--nats-listen", "0.0.0.0:4222"}, "--nats-listen: 0.0.0.0:4222 is not a loopback address"},
 		"no path":               {[]string{"--path", "webhook"}, "--path"},
 		"negative memory":       {[]string{"--max-body-memory=-5MiB"}, "--max-body-memory"},
-		"body above NATS's":     {[]string{"--max-body", "32MiB"}, "--max-body"},
+		"body above NATS's":     {[]string{"--max-body", "32MiB"}, "--max-body"}, // case C11
 		"stream for one body":   {[]string{"--max-body", "8MiB", "--max-bytes", "32MiB"}, "--max-bytes"},
-		"stream above all":      {[]string{"--max-bytes", "4EiB"}, "--max-bytes"},
+		"stream above all":      {[]string{"--max-bytes", "4EiB"}, "--max-bytes"}, // case C11
 		"small journal":         {[]string{"--journal-max-bytes", "4MiB"}, "--journal-max-bytes must be at least 4734976"},
 		"negative delay":        {[]string{"--drain-delay=-10s"}, "--drain-delay"},
 		"stream's name":         {[]string{"--stream", "a.b"}, "--stream"},
@@ -136,8 +136,8 @@ func TestConfigHidesPasswords(t *testing.T) {
 			t.Errorf("%v: %v\n%s", args, err, out)
 		}
 	}
-	out, err := call(t, nil, "config", "print", "--acme-email", "ops@example.com", "--nats-url", "nats://a:4222,tls://[::1]:4222")
-	if err != nil || !strings.Contains(out, "ops@example.com") || !strings.Contains(out, "[nats://a:4222 tls://[::1]:4222]") || !strings.Contains(out, "jobbridge-data") {
+	out, err := call(t, nil, "config", "print", "--acme-email", "ops@example.com", "--nats-url", "tls://a:4222,tls://[::1]:4222")
+	if err != nil || !strings.Contains(out, "ops@example.com") || !strings.Contains(out, "[tls://a:4222 tls://[::1]:4222]") || !strings.Contains(out, "jobbridge-data") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

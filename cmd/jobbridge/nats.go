@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -20,7 +19,7 @@ import (
 // natsFlags say how to reach a NATS server of the operator's, and as whom. The
 // files are read at each connect, and serve connects again when they change.
 type natsFlags struct {
-	NatsURL          []string `name:"nats-url" help:"NATS servers, such as nats://a:4222,tls://b:4222." placeholder:"URL"`
+	NatsURL          []string `name:"nats-url" help:"NATS servers, such as nats://a:4222,nats://b:4222." placeholder:"URL"`
 	NatsContext      string   `help:"Context of the nats command to connect with, by its name or file, instead of --nats-url." placeholder:"NAME"`
 	NatsCreds        string   `help:"Credentials file." placeholder:"FILE" type:"path"`
 	NatsNkey         string   `help:"File with an nkey seed." placeholder:"FILE" type:"path"`
@@ -158,14 +157,8 @@ func (f natsFlags) options() ([]nats.Option, error) {
 	case (f.NatsCert == "") != (f.NatsKey == ""):
 		return nil, usage("--nats-cert and --nats-key belong together")
 	}
-	for _, s := range f.NatsURL {
-		u, err := url.Parse(strings.TrimSpace(s))
-		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
-			return nil, usage("--nats-url: want nats://host:port or tls://host:port")
-		}
-		if u.User != nil {
-			return nil, usage("--nats-url: no credentials in the URL, where every user of this machine sees them: give --nats-creds, or --nats-user and --nats-password-file")
-		}
+	if err := checkNATSURLs(f.NatsURL); err != nil {
+		return nil, usage("--nats-url: %w", err)
 	}
 	for name, path := range map[string]string{"creds": f.NatsCreds, "nkey": f.NatsNkey, "password-file": f.NatsPasswordFile, "ca": f.NatsCA, "cert": f.NatsCert, "key": f.NatsKey} {
 		if path == "" {
