@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"os"
 	"strings"
 	"testing"
 )
@@ -93,5 +94,20 @@ func TestRealSecrets(t *testing.T) {
 		if mistake := placeholder(value); mistake != "" {
 			t.Errorf("%q %s", value, mistake)
 		}
+	}
+}
+
+// TestDevSecretBehindLink: the secret of --dev is not read behind a link that somebody
+// else has planted in the data folder (case C5).
+func TestDevSecretBehindLink(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink(file(t, "theirs", "whsec_theirs\n"), devSecretFile(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if secret, err := devSecret(dir); err == nil {
+		t.Errorf("serve would use %q", secret)
+	}
+	if secrets, err := (secretFlags{}).orDev(func(string) string { return "" }, dir); err == nil {
+		t.Errorf("send would use %q", secrets)
 	}
 }

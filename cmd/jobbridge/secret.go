@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -134,14 +135,26 @@ func (f secretFlags) orDev(getenv func(string) string, dataDir string) ([]string
 	if len(secrets) > 0 {
 		return secrets, nil
 	}
-	data, err := os.ReadFile(devSecretFile(dataDir))
+	text, err := readDevSecret(dataDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, usage("no secret: set %s, give --secret-file, or point --data-dir at the folder of a running `jobbridge serve --dev`", secretEnv)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return parseSecrets(string(data), "\n")
+	return parseSecrets(text, "\n")
+}
+
+// readDevSecret reads the file of the secret of serve --dev, not following a link:
+// others may write to a data folder in /tmp.
+func readDevSecret(dataDir string) (string, error) {
+	f, err := os.OpenFile(devSecretFile(dataDir), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, largestText))
+	return string(data), err
 }
 
 func devSecretFile(dataDir string) string { return filepath.Join(dataDir, "dev-secret") }
@@ -162,11 +175,11 @@ func devSecret(dataDir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("secret of --dev: %w", err)
 	}
-	data, err := os.ReadFile(path)
+	text, err := readDevSecret(dataDir)
 	if err != nil {
 		return "", fmt.Errorf("secret of --dev: %w", err)
 	}
-	secret := strings.TrimSpace(string(data))
+	secret := strings.TrimSpace(text)
 	if secret == "" {
 		return "", fmt.Errorf("secret of --dev: %s is empty: remove it", path)
 	}

@@ -33,6 +33,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"sync/atomic"
 	"time"
 
@@ -177,7 +178,8 @@ func Open(o Options) (_ *Store, err error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	if s.folder, err = os.Open(o.Dir); err != nil {
+	// Not behind a link: the mode of another folder would be changed.
+	if s.folder, err = os.OpenFile(o.Dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0); err != nil {
 		return nil, err
 	}
 	if err := s.folder.Chmod(0o700); err != nil { // an older folder may have another mode
@@ -222,7 +224,11 @@ func hourly(bytes int64) rate.Limit { return rate.Limit(float64(bytes) / time.Ho
 
 // acquire locks the folder.
 func (s *Store) acquire() error {
-	s.lock = flock.New(filepath.Join(s.opts.Dir, lockName), flock.SetPermissions(0o600))
+	parent := filepath.Dir(s.opts.Dir)
+	if info, err := os.Stat(parent); err == nil && info.Mode().Perm()&0o022 != 0 {
+		s.log.Warn("quarantine: other users may write to the data folder", zap.String("dir", parent), zap.Stringer("mode", info.Mode().Perm()))
+	}
+	s.lock = flock.New(filepath.Join(s.opts.Dir, lockName), flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW))
 	ok, err := s.lock.TryLock()
 	switch {
 	case err != nil:

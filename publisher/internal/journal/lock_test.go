@@ -105,7 +105,7 @@ func TestClockOfNewestRecord(t *testing.T) {
 	}
 }
 
-// TestLockOfLink neither reads nor writes through a link that took the lock file's
+// TestLockOfLink (case C5) neither reads nor writes through a link that took the lock file's
 // place after the check.
 func TestLockOfLink(t *testing.T) {
 	t.Parallel()
@@ -126,7 +126,8 @@ func TestLockOfLink(t *testing.T) {
 	}
 }
 
-// TestFolderMode warns of a folder that others may write to.
+// TestFolderMode warns of a folder that others may write to, and names its mode
+// (case C5).
 func TestFolderMode(t *testing.T) {
 	t.Parallel()
 	for mode, warnings := range map[os.FileMode]int{0o777: 1, 0o770: 1, 0o755: 0, 0o700: 0} {
