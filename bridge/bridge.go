@@ -254,8 +254,11 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(b.secure(conns)) }()
 	select {
-	case err := <-served:
-		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	case err := <-served: // the listener failed for good
+		b.draining.Store(true)
+		b.cfg.Health.Set(lifePart, Draining)
+		_ = conns.Close() // it may have closed itself
+		return errors.Join(fmt.Errorf("serve %s: %w", ln.Addr(), err), b.finish(ctx, srv, conns))
 	case <-ctx.Done():
 	}
 	b.log.Info("draining", zap.Duration("delay", b.cfg.DrainDelay))
@@ -268,6 +271,11 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	if err := errors.Join(<-served, srv.Serve(b.secure(&left))); err != nil {
 		b.log.Debug("listener closed", zap.Error(err))
 	}
+	return b.finish(ctx, srv, conns)
+}
+
+// finish waits for the deliveries in flight, within the time that they may take.
+func (b *Bridge) finish(ctx context.Context, srv *http.Server, conns *connections) error {
 	conns.linger()
 	// Not the caller's context, which has ended: this one gives deliveries in
 	// flight the time that they may take.
