@@ -235,7 +235,9 @@ func (t *tally) add(r reply, err error) {
 	if err != nil || r.code/100 != 2 {
 		t.bad++
 	}
-	t.times = append(t.times, r.took)
+	if err == nil { // without an answer there is no time of one
+		t.times = append(t.times, r.took)
+	}
 }
 
 // many sends --count deliveries and prints a summary.
@@ -270,9 +272,7 @@ func (c *sendCmd) many(ctx context.Context, s streams, post func(context.Context
 	}
 	err := group.Wait()
 	took := time.Since(start)
-	slices.Sort(t.times)
-	fmt.Fprintf(s.out, "%d in %s (%.0f/s), half within %s, 99%% within %s\n", sent, took.Round(time.Millisecond), float64(sent)/took.Seconds(),
-		quantile(t.times, .5), quantile(t.times, .99))
+	fmt.Fprintf(s.out, "%d in %s (%.0f/s), %s\n", sent, took.Round(time.Millisecond), float64(sent)/took.Seconds(), t.quantiles())
 	for _, kind := range slices.Sorted(maps.Keys(t.kinds)) {
 		fmt.Fprintf(s.out, "  %-16s %d\n", kind, t.kinds[kind])
 	}
@@ -282,9 +282,15 @@ func (c *sendCmd) many(ctx context.Context, s streams, post func(context.Context
 	return errors.Join(err, context.Cause(ctx))
 }
 
-func quantile(sorted []time.Duration, q float64) time.Duration {
-	if len(sorted) == 0 {
-		return 0
+// quantiles says how long answers took.
+func (t *tally) quantiles() string {
+	if len(t.times) == 0 {
+		return "no answers"
 	}
+	slices.Sort(t.times)
+	return fmt.Sprintf("half of the answers within %s, 99%% within %s", quantile(t.times, .5), quantile(t.times, .99))
+}
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[int(q*float64(len(sorted)-1))].Round(10 * time.Microsecond)
 }
