@@ -2,6 +2,8 @@ package bridge_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -141,5 +143,22 @@ func TestProfile(t *testing.T) {
 	}
 	if got := get(t, with+"/debug/pprof/", "", "Sec-Fetch-Site", "none"); got != 200 {
 		t.Errorf("by hand: %d", got)
+	}
+}
+
+// TestOperateErrors: only an entry that is not there is 404; any other error of a purge
+// or a release is 500 (case R7).
+func TestOperateErrors(t *testing.T) {
+	t.Parallel()
+	url := admin(t, func(a *bridge.Admin) {
+		a.Operate("GET /none", func(context.Context, url.Values) (any, error) {
+			return nil, fmt.Errorf("%w: sequence 7", bridge.ErrNotQuarantined)
+		})
+		a.Operate("GET /failed", func(context.Context, url.Values) (any, error) { return nil, errors.New("purge 7: input/output error") })
+	})
+	for path, want := range map[string]int{"/none": 404, "/failed": 500} {
+		if code := get(t, url+path, ""); code != want {
+			t.Errorf("%s: %d, want %d", path, code, want)
+		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // TestPath posts to the webhook's path and to others. A request with a signature
 // on another path is the provider's, sent to a URL with a mistake: the log tells
-// the operator the right path.
+// the operator the right path (case C10).
 func TestPath(t *testing.T) {
 	t.Parallel()
 	for _, r := range []struct {

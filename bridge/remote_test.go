@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestRemote finds the sender's address for connections and headers of all kinds.
+// TestRemote finds the sender's address for connections and headers of all kinds (case C9).
 func TestRemote(t *testing.T) {
 	t.Parallel()
 	const proxy, stranger = "10.1.2.3:4711", "198.51.100.9:4711"

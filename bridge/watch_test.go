@@ -33,7 +33,7 @@ func logged(t *testing.T, logs *observer.ObservedLogs, text string) {
 	}
 }
 
-// TestQuarantineIsSeen says that it is not empty, until it is.
+// TestQuarantineIsSeen says that it is not empty, until it is (case C25).
 func TestQuarantineIsSeen(t *testing.T) {
 	t.Parallel()
 	srv, logs, reasons := watched(t)
@@ -64,7 +64,7 @@ func TestQuarantineIsSeen(t *testing.T) {
 }
 
 // TestSilence says that signatures mismatch and nothing good came for an hour: one
-// delivery is enough, and a good one ends it.
+// delivery is enough, and a good one ends it (case C25).
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	srv, logs, reasons := watched(t)
@@ -100,7 +100,7 @@ func TestSilence(t *testing.T) {
 
 // TestPause stops the process for six minutes: the deliveries of that time are
 // read late. The reason names the pause, no clock is blamed, and a release clears
-// it.
+// it (case C14).
 func TestPause(t *testing.T) {
 	t.Parallel()
 	srv, logs, reasons := watched(t)

@@ -109,7 +109,7 @@ func TestQuarantineCommands(t *testing.T) {
 
 // TestPausedProcess stops a bridge with SIGSTOP for longer than the tolerance. What
 // came meanwhile is refused as too old: the reason names the pause and not the
-// clock, and a release clears it.
+// clock, and a release clears it (case C14).
 func TestPausedProcess(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{Args: []string{"--tolerance", "5s"}})

@@ -156,6 +156,8 @@ func TestSecretsRotate(t *testing.T) {
 	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_old", "late"); code != 400 || err != nil {
 		t.Error("the old secret is still good:", code, err)
 	}
+	// The fingerprints in force show that a rotation has arrived, without an event that
+	// workers would process (case C24).
 	running, _, _ := process.Run(t, nil, "config", "running", "--admin", b.Admin)
 	if !regexp.MustCompile(`(?m)^secrets +`+verify.Fingerprint("whsec_new")+` +`+regexp.QuoteMeta(k.dir)).MatchString(running) || !regexp.MustCompile(`(?m)^tolerance +5m0s +default$`).MatchString(running) {
 		t.Errorf("what is in force:\n%s", running)

@@ -190,7 +190,7 @@ func TestDrainHalfRequest(t *testing.T) {
 }
 
 // TestStopWithWorkers stops a bridge while a worker holds events: the embedded server stays
-// until they are acknowledged, and for --drain-timeout at most.
+// until they are acknowledged, and for --drain-timeout at most (case C21).
 func TestStopWithWorkers(t *testing.T) {
 	t.Parallel()
 	for name, acknowledges := range map[string]bool{"acknowledged": true, "not acknowledged": false} {

@@ -423,7 +423,7 @@ func TestDiskFails(t *testing.T) {
 
 // TestSmallDisk fills a file system that is really small, unattended: deliveries are
 // refused, the process lives, a worker goes on, and within 2 s of room deliveries are
-// accepted again.
+// accepted again (case C13).
 func TestSmallDisk(t *testing.T) {
 	t.Parallel()
 	for _, size := range []string{"12m", "40m"} {

@@ -12,7 +12,7 @@ import (
 )
 
 // TestRelease publishes what is authentic now, each once, and says under which
-// sequence.
+// sequence, also of a duplicate (case C20).
 func TestRelease(t *testing.T) {
 	t.Parallel()
 	o, now := options(t), time.Now()
