@@ -33,6 +33,7 @@ func (c *verifyCmd) Run(_ context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	c.Header = headerValue(c.Header)
 	body, err := readInput(c.File, s.in)
 	if err != nil {
 		return err
@@ -59,6 +60,29 @@ func (c *verifyCmd) Run(_ context.Context, s streams) error {
 	return nil
 }
 
+// headerValue returns the value of a header that was pasted with its name.
+func headerValue(text string) string {
+	name, value, found := strings.Cut(text, ":")
+	if found && strings.EqualFold(strings.Trim(name, " \t\"'"), verify.HeaderName) {
+		text = value
+	}
+	return strings.Trim(text, " \t\r\n\"'")
+}
+
+// notJSON says why a body is not what a provider signs, or returns "".
+func notJSON(body []byte) string {
+	_, err := verify.Stringify(body, 0)
+	switch {
+	case len(body) == 0:
+		return "The body is empty: give --file, or the body on standard input."
+	case bytes.HasPrefix(body, []byte{0x1f, 0x8b}):
+		return "The body is compressed with gzip: decompress it first, because the signature is over the text."
+	case err != nil:
+		return "The body is not JSON (" + err.Error() + "): was it cut off, or changed by a proxy?"
+	}
+	return ""
+}
+
 // explain says in lines what is right or wrong, and what to do.
 func explain(c *verifyCmd, secrets []string, body []byte, got verify.Verified, err error, now time.Time) []string {
 	signed := fmt.Sprintf("signed at %s with secret %d of %d", got.SignedAt.UTC().Format(time.RFC3339), got.SecretIndex+1, len(secrets))
@@ -82,18 +106,26 @@ func explain(c *verifyCmd, secrets []string, body []byte, got verify.Verified, e
 	case errors.Is(err, verify.ErrTooLarge):
 		return []string{"TOO LARGE: " + strings.TrimPrefix(err.Error(), verify.ErrTooLarge.Error()+": ") + "."}
 	}
-	lines := []string{"MISMATCH: none of the " + strconv.Itoa(len(secrets)) + " secrets made this signature over this body."}
+	lines := []string{"MISMATCH: " + noneOf(len(secrets)) + " made this signature over this body."}
 	if found := diagnose(strings.TrimSpace(c.Header), secrets, body); found != "" {
 		return append(lines, "But: "+found)
 	}
 	for i, s := range secrets {
 		lines = append(lines, fmt.Sprintf("  secret %d has the fingerprint %s and %d characters", i+1, verify.Fingerprint(s), len(s)))
 	}
-	if _, err := verify.Stringify(body, 0); err != nil {
-		lines = append(lines, "The body is no JSON ("+err.Error()+"): was it cut off, or changed by a proxy?")
+	if problem := notJSON(body); problem != "" {
+		return append(lines, problem)
 	}
 	return append(lines, "Either the secret is another one (was it rotated? is it that of another endpoint?), or the body was altered on its way: compare its "+
 		strconv.Itoa(len(body))+" bytes with what was sent.")
+}
+
+// noneOf begins a sentence that says what the secrets did not do.
+func noneOf(secrets int) string {
+	if secrets == 1 {
+		return "the secret has not"
+	}
+	return "none of the " + strconv.Itoa(secrets) + " secrets has"
 }
 
 func stale(signed, now time.Time, tolerance time.Duration) string {
