@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -63,6 +64,9 @@ func (c *sendCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	if c.URL, err = webURL(c.URL); err != nil {
+		return err
+	}
 	client := &http.Client{Timeout: sendTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: c.Concurrency, TLSClientConfig: config, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
 	post := func(ctx context.Context) (reply, error) {
@@ -87,6 +91,19 @@ func (c *sendCmd) Run(ctx context.Context, s streams) error {
 		return nil
 	}
 	return c.many(ctx, s, post)
+}
+
+// webURL returns a URL that was given without its scheme, such as
+// 127.0.0.1:8080/webhook, with http.
+func webURL(text string) (string, error) {
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return "", usage("--url: want a URL such as http://127.0.0.1:8080/webhook")
+	}
+	return text, nil
 }
 
 // payload returns what makes the body of each delivery.
@@ -188,8 +205,8 @@ type reply struct {
 	took time.Duration
 }
 
-func deliver(ctx context.Context, client *http.Client, url, header string, body []byte) (reply, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+func deliver(ctx context.Context, client *http.Client, to, header string, body []byte) (reply, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
 	if err != nil {
 		return reply{}, usageError{err}
 	}

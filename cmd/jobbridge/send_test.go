@@ -28,3 +28,24 @@ func TestTally(t *testing.T) {
 		t.Errorf("%d bad, %v", tally.bad, tally.kinds)
 	}
 }
+
+// TestWebURL adds the scheme that people leave out.
+func TestWebURL(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:8080/webhook":     "http://127.0.0.1:8080/webhook",
+		"localhost:8080":             "http://localhost:8080",
+		"bridge.example":             "http://bridge.example",
+		"https://a.example/webhook":  "https://a.example/webhook",
+		"http://[::1]:8080/webhook":  "http://[::1]:8080/webhook",
+		"":                           "",
+		"ftp://a.example":            "",
+		":8080/webhook":              "",
+		"http://:8080/webhook":       "",
+		"http://a.example:x/webhook": "",
+	} {
+		got, err := webURL(text)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q %v, want %q", text, got, err, want)
+		}
+	}
+}
