@@ -40,6 +40,11 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 		return fmt.Errorf("%w: is `jobbridge serve` running, or that NATS?", err)
 	}
 	defer nc.Close()
+	if stream, err := js.Stream(ctx, c.Stream); err == nil { // who may not ask gets no hint
+		if hint := outsideHint(c.Subject, stream.CachedInfo().Config.Subjects); hint != "" {
+			fmt.Fprintln(s.err, hint)
+		}
+	}
 	events, stop, err := c.subscribe(ctx, nc, js)
 	if err != nil {
 		return err
@@ -62,6 +67,32 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 		}
 	}
 	return nil
+}
+
+// outsideHint says that no event of the stream can have the subject, or returns "".
+func outsideHint(subject string, stream []string) string {
+	for _, s := range stream {
+		if overlap(strings.Split(subject, "."), strings.Split(s, ".")) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("%s is outside the subjects of the stream, %s: nothing will come", subject, strings.Join(stream, ", "))
+}
+
+// overlap reports whether a subject can match both patterns.
+func overlap(a, b []string) bool {
+	for i := 0; ; i++ {
+		switch {
+		case i == len(a) && i == len(b):
+			return true
+		case i == len(a) || i == len(b):
+			return false
+		case a[i] == ">" || b[i] == ">":
+			return true
+		case a[i] != b[i] && a[i] != "*" && b[i] != "*":
+			return false
+		}
+	}
 }
 
 // stored is an event as a worker gets it.
