@@ -186,7 +186,7 @@ func TestMistakes(t *testing.T) {
 		{"durability", []string{"serve", "--durability", "maybe"}, nil, 2, "fsync"},
 		{"subject", []string{"serve", "--subject", "job"}, nil, 2, "{status}"},
 		{"off loopback", []string{"serve", "--nats-listen", "0.0.0.0:0"}, nil, 2, "--nats-auth-file"},
-		{"one address twice", []string{"serve", "--listen=127.0.0.1:4000", "--nats-listen=127.0.0.1:4000"}, nil, 2, "--listen and --nats-listen are both 127.0.0.1:4000"},
+		{"one address twice", []string{"serve", "--listen=127.0.0.1:4000", "--nats-listen=127.0.0.1:4000"}, nil, 2, "--listen 127.0.0.1:4000 and --nats-listen 127.0.0.1:4000 are the same address"},
 		{"a web page's URL", []string{"serve", "--nats-url", "http://127.0.0.1:4222"}, nil, 2, "want nats://host:port"},
 		{"credentials that are none", []string{"serve", "--nats-url", "nats://127.0.0.1:1", "--nats-creds", unknown}, nil, 2, "--nats-creds"},
 		{"window", []string{"serve", "--dedupe-window", "1s"}, nil, 2, "--tolerance"},

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // adminFlags say where the running bridge's operator listens, and who asks.
@@ -66,7 +68,10 @@ func (f adminFlags) ask(ctx context.Context, method, path string, query url.Valu
 	}
 	switch {
 	case resp.StatusCode == http.StatusNotFound && !json.Valid(data):
-		return fmt.Errorf("the bridge has none: it was started without (%s)", path)
+		if strings.HasPrefix(path, "/quarantine") {
+			return errors.New("this bridge has no quarantine: it was started with --no-quarantine, or with --journal=off and without --data-dir")
+		}
+		return fmt.Errorf("this bridge does not know %s: does --admin name its admin listener, and is it of the same version?", path)
 	case resp.StatusCode != http.StatusOK:
 		var answer struct{ Message string }
 		if json.Unmarshal(data, &answer) != nil {
