@@ -16,6 +16,7 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/alecthomas/kong"
 	"github.com/alecthomas/units"
+	"github.com/jobbridge/jobbridge/verify"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -161,11 +162,14 @@ func (c *configCheckCmd) Run(k *kong.Context, s streams) error {
 	for _, hint := range append(misspelt(k.Model, os.Environ()), c.warnings()...) {
 		fmt.Fprintln(s.err, hint)
 	}
-	from := strings.Join(fingerprints(secrets), ", ")
-	if c.Dev {
-		from = "made by --dev"
+	text := "signing secrets: fingerprints " + strings.Join(fingerprints(secrets), ", ")
+	switch {
+	case c.Dev:
+		text = "the signing secret is made by --dev"
+	case len(secrets) == 1:
+		text = "signing secret: fingerprint " + verify.Fingerprint(secrets[0])
 	}
-	fmt.Fprintf(s.out, "good; secrets: %s\n", from)
+	fmt.Fprintf(s.out, "OK; %s\n", text)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,7 +46,7 @@ func TestConfigPrint(t *testing.T) {
 
 // TestConfigCheck finds what serve would not start with.
 func TestConfigCheck(t *testing.T) {
-	if out, err := call(t, nil, "config", "check"); err != nil || !strings.HasPrefix(out, "good") {
+	if out, err := call(t, nil, "config", "check"); err != nil || out != "OK; signing secret: fingerprint "+verify.Fingerprint("whsec_test")+"\n" {
 		t.Fatal(out, err)
 	}
 	for name, c := range map[string]struct {
@@ -115,6 +116,26 @@ func TestEndpoint(t *testing.T) {
 		if u, err := (traceFlags{OtlpEndpoint: given, TraceRatio: 1}).endpoint(); err != nil || u.String() != want {
 			t.Errorf("%s: %s %v, want %s", given, u, err, want)
 		}
+	}
+}
+
+// TestConfigCheckAll reports all problems at once, the secret's too.
+func TestConfigCheckAll(t *testing.T) {
+	secret := file(t, "secret", "whsec_…\n")
+	_, err := call(t, nil, "config", "check", "--secret-file", secret, "--retention", "1s", "--max-bytes", "1KiB", "--tolerance", "100ms", "--subject", "foo", "--listen", "8080",
+		"--trusted-proxies", "x", "--path", "webhook", "--nats-auth-file", "/nowhere", "--max-body", "0", "--journal-max-bytes", "1", "--idle-timeout", "0s")
+	if exitCode(err, io.Discard) != 2 {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"--secret-file", "--max-bytes", "--tolerance must", "--subject", "--listen", "--trusted-proxies", "--path", "--nats-auth-file", "--max-body", "--idle-timeout",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is missing in:\n%v", want, err)
+		}
+	}
+	if n := strings.Count(err.Error(), "\n"); n < 9 {
+		t.Errorf("%d lines:\n%v", n+1, err)
 	}
 }
 
