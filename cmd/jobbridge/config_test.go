@@ -188,6 +188,25 @@ func TestVariables(t *testing.T) {
 	}
 }
 
+// TestClientVariables: a flag that is for one call has no variable, and one that says
+// where to connect has.
+func TestClientVariables(t *testing.T) {
+	for name, value := range map[string]string{"TIMEOUT": "1ns", "ID": "x", "STATUS": "x", "COUNT": "0", "TAMPER": "body", "JSON": "true", "FORCE": "true", "ALL": "true"} {
+		t.Setenv("JOBBRIDGE_"+name, value)
+	}
+	t.Setenv("JOBBRIDGE_ADMIN", "http://")
+	t.Setenv("JOBBRIDGE_URL", "ftp://nowhere")
+	for command, want := range map[string]string{
+		"drain":            "--admin: want a URL", // and not that the timeout is too short
+		"send":             "--url: want a URL",
+		"quarantine purge": "say which", // and not all
+	} {
+		if out, err := call(t, nil, strings.Fields(command)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %s %v, want %q", command, out, err, want)
+		}
+	}
+}
+
 // TestWarnings lets passwords go over the network, and says so.
 func TestWarnings(t *testing.T) {
 	token, workers := file(t, "token", "0123456789abcdef"), file(t, "workers", "ann:one")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,6 +81,23 @@ func ignoreEmpty(app *kong.Application) {
 					flag.Envs, flag.Tag.Envs = nil, nil
 				}
 			}
+		}
+		return next(nil)
+	})
+}
+
+// clientVariables are flags of the commands, besides those of serve, that say where a
+// command connects and as whom.
+var clientVariables = []string{"admin", "admin-ca", "admin-cert", "admin-key", "admin-server-name", "url", "auth-file", "ca", "cert", "key", "server-name"}
+
+// limitVariables takes the variable from the flags that are for one call of a command,
+// such as --timeout and --id: JOBBRIDGE_TIMEOUT would mean one thing to drain and another
+// to health.
+func limitVariables(app *kong.Application) {
+	keep := append(serveFlags(app), clientVariables...)
+	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error { // its errors are those of this function
+		if flag, ok := node.(*kong.Flag); ok && !slices.Contains(keep, flag.Name) {
+			flag.Envs, flag.Tag.Envs = nil, nil
 		}
 		return next(nil)
 	})

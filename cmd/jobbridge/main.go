@@ -84,6 +84,7 @@ func run(ctx context.Context, args []string, s streams) error {
 	if args[0] == "--version" {
 		args[0] = "version"
 	}
+	limitVariables(parser.Model)
 	ignoreEmpty(parser.Model)
 	k, err := parser.Parse(args)
 	if exited {
