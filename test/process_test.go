@@ -54,6 +54,9 @@ func TestLife(t *testing.T) {
 		}
 		resp.Body.Close()
 		b.Stop(t)
+		if !strings.Contains(b.Log(), `"msg":"stopped"`) {
+			t.Error("the log does not say that the bridge stopped")
+		}
 		for line := range strings.Lines(b.Log()) {
 			if !json.Valid([]byte(line)) {
 				t.Errorf("not JSON in the log: %s", line)

@@ -132,7 +132,9 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err err
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.DrainTimeout)
 		defer cancel()
-		err = errors.Join(err, store.close(closing))
+		if err = errors.Join(err, store.close(closing)); err == nil {
+			log.Info("stopped")
+		}
 	}()
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
