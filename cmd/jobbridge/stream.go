@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/units"
@@ -77,14 +79,22 @@ func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	nc, js, err := c.connect()
+	refused := make(chan string, 1)
+	nc, js, err := c.connect(nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			select {
+			case refused <- err.Error():
+			default:
+			}
+		}
+	}))
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	created, err := publisher.CreateStream(ctx, js, config)
+	created, err := createStream(ctx, js, config, refused)
 	switch {
 	case err != nil:
 		return err
@@ -92,8 +102,57 @@ func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
 		fmt.Fprintf(s.err, "created stream %s on %s\n", config.Name, nc.ConnectedUrlRedacted())
 	default:
 		fmt.Fprintf(s.err, "stream %s exists: unchanged\n", config.Name)
+		if stream, err := js.Stream(ctx, config.Name); err == nil {
+			for _, difference := range differences(stream.CachedInfo().Config, config) {
+				fmt.Fprintln(s.err, "  "+difference)
+			}
+		}
 	}
 	return c.audit(ctx, s, js, c.Stream, c.Subject)
+}
+
+// createStream creates the stream. The server refuses what a user may not do without
+// an answer to the request: refused gets its words.
+func createStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, refused <-chan string) (created bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		created bool
+		err     error
+	}
+	done := make(chan result, 1)
+	go func() {
+		created, err := publisher.CreateStream(ctx, js, config)
+		done <- result{created, err}
+	}()
+	select {
+	case r := <-done:
+		return r.created, r.err
+	case why := <-refused:
+		cancel()
+		<-done
+		return false, fmt.Errorf("this user may not create streams: give the credentials of an administrator (%s)", why)
+	}
+}
+
+// differences says in words how a stream that exists differs from the one that was
+// asked for.
+func differences(have, want jetstream.StreamConfig) (list []string) {
+	for _, d := range []struct {
+		what       string
+		have, want any
+	}{
+		{"replicas", have.Replicas, want.Replicas},
+		{"max_age", have.MaxAge, want.MaxAge},
+		{"max_bytes", have.MaxBytes, want.MaxBytes},
+		{"duplicate_window", have.Duplicates, want.Duplicates},
+		{"subjects", strings.Join(have.Subjects, ", "), strings.Join(want.Subjects, ", ")},
+	} {
+		if d.have != d.want {
+			list = append(list, fmt.Sprintf("%s: it has %v, you asked for %v", d.what, d.have, d.want))
+		}
+	}
+	return list
 }
 
 type streamAuditCmd struct {

@@ -132,6 +132,15 @@ func TestDirectMisconfigured(t *testing.T) {
 		}
 	}
 	b.awaitState(t, "ready", "")
+	// What another call asks for and does not get is said, as is who may not create.
+	_, stderr, code := process.Run(t, nil, "stream", "create", "--replicas", "3", "--retention", "24h", "--nats-url", srv.URL, "--nats-user", "admin", "--nats-password-file", admin)
+	if code != 0 || !strings.Contains(stderr, "replicas: it has 1, you asked for 3") || !strings.Contains(stderr, "max_age: it has 168h0m0s, you asked for 24h0m0s") || strings.Contains(stderr, "max_bytes") {
+		t.Error(code, stderr)
+	}
+	_, stderr, code = process.Run(t, nil, append([]string{"stream", "create", "--stream", "OTHER", "--subject", "other.{status}"}, asBridge(t, srv.URL)...)...)
+	if code != 1 || !strings.Contains(stderr, "may not create streams") || strings.Count(stderr, "\n") != 1 {
+		t.Error(code, stderr)
+	}
 	if out, stderr, code := process.Run(t, nil, append([]string{"stream", "audit"}, asBridge(t, srv.URL)...)...); code != 0 || !strings.Contains(out, "nothing to change") {
 		t.Fatal(out, stderr)
 	}
