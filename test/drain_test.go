@@ -127,6 +127,34 @@ func TestDrainQuarantined(t *testing.T) {
 	b.Stop(t)
 }
 
+// TestStatus shows a running bridge.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	b := process.Start(t, process.Options{})
+	status := func(args ...string) string {
+		t.Helper()
+		out, stderr, code := process.Run(t, nil, append([]string{"status", "--admin", b.Admin}, args...)...)
+		if code != 0 {
+			t.Fatal(code, out, stderr)
+		}
+		return out
+	}
+	if out := status(); !strings.Contains(out, "ready") || !strings.Contains(out, "none since the start") || !strings.Contains(out, "empty") {
+		t.Error(out)
+	}
+	if code, err := post(b.Webhook, "a", 0); code != 200 {
+		t.Fatal(code, err)
+	}
+	await(t, "the delivery is not shown", func() bool {
+		out := status("--json")
+		return strings.Contains(out, `"last_authentic"`) && strings.Contains(out, `"stored": 1`) && strings.Contains(out, `"lag": 0`) && strings.Contains(out, `"stream_messages": 1`)
+	})
+	b.Stop(t)
+	if _, stderr, code := process.Run(t, nil, "status", "--admin", b.Admin); code != 1 || !strings.Contains(stderr, "is the bridge running") {
+		t.Error(code, stderr)
+	}
+}
+
 // TestDrainStandalone waits for the embedded stream.
 func TestDrainStandalone(t *testing.T) {
 	t.Parallel()

@@ -37,6 +37,7 @@ type cli struct {
 	Quarantine quarantineCmd `cmd:"" help:"List, show, release or remove what was refused or could not be published."`
 	Journal    journalCmd    `cmd:"" help:"List the events in the journal of a data folder, or check the journal for damage."`
 	Config     configCmd     `cmd:"" help:"Check or print the configuration that serve would run with."`
+	Status     statusCmd     `cmd:"" help:"Show a running bridge: its state, lag, quarantine, consumers and last delivery."`
 	Health     healthCmd     `cmd:"" help:"Ask a running bridge whether it is well; for a container's health check."`
 	Drain      drainCmd      `cmd:"" help:"Take a running bridge out of service, and wait until its stream has all events."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
