@@ -40,7 +40,7 @@ func placeholder(value string) string {
 	}
 	all := plainLetters(bare)
 	switch word := strings.TrimRight(all, "0123456789"); {
-	case stockWords[word], len(all) >= 6 && strings.Contains("0123456789012345678901234567890 abcdefghijklmnopqrstuvwxyz", all):
+	case stockWords[word], len(all) >= 6 && strings.Contains(sequences, all):
 		return "is a word that stands for a secret: give the real value"
 	case stockPhrase.MatchString(word):
 		return "is a placeholder: give the real value"
@@ -68,6 +68,9 @@ var placeholders = []struct {
 	{regexp.MustCompile(`^(~|\.{1,2})?/(run|etc|var|home|root|secrets?|mnt|opt|tmp|usr)/|^~?\.{0,2}/[\w.-]+\.\w+$|^[A-Za-z]:\\`), "is the path of a file: want what is in the file"},
 	{regexp.MustCompile(`^\{"|^\{'`), "is JSON: want the secret alone"},
 }
+
+// sequences are what people type instead of a secret.
+const sequences = "0123456789012345678901234567890 abcdefghijklmnopqrstuvwxyz"
 
 // stockWords are whole values, in lower case without punctuation and digits at the end.
 var stockWords = map[string]bool{
