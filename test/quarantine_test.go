@@ -68,6 +68,9 @@ func TestQuarantineCommands(t *testing.T) {
 	if out, code := quarantine("show", "99"); code != 1 || !strings.Contains(out, "not in the quarantine") {
 		t.Error(code, out)
 	}
+	if out, code := quarantine("release", "--dry-run"); code != 0 || !strings.Contains(out, "a release would publish it, job rotated") || strings.Count(out, "a release would") != 1 {
+		t.Error(code, out)
+	}
 	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) || !strings.Contains(out, "1 released, 2 stay in the quarantine") || !strings.Contains(out, "--stale accepts it") {
 		t.Error(code, out)
 	}

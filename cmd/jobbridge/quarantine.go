@@ -56,6 +56,9 @@ func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
 		if e.Damaged != "" {
 			result = cmp.Or(result, e.Damaged)
 		}
+		if e.Job != "" {
+			result += ", job " + e.Job
+		}
 		received := e.ReceivedAt.Local().Format(time.DateTime)
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, received, e.Kind, e.Reason, from, e.Bytes, result)
 	}
@@ -95,6 +98,7 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 
 type quarantineReleaseCmd struct {
 	Sequence []uint64 `arg:"" optional:"" help:"Numbers of the entries in the list; default: all."`
+	DryRun   bool     `help:"Only say what a release would do: which requests verify with the present secrets, and for which jobs they are."`
 	Stale    bool     `help:"Also requests whose time of signing was further from their arrival than --tolerance of serve allows: after a wrong clock or a pause."`
 	Force    bool     `help:"Also requests that are older than the duplicate window (--dedupe-window of serve). Look for their jobs in the stream first: an event that is stored already would be stored twice."`
 	adminFlags
@@ -104,6 +108,7 @@ type quarantineReleaseCmd struct {
 func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 	var list []bridge.Quarantined
 	query := sequenceQuery(c.Sequence)
+	query.Set("dry_run", strconv.FormatBool(c.DryRun))
 	query.Set("stale", strconv.FormatBool(c.Stale))
 	query.Set("force", strconv.FormatBool(c.Force))
 	if err := c.ask(ctx, http.MethodPost, "/quarantine/release", query, &list); err != nil {
@@ -111,6 +116,9 @@ func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 	}
 	if err := printQuarantined(s, c.JSON, list); err != nil {
 		return err
+	}
+	if c.DryRun {
+		return nil
 	}
 	bad := 0
 	for _, e := range list {
@@ -185,7 +193,7 @@ func (c *serveCmd) openQuarantine(ctx context.Context, s *storage, verifier *ver
 		if err != nil {
 			return nil, err
 		}
-		return q.Release(ctx, bridge.ReleaseOptions{Stale: query.Get("stale") == "true", Force: query.Get("force") == "true"}, sequences...)
+		return q.Release(ctx, bridge.ReleaseOptions{Stale: query.Get("stale") == "true", Force: query.Get("force") == "true", DryRun: query.Get("dry_run") == "true"}, sequences...)
 	})
 	o.admin.Operate("POST /quarantine/purge", func(ctx context.Context, query url.Values) (any, error) {
 		sequences, err := parseSequences(query["seq"])

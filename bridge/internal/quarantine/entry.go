@@ -43,6 +43,8 @@ type Entry struct {
 	Subject string `json:"subject,omitempty"`
 	// ID is the message id of an authentic event.
 	ID string `json:"id,omitempty"`
+	// Job is the id in the payload of a request that a release has verified.
+	Job string `json:"job,omitempty"`
 	// Bytes is the length of the body.
 	Bytes int `json:"bytes"`
 	// Header of the request or the event, and Body; [Store.List] leaves them out.

@@ -19,6 +19,9 @@ type ReleaseOptions struct {
 	// Force accepts requests that are older than the duplicate window: an event
 	// that was stored meanwhile in another way is stored a second time.
 	Force bool
+	// DryRun verifies refused requests and says what a release would do, without
+	// publishing anything.
+	DryRun bool
 }
 
 const (
@@ -52,12 +55,18 @@ func (s *Store) Release(ctx context.Context, o ReleaseOptions, sequences ...uint
 			return list, err
 		case err != nil:
 			e.Result = err.Error()
+		case e.Kind == AuthenticKind && o.DryRun:
+			e.Result = "a release would publish it once more"
 		case e.Kind == AuthenticKind:
 			s.releaseAuthentic(waiting, &e, c)
 		default:
 			s.releaseRefused(ctx, &e, o)
 		}
-		s.settle(&e)
+		if o.DryRun {
+			e.Header, e.Body = nil, nil
+		} else {
+			s.settle(&e)
+		}
 		list = append(list, e)
 		if err := ctx.Err(); err != nil {
 			return list, err
@@ -107,6 +116,11 @@ func (s *Store) releaseRefused(ctx context.Context, e *Entry, o ReleaseOptions) 
 	}
 	ev := s.opts.Decode(verified.Payload, e.Header)
 	ev.ReceivedAt = e.ReceivedAt
+	e.Job = ev.UsableID()
+	if o.DryRun {
+		e.Result = "authentic: a release would publish it"
+		return
+	}
 	publish, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	receipt, err := s.opts.Publisher.Publish(publish, ev)

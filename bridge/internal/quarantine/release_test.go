@@ -59,6 +59,33 @@ func TestRelease(t *testing.T) {
 	}
 }
 
+// TestDryRun says which requests verify, and for which jobs they are, and changes
+// nothing.
+func TestDryRun(t *testing.T) {
+	t.Parallel()
+	o, now := options(t), time.Now()
+	s := open(t, o)
+	add(t, s, request("good", secret, now, now), request("forged", "whsec_x", now, now))
+	if err := s.Park(t.Context(), parked("a", "{}"), "too large"); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := s.Release(t.Context(), quarantine.ReleaseOptions{DryRun: true})
+	if err != nil || len(entries) != 3 {
+		t.Fatalf("%+v %v", entries, err)
+	}
+	for i, want := range []string{"good authentic: a release would", " signature does not match", " a release would publish it once more"} {
+		if e := entries[i]; e.Released || e.Body != nil || !strings.Contains(e.Job+" "+e.Result, want) {
+			t.Errorf("%+v, want %q", e, want)
+		}
+	}
+	if got, n := list(t, s), len(o.Publisher.(*stream).stored); got != "1r 2r 3a" || n != 0 {
+		t.Errorf("afterwards: %s, %d published", got, n)
+	}
+	if entries, err := s.List(t.Context()); err != nil || entries[0].Result != "" {
+		t.Errorf("the list has a result: %+v %v", entries, err)
+	}
+}
+
 // TestReleaseAuthentic publishes an event again: it leaves when the stream has
 // acknowledged it, and stays when the stream refuses it again.
 func TestReleaseAuthentic(t *testing.T) {
