@@ -59,9 +59,9 @@ var placeholders = []struct {
 	mistake string
 }{
 	{regexp.MustCompile(`…|\.\.\.`), "was shortened with an ellipsis: give all of it"},
-	{regexp.MustCompile(`\*{3}|[•●∙·]{2}|[xX]{5}`), "is masked: reveal it at its source, and copy it from there"},
+	{regexp.MustCompile(`\*{3}|[•●∙·]{2}|x{5}|X{5}`), "is masked: reveal it at its source, and copy it from there"},
 	{regexp.MustCompile(`^(t=\d+|[vV]\d+[a-z]?=)|,v1=`), "is a signature header: want the secret that signs it"},
-	{regexp.MustCompile(`^v\d+[a-z]?(,.*)?$`), "is a version, which stands in front of a signature: want the secret alone, without \"v1,\""},
+	{regexp.MustCompile(`^v\d{1,2}[a-z]?(,.*)?$`), "is a version, which stands in front of a signature: want the secret alone, without \"v1,\""},
 	{regexp.MustCompile(`\$\{[^}]*\}?|\$\([^)]*\)?|\{\{|^\$[A-Za-z_]\w*$|^%\w+%$`), "names a variable whose value was not filled in"},
 	{regexp.MustCompile(`^<.*>$|^\[.*\]$`), "is in brackets, as a placeholder is: give the real value"},
 	{regexp.MustCompile(`://|^arn:|^@Microsoft\.KeyVault`), "is a URL: want the secret, not where it is"},

@@ -79,7 +79,7 @@ func parseSecrets(text, separators string) (secrets []string, err error) {
 		case strings.ContainsAny(secret, " \t"):
 			wrong = "has a space in it"
 		case assignment.MatchString(secret):
-			wrong = "is an assignment: want the secret alone"
+			wrong = "is an assignment, or the name of a variable: want the secret alone"
 		case mistake != "":
 			wrong = mistake
 		case strings.ContainsRune(secret, ','):
