@@ -170,7 +170,7 @@ func TestDirectQuarantine(t *testing.T) {
 		return b.Admin, b.Webhook
 	}
 	admin, _ := launch()
-	if _, stderr, code := process.Run(t, nil, "quarantine", "list", "--admin", admin); code != 1 || !strings.Contains(stderr, "started without") {
+	if _, stderr, code := process.Run(t, nil, "quarantine", "list", "--admin", admin); code != 1 || !strings.Contains(stderr, "without --data-dir") {
 		t.Error(code, stderr)
 	}
 	admin, webhook := launch("--data-dir", dir)
