@@ -5,15 +5,14 @@
 //	…
 //	verified, err := verifier.Verify(request.Header.Get(verify.HeaderName), body)
 //	if err != nil { // errors.Is(err, verify.ErrInvalid) tells an invalid delivery from one that is too large
-//		http.Error(w, err.Error(), http.StatusBadRequest)
+//		http.Error(w, "Invalid signature", http.StatusBadRequest)
 //		return
 //	}
 //	process(verified.Payload)
 //
 // [Verifier.Verify] returns no error only if one of its secrets produced one of the signatures in the header, that
 // signature covers exactly the bytes in [Verified].Payload, and the signing time is within the tolerance. Signatures are
-// compared in constant time. No error contains a secret or an expected signature, so an error may be logged or sent to
-// the client.
+// compared in constant time. No error contains a secret or an expected signature, so an error may be logged.
 //
 // The provider signs the JSON text that JavaScript's JSON.stringify writes, and normally sends that same text. A proxy
 // on the way may reformat it. Verify therefore checks the signatures twice: first over the body as received, then over
