@@ -242,6 +242,9 @@ func TestNoSecret(t *testing.T) {
 			t.Errorf("New(%q): %v", secrets, err)
 		}
 	}
+	if _, err := verify.New([]string{secret, ""}, verify.Options{}); err == nil || !strings.Contains(err.Error(), "secret 2 ") {
+		t.Errorf("%v, want the number of the empty secret", err)
+	}
 }
 
 func TestSetSecrets(t *testing.T) {
