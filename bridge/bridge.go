@@ -1,296 +1,288 @@
-// Package bridge is the life of one delivery, from the request to the answer:
-// read it whole, prove that it is authentic, publish it, and answer what is
-// then true of it.
+// Package bridge is the product as a library: it receives signed webhooks, proves
+// that they are authentic, stores each job-status event durably, and publishes it to
+// NATS. The command jobbridge, the package bridgetest and other programs run it the
+// same way.
 //
-// It promises that a 2xx answer follows a receipt of its Publisher, that
-// whatever else is answered says so with an error the sender can act on, within
-// five seconds of the body's last byte, and that draining refuses nothing that
-// had connected.
+//	b, err := bridge.New(bridge.Options{DataDir: "data", Secrets: bridge.Value([]string{secret})})
+//	if err != nil {
+//		return err
+//	}
+//	return b.Run(ctx)
+//
+// It promises that a 2xx answer follows a receipt of package publisher, that every
+// other answer says so with an error the sender can act on, within five seconds of
+// the body's last byte, that draining refuses no delivery whose sender had connected,
+// and that Run returns within a deadline when its context ends, whatever the disk
+// does.
 //
 // It leaves the signature to package verify, and storage and its durability to
-// package publisher.
+// package publisher. What is between them has a room each below internal: the
+// ingress, the operator's listener, the quarantine and the reading of files. The
+// rooms do not know each other; this package connects them.
 package bridge
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/admin"
+	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
+	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/internal/reload"
 	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
-	"github.com/labstack/echo/v4"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
-// Verifier verifies deliveries in two steps; [verify.Verifier] is one. The
-// second step is called if the first returns [verify.ErrMismatch].
-type Verifier interface {
-	VerifyRaw(header string, body []byte) (verify.Verified, error)
-	VerifyStringified(header string, body []byte) (verify.Verified, error)
-}
-
-// Publisher stores an event; [publisher.Publisher] is one.
-type Publisher interface {
-	Publish(ctx context.Context, e event.Event) (publisher.Receipt, error)
-}
-
-// The defaults of [Config].
-const (
-	DefaultPath           = "/webhook"
-	DefaultMaxBody        = 1 << 20
-	DefaultMaxBodyMemory  = 32 << 20
-	DefaultMaxInFlight    = 1024
-	DefaultMaxConnections = 8192
-	DefaultReadTimeout    = 15 * time.Second
-	DefaultIdleTimeout    = 65 * time.Minute // Envoy keeps a connection for an hour
-	DefaultForgeryRate    = 50
-)
-
-// Config configures a [Bridge]. Verifier and Publisher are needed; the zero
-// value of everything else is its default.
-type Config struct {
-	Verifier  Verifier
-	Publisher Publisher
-	// Path of the webhook; empty means [DefaultPath]. With or without one slash at
-	// its end it is the same.
-	Path string
-	// MaxBody is the largest body in bytes, on the wire and inflated; 0 means
-	// [DefaultMaxBody].
-	MaxBody int
-	// MaxBodyMemory bounds, in bytes, what bodies of more than 8 KiB, and
-	// compressed ones, take together, before they are printed or stored; half of it
-	// for one source. What comes on top waits a moment and is answered 503. 0 means
-	// [DefaultMaxBodyMemory]; it is eight times MaxBody at the least.
-	MaxBodyMemory int
-	// MaxInFlight is how many authentic deliveries are stored at once; what comes
-	// on top waits a moment and is answered 503. 0 means [DefaultMaxInFlight].
-	MaxInFlight int
-	// MaxConnections is how many connections are open at once, and how many
-	// requests are read over HTTP/2; half of it for one source. Connections on top
-	// wait in the listener's queue, but those of one source are closed, and requests
-	// answered 503. 0 means [DefaultMaxConnections].
-	MaxConnections int
-	// DrainDelay is how long deliveries are still taken after the bridge was
-	// told to stop.
-	DrainDelay time.Duration
-	// ReadTimeout is how long a sender may take for a whole request; 0 means
-	// [DefaultReadTimeout].
-	ReadTimeout time.Duration
-	// IdleTimeout is how long a connection stays open between two requests. It must be
-	// longer than the idle timeout of the load balancer in front: a request that is
-	// sent in the instant in which the bridge closes the connection gets no answer. 0
-	// means [DefaultIdleTimeout].
-	IdleTimeout time.Duration
-	// ForgeryRate is how many bad signatures a second one source may send, ten
-	// seconds' worth at once: further ones are answered 429, after a second. A good
-	// signature is never limited. 0 means [DefaultForgeryRate], negative no limit.
-	ForgeryRate int
-	// TLS makes the listener speak HTTPS; nil means HTTP.
-	TLS *tls.Config
-	// Quarantine stores requests that were refused for their signature or their
-	// time; nil means that they are lost.
-	Quarantine Quarantine
-	// Tolerance of the Verifier, for a warning before it is reached; 0 means
-	// [verify.DefaultTolerance].
-	Tolerance time.Duration
-	// TrustedProxies are the networks of proxies whose X-Forwarded-For tells the
-	// source of a request; nobody else's does. Their connections are those of many.
-	TrustedProxies []*net.IPNet
-	// Health is told of draining; nil means nobody is.
-	Health *Health
-	// Tracer makes a span of each delivery, with one each for what it consists of;
-	// nil means none.
-	Tracer trace.TracerProvider
-	// Registerer takes the metrics; nil means none are kept.
-	Registerer prometheus.Registerer
-	// Logger gets one line per delivery; nil means none.
-	Logger *zap.Logger
-	// OnSampled is called for each line that the Logger does not get because too
-	// many of its kind came at once, which the metrics count all the same. It must
-	// not block. It may be nil.
-	OnSampled func()
-	// Now is the clock of the Received-At header; nil means time.Now.
-	Now func() time.Time
-}
-
-// The bounds of time. A sender hears within answerTimeout of its last byte.
-const (
-	headerTimeout = 5 * time.Second
-	answerTimeout = 4500 * time.Millisecond
-	// writeTimeout is for the answer alone.
-	writeTimeout = 10 * time.Second
-	// lingerTimeout is how long a stopping bridge serves the connections that
-	// are open still, so that a keep-alive client learns with an answer, not
-	// with a reset, that it must connect anew.
-	lingerTimeout = 250 * time.Millisecond
-	maxHeader     = 16 << 10
-)
-
-// Bridge is an HTTP ingress for signed webhooks.
+// Bridge receives webhooks and publishes them. Its methods may be used concurrently.
 type Bridge struct {
-	cfg      Config
-	echo     *echo.Echo
+	opts     Options
+	settings settings
 	log      *zap.Logger
-	floods   *zap.Logger // for what nobody has signed: sampled
-	metrics  *metrics
-	slots    chan struct{} // one token per delivery in flight
-	tracer   trace.Tracer  // nil without tracing
-	skew     *skew
-	silence  *silence
-	pause    *pause
-	forgers  *forgers
-	bodies   bodies
-	requests *lane // over HTTP/2
-	// reserializing holds one token per large body that is re-serialized.
-	reserializing chan struct{}
-	draining      atomic.Bool
-	conns         atomic.Pointer[connections] // while it serves
+	health   *admin.Health
+	reload   *reload.Reloader
+	shutdown shutdown
+
+	admin         *admin.Server
+	webhook       net.Listener
+	adminListener net.Listener
+
+	// Set by Run, before OnReady is called.
+	publisher       atomic.Pointer[publisher.Publisher]
+	quarantine      atomic.Pointer[quarantine.Store] // nil without a quarantine
+	quarantineReady chan struct{}                    // closed when quarantine is set
+	stopIngress     context.CancelFunc
+
+	served    chan struct{} // closed when the ingress has ended, with servedErr
+	servedErr error
 }
 
-// Check refuses limits and a path that can never work. [New] does so too.
-func (c Config) Check() error {
-	switch {
-	case c.Path != "" && (!strings.HasPrefix(c.Path, "/") || strings.ContainsAny(c.Path, ":*?# ")):
-		return fmt.Errorf("bridge: Config.Path is %q: want a plain path such as %s", c.Path, DefaultPath)
-	case c.MaxBody > 1<<30:
-		return errors.New("bridge: Config.MaxBody is more than 1 GiB")
-	case c.MaxBody < 0, c.MaxBodyMemory < 0, c.MaxInFlight < 0, c.MaxConnections < 0, c.DrainDelay < 0, c.ReadTimeout < 0, c.IdleTimeout < 0:
-		return errors.New("bridge: Config: a limit is negative")
-	}
-	return nil
-}
-
-// New returns a Bridge. It does no I/O.
-func New(cfg Config) (*Bridge, error) {
-	switch {
-	case cfg.Verifier == nil:
-		return nil, errors.New("bridge: Config.Verifier is nil")
-	case cfg.Publisher == nil:
-		return nil, errors.New("bridge: Config.Publisher is nil")
-	}
-	if err := cfg.Check(); err != nil {
+// New checks the options, reads the files that they name, and binds the listeners. It
+// opens no data folder and no connection. [Bridge.Run] closes what New has opened.
+func New(o Options) (*Bridge, error) {
+	o = o.withDefaults()
+	settings, err := o.read()
+	if err := errors.Join(o.check(), err); err != nil {
 		return nil, err
 	}
-	cfg.Path = cmp.Or(cfg.Path, DefaultPath)
-	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
-	// Of one source, a body that doubles while it is read, and is inflated.
-	cfg.MaxBodyMemory = max(cmp.Or(cfg.MaxBodyMemory, DefaultMaxBodyMemory), 8*cfg.MaxBody, 8*inflaterSize)
-	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, DefaultMaxInFlight)
-	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
-	cfg.ForgeryRate = cmp.Or(cfg.ForgeryRate, DefaultForgeryRate)
-	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, DefaultReadTimeout)
-	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, DefaultIdleTimeout)
-	cfg.Health = cmp.Or(cfg.Health, NewHealth())
-	cfg.Logger = cmp.Or(cfg.Logger, zap.NewNop())
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+	if err := o.limitConnections(); err != nil {
+		return nil, err
 	}
-	if cfg.Registerer == nil {
-		cfg.Registerer = prometheus.NewRegistry()
+	b := &Bridge{
+		opts: o, settings: settings, log: o.Logger, health: admin.NewHealth(), shutdown: shutdown{log: o.Logger},
+		quarantineReady: make(chan struct{}), served: make(chan struct{}),
 	}
-	var err error
-	b := &Bridge{cfg: cfg, log: cfg.Logger, floods: Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
-		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections), reserializing: newReserializing()}
-	if cfg.Tracer != nil {
-		b.tracer = cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge")
+	b.reload, err = reload.New(o.Logger, b.health, o.Metrics)
+	if err = errors.Join(err, o.Metrics.Register(b.health)); err != nil {
+		return nil, wrong("Options.Metrics: %w", err)
 	}
-	if b.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
-		return nil, fmt.Errorf("bridge: %w", err)
+	warnings := o.Warnings()
+	for _, warning := range warnings {
+		b.log.Warn(warning)
 	}
-	b.skew = newSkew(cmp.Or(cfg.Tolerance, verify.DefaultTolerance), cfg.Health, cfg.Logger)
-	b.silence, b.pause = newSilence(cfg.Now()), new(pause)
-	cfg.Health.Watch(func() (State, []string) { return publisher.Ready, b.reasons() })
-	if b.metrics, err = newMetrics(b, cfg.Registerer); err != nil {
-		return nil, fmt.Errorf("bridge: Config.Registerer: %w", err)
+	b.health.Set(configPart, publisher.Ready, warnings...)
+	if err := b.listen(); err != nil {
+		return nil, err
 	}
-	b.echo = echo.New()
-	b.echo.IPExtractor = remoteIP(cfg.TrustedProxies, cfg.Logger)
-	b.echo.HTTPErrorHandler = answerError
-	b.echo.Use(b.observe)
-	path := strings.TrimSuffix(cfg.Path, "/")
-	b.echo.POST(path, b.receive)
-	b.echo.POST(path+"/", b.receive)
 	return b, nil
 }
 
-// ServeHTTP makes a Bridge usable behind another server. Such a server must
-// set its own timeouts.
-func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) { b.echo.ServeHTTP(w, r) }
-
-// Serve takes deliveries from ln until ctx ends, and then drains: deliveries
-// are stored as ever for the drain delay, the listener closes, and what is in
-// flight finishes. It closes ln.
-func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{
-		Handler:           b.echo,
-		ReadHeaderTimeout: min(headerTimeout, b.cfg.ReadTimeout),
-		ReadTimeout:       b.cfg.ReadTimeout,
-		// It counts from the header, so that it has to hold the rest too.
-		WriteTimeout:   b.cfg.ReadTimeout + answerTimeout + writeTimeout,
-		IdleTimeout:    b.cfg.IdleTimeout,
-		MaxHeaderBytes: maxHeader,
-		ErrorLog:       errorLog(b.floods), // what a handshake fails of is anybody's choice
+// listen binds the listeners. They come before the journal: a taken port fails before
+// anything has begun, and a delivery that comes while the journal opens waits instead
+// of failing.
+func (b *Bridge) listen() (err error) {
+	bind := func(given net.Listener, addr, field string) (net.Listener, error) {
+		if given != nil {
+			return given, nil
+		}
+		ln, err := net.Listen("tcp", addr) //nolint:noctx // it waits for nobody
+		if err != nil {
+			return nil, fmt.Errorf("bridge: %s: %w", field, err)
+		}
+		return ln, nil
 	}
-	conns := newConnections(srv, ln, b.cfg.MaxConnections, b.cfg.TrustedProxies)
-	conns.rejected = func(at string) { b.metrics.rejected.WithLabelValues(at).Inc() }
-	b.conns.Store(conns)
-	watching, stopWatching := context.WithCancel(ctx)
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	defer stopWatching()
-	b.pause.tick(b.cfg.Now())
-	watch.Go(func() { b.watch(watching) })
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(b.secure(conns)) }()
-	select {
-	case err := <-served: // the listener failed for good
-		b.draining.Store(true)
-		b.cfg.Health.Set(lifePart, Draining)
-		_ = conns.Close() // it may have closed itself
-		return errors.Join(fmt.Errorf("serve %s: %w", ln.Addr(), err), b.finish(ctx, srv, conns))
-	case <-ctx.Done():
+	if b.adminListener, err = bind(b.opts.Admin.Listener, b.opts.Admin.Listen, "Options.Admin.Listen"); err != nil {
+		return err
 	}
-	b.log.Info("draining", zap.Duration("delay", b.cfg.DrainDelay))
-	b.draining.Store(true)
-	b.cfg.Health.Set(lifePart, Draining)
-	time.Sleep(b.cfg.DrainDelay)
-	left := closeListener(ln)
-	_ = conns.Close() // it is; but this wakes who waits for a connection to end
-	// Both end for the lack of a listener; they have nothing else to say.
-	if err := errors.Join(<-served, srv.Serve(b.secure(&left))); err != nil {
-		b.log.Debug("listener closed", zap.Error(err))
-	}
-	return b.finish(ctx, srv, conns)
-}
-
-// finish waits for the deliveries in flight, within the time that they may take.
-func (b *Bridge) finish(ctx context.Context, srv *http.Server, conns *connections) error {
-	conns.linger()
-	// Not the caller's context, which has ended: this one gives deliveries in
-	// flight the time that they may take.
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.ReadTimeout+answerTimeout)
-	defer cancel()
-	if err := srv.Shutdown(stop); err != nil {
-		return errors.Join(fmt.Errorf("drain: %w", err), srv.Close())
+	if b.webhook, err = bind(b.opts.Webhook.Listener, b.opts.Webhook.Listen, "Options.Webhook.Listen"); err != nil {
+		return errors.Join(err, b.adminListener.Close())
 	}
 	return nil
 }
 
-// secure returns ln, or a listener over it that speaks TLS.
-func (b *Bridge) secure(ln net.Listener) net.Listener {
-	if b.cfg.TLS == nil {
-		return ln
+// Addrs are where a bridge is reached.
+type Addrs struct {
+	// Webhook is the URL for deliveries, and Admin that of the operator's listener.
+	Webhook, Admin string
+	// NATS is the URL for workers. It is empty before the bridge is ready, and while
+	// there is no connection to the operator's NATS.
+	NATS string
+}
+
+// Addrs returns where the bridge is reached: with port 0, the port that the system
+// chose.
+func (b *Bridge) Addrs() Addrs {
+	url := func(ln net.Listener, secure bool) string {
+		if secure {
+			return "https://" + ln.Addr().String()
+		}
+		return "http://" + ln.Addr().String()
 	}
-	return tls.NewListener(ln, b.cfg.TLS)
+	a := Addrs{
+		Webhook: url(b.webhook, !b.opts.Webhook.TLS.IsZero() || len(b.opts.Webhook.ACME.Domains) > 0) + b.opts.Webhook.Path,
+		Admin:   url(b.adminListener, !b.opts.Admin.TLS.IsZero()),
+	}
+	if p := b.Publisher(); p != nil {
+		a.NATS = p.URL()
+	}
+	return a
+}
+
+// Publisher returns what stores the events, for questions about them. It is nil
+// before the bridge is ready.
+func (b *Bridge) Publisher() *publisher.Publisher { return b.publisher.Load() }
+
+// Quarantine returns the quarantine, or nil without one. It is nil before the bridge
+// is ready.
+func (b *Bridge) Quarantine() *Quarantine { return b.quarantine.Load() }
+
+// Verifier returns what verifies deliveries, whose secrets can be replaced.
+func (b *Bridge) Verifier() *verify.Verifier { return b.settings.verifier }
+
+// Report returns what /readyz of the admin listener says now.
+func (b *Bridge) Report() Report { return b.health.Report() }
+
+// Reload has every file read again soon, whether it seems changed or not.
+func (b *Bridge) Reload() { b.reload.Now() }
+
+// Run receives and publishes until ctx ends or the storage fails, and then drains:
+// readiness goes, deliveries are accepted for the delay, the listener closes, those
+// in flight finish, what is stored is forwarded, and everything is closed. It returns
+// nil if it was asked to end and everything ended in time. It may be called once.
+func (b *Bridge) Run(ctx context.Context) (err error) {
+	defer func() {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.opts.Shutdown.Timeout)
+		defer cancel()
+		if err = errors.Join(err, b.shutdown.run(limit)); err == nil {
+			b.log.Info("stopped")
+		}
+	}()
+	if err := b.startAdmin(ctx); err != nil {
+		return err
+	}
+	if err := b.openStorage(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // it was asked to end before it had begun
+		}
+		return err
+	}
+	secure, err := b.webhookTLS(ctx)
+	if err != nil {
+		return err
+	}
+	b.startReload(ctx)
+	if err := b.startIngress(ctx, secure); err != nil {
+		return err
+	}
+	failed := b.Publisher().Failed() // a supervisor is to start over
+	select {
+	case <-ctx.Done():
+	case <-failed:
+	case <-b.served:
+		if b.servedErr == nil { // Drain was called
+			select {
+			case <-ctx.Done():
+			case <-failed:
+			}
+		}
+	}
+	return nil
+}
+
+// start runs a part of the bridge until the shutdown comes to it.
+func (b *Bridge) start(ctx context.Context, name string, run func(context.Context)) {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); run(running) }()
+	b.shutdown.add(name, func(context.Context) error {
+		stop()
+		<-done
+		return nil
+	})
+}
+
+// startIngress accepts deliveries.
+func (b *Bridge) startIngress(ctx context.Context, secure *tls.Config) error {
+	o := b.opts
+	options := ingress.Options{
+		Verifier: b.settings.verifier, Publisher: b.Publisher(), Path: o.Webhook.Path, MaxBody: o.Webhook.MaxBody, MaxBodyMemory: o.Webhook.MaxBodyMemory,
+		MaxInFlight: o.Webhook.MaxInFlight, MaxConnections: o.Webhook.MaxConnections, DrainDelay: o.Shutdown.Delay, ReadTimeout: o.Webhook.ReadTimeout, IdleTimeout: o.Webhook.IdleTimeout,
+		ForgeryRate: o.Webhook.ForgeryRate, TLS: secure, Tolerance: o.Tolerance, TrustedProxies: o.Webhook.TrustedProxies, Tracer: o.Tracer,
+		Registerer: o.Metrics, Logger: o.Logger, OnSampled: o.OnSampled, Now: o.Now,
+		OnDrain: func() { b.health.Set(admin.Process, Draining); o.OnStopping() },
+	}
+	if q := b.Quarantine(); q != nil {
+		options.Quarantine = refusals{q}
+	}
+	in, err := ingress.New(options)
+	if err != nil {
+		return err
+	}
+	b.health.Watch(func() (State, []string) { return publisher.Ready, in.Reasons() })
+	var serving context.Context
+	serving, b.stopIngress = context.WithCancel(context.WithoutCancel(ctx))
+	b.shutdown.add("webhook listener", func(context.Context) error { return b.Drain() })
+	durability, addrs := b.Publisher().Durability(), b.Addrs()
+	b.health.Start(durability)
+	b.log.Info("ready", zap.String("webhook", addrs.Webhook), zap.String("nats", addrs.NATS), zap.String("admin", addrs.Admin),
+		zap.String("durability", string(durability)), zap.Strings("secrets", b.settings.verifier.Fingerprints()))
+	o.OnReady()
+	go func() {
+		b.servedErr = in.Serve(serving, b.webhook)
+		close(b.served)
+	}()
+	return nil
+}
+
+// Drain stops accepting deliveries, as Run does when its context ends, and returns
+// when those in flight have been answered. Run goes on, so that NATS stays. It must
+// not be called before OnReady was, and may be called again.
+func (b *Bridge) Drain() error {
+	b.stopIngress()
+	<-b.served
+	return b.servedErr
+}
+
+// reloadLimit is how long the shutdown waits for the reading of files: a file may be
+// on a file system that hangs.
+const reloadLimit = 3 * time.Second
+
+// startReload reads settings again when their files change.
+func (b *Bridge) startReload(ctx context.Context) {
+	reload.Add(b.reload, "secrets", b.settings.secrets, func(secrets []string) error {
+		err := b.settings.verifier.SetSecrets(secrets)
+		if err == nil {
+			b.log.Info("secrets", zap.Strings("secrets", b.settings.verifier.Fingerprints()))
+		}
+		return err
+	})
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); b.reload.Run(running) }()
+	b.shutdown.add("reading of files", func(ctx context.Context) error {
+		stop()
+		ctx, cancel := context.WithTimeout(ctx, reloadLimit)
+		defer cancel()
+		select {
+		case <-done:
+		case <-ctx.Done():
+			b.log.Warn("a file that is read again does not answer")
+		}
+		return nil
+	})
 }

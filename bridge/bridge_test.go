@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,10 +21,8 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -52,7 +49,7 @@ func zipped(t *testing.T, body []byte, deflate bool) []byte {
 func TestOutcomes(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxBody = 64 << 10
+	srv.Config.Webhook.MaxBody = 64 << 10
 	srv.Start()
 	event := bridgetest.Generation("job-1", "COMPLETED")
 	big := []byte(`{"id":"big","status":"COMPLETED","pad":"` + strings.Repeat("a", 64<<10) + `"}`)
@@ -188,36 +185,6 @@ func TestMetricsLint(t *testing.T) {
 	}
 }
 
-// held is a publisher that answers when it is told to.
-type held struct {
-	entered chan struct{}
-	release chan error
-	ended   atomic.Int64
-}
-
-func (h *held) Publish(ctx context.Context, _ event.Event) (publisher.Receipt, error) {
-	h.entered <- struct{}{}
-	defer h.ended.Add(1)
-	select {
-	case err := <-h.release:
-		return publisher.Receipt{Subject: "job.completed", Sequence: 1}, err
-	case <-ctx.Done():
-		return publisher.Receipt{}, fmt.Errorf("%w: %w", event.ErrUnavailable, context.Cause(ctx))
-	}
-}
-
-func newHeld(t *testing.T, change func(*bridgetest.Config)) (*bridgetest.Server, *held) {
-	t.Helper()
-	h := &held{entered: make(chan struct{}, 16), release: make(chan error)}
-	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.Publisher = h
-	if change != nil {
-		change(&srv.Config)
-	}
-	srv.Start()
-	return srv, h
-}
-
 type result struct {
 	bridgetest.Response
 	err  error
@@ -234,48 +201,19 @@ func post(srv *bridgetest.Server, d bridgetest.Delivery) <-chan result {
 	return done
 }
 
-func TestBusy(t *testing.T) {
-	t.Parallel()
-	srv, h := newHeld(t, func(c *bridgetest.Config) { c.Bridge.MaxInFlight = 1 })
-	first := post(srv, bridgetest.Delivery{})
-	<-h.entered
-	if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 503 || r.Header.Get("Retry-After") == "" {
-		t.Fatalf("over the limit: %d %v", r.Code, r.Header)
+// commits returns how many commits the journal has counted.
+func commits(t *testing.T, srv *bridgetest.Server) (n uint64) {
+	t.Helper()
+	families, err := srv.Metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
 	}
-	h.release <- nil
-	if r := <-first; r.err != nil || r.Code != 200 {
-		t.Fatalf("%+v", r)
-	}
-}
-
-// TestBurst sends more than there are slots: who waits a moment for one gets
-// it. A machine that stands still for that moment refuses; it cannot do so
-// every time.
-func TestBurst(t *testing.T) {
-	t.Parallel()
-	srv, h := newHeld(t, func(c *bridgetest.Config) { c.Bridge.MaxInFlight = 1 })
-	for range 20 {
-		first := post(srv, bridgetest.Delivery{})
-		<-h.entered
-		second := post(srv, bridgetest.Delivery{})
-		h.release <- nil
-		if r := <-first; r.err != nil || r.Code != 200 {
-			t.Fatalf("%+v", r)
-		}
-		select {
-		case <-h.entered:
-			h.release <- nil
-			if r := <-second; r.err != nil || r.Code != 200 {
-				t.Fatalf("%+v", r)
-			}
-			return
-		case r := <-second:
-			if r.err != nil || r.Code != 503 {
-				t.Fatalf("%+v", r)
-			}
+	for _, f := range families {
+		if f.GetName() == "jobbridge_commit_group_size" {
+			n = f.GetMetric()[0].GetHistogram().GetSampleCount()
 		}
 	}
-	t.Fatal("whoever came second was refused")
+	return n
 }
 
 // TestSlowDisk holds an fsync until 256 deliveries wait for the next one: that
@@ -285,10 +223,8 @@ func TestSlowDisk(t *testing.T) {
 	const n = 256
 	var armed atomic.Bool
 	entered, release := make(chan struct{}), make(chan struct{})
-	var commits atomic.Int64
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Publisher.OnCommit = func(publisher.CommitStats) { commits.Add(1) }
-	srv.Config.Publisher.Sync = func(f *os.File) error {
+	srv.Config.Sync = func(f *os.File) error {
 		if filepath.Base(filepath.Dir(f.Name())) == "journal" && armed.CompareAndSwap(true, false) {
 			close(entered)
 			<-release
@@ -306,7 +242,7 @@ func TestSlowDisk(t *testing.T) {
 			t.Fatal("no segment was prepared")
 		}
 	}
-	commits.Store(0)
+	before := commits(t, srv)
 	armed.Store(true)
 	answers := []<-chan result{post(srv, bridgetest.Delivery{ID: "first"})}
 	<-entered
@@ -321,7 +257,7 @@ func TestSlowDisk(t *testing.T) {
 		}
 	}
 	// Two as a rule: on a busy machine some deliveries are appended late.
-	if c := commits.Load(); c > n/16 {
+	if c := commits(t, srv) - before; c > n/16 {
 		t.Errorf("%d commits", c)
 	}
 }
@@ -331,7 +267,7 @@ func TestSlowDisk(t *testing.T) {
 func TestForgers(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.ForgeryRate = 1
+	srv.Config.Webhook.ForgeryRate = 1
 	srv.Start()
 	codes := map[int]int{}
 	for range 13 {
@@ -363,8 +299,8 @@ func TestFloodIsSampled(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.InfoLevel)
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.Logger = zap.New(core)
-	srv.Config.Bridge.ForgeryRate = -1
+	srv.Config.Logger = zap.New(core)
+	srv.Config.Webhook.ForgeryRate = -1
 	srv.Start()
 	start := time.Now()
 	for range 1000 {
@@ -390,41 +326,6 @@ func TestFloodIsSampled(t *testing.T) {
 	}
 }
 
-func TestAnswersInTimeWhateverNATSDoes(t *testing.T) {
-	t.Parallel()
-	srv, h := newHeld(t, nil)
-	done := post(srv, bridgetest.Delivery{})
-	<-h.entered
-	if r := <-done; r.err != nil || r.Code != 503 || r.took > 5*time.Second {
-		t.Fatalf("%+v", r)
-	}
-}
-
-func TestPanicIsAnswered(t *testing.T) {
-	t.Parallel()
-	core, logs := observer.New(zapcore.InfoLevel)
-	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.Publisher = panicking{}
-	srv.Config.Bridge.Logger = zap.New(core)
-	srv.Start()
-	if r := srv.Deliver(bridgetest.Delivery{}); r.Code != 500 || string(r.Body) != `{"message":"Internal error"}`+"\n" {
-		t.Fatalf("%d %s", r.Code, r.Body)
-	}
-	if err := srv.Drain(); err != nil {
-		t.Fatal(err)
-	}
-	if n := counter(t, srv, "failed", "panic"); n != 1 {
-		t.Errorf("%v panics counted", n)
-	}
-	if lines := logs.FilterField(zap.String("reason", "panic")).All(); len(lines) != 1 || !strings.Contains(lines[0].ContextMap()["error"].(string), "a bug") {
-		t.Errorf("%v", lines)
-	}
-}
-
-type panicking struct{}
-
-func (panicking) Publish(context.Context, event.Event) (publisher.Receipt, error) { panic("a bug") }
-
 // TestFull fills the stream with events that a worker has not acknowledged, and then
 // the journal. First the journal takes over; when it is full too, deliveries are
 // refused. When the worker has acknowledged, deliveries are accepted within two
@@ -432,9 +333,9 @@ func (panicking) Publish(context.Context, event.Event) (publisher.Receipt, error
 func TestFull(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Publisher.Stream.MaxBytes = publisher.MinMaxBytes
-	srv.Config.Publisher.JournalMaxBytes = 16 << 20
-	srv.Config.Bridge.MaxBody = 512 << 10
+	srv.Config.Stream.MaxBytes = publisher.MinMaxBytes
+	srv.Config.Journal.MaxBytes = 16 << 20
+	srv.Config.Webhook.MaxBody = 512 << 10
 	srv.Start()
 	worker, err := srv.JetStream().CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "slow", MaxAckPending: -1, AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
@@ -506,47 +407,13 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestHangUp hangs up while the event is being published: it must be published
-// to the end, not cut off.
-func TestHangUp(t *testing.T) {
-	t.Parallel()
-	srv, h := newHeld(t, nil)
-	signature, body := srv.Sign(bridgetest.Delivery{})
-	ctx, cancel := context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, srv.URL, bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Sync-Signature", signature)
-	gone := make(chan error, 1)
-	go func() {
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			resp.Body.Close()
-		}
-		gone <- err
-	}()
-	<-h.entered
-	cancel()
-	if err := <-gone; !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	h.release <- nil // nobody would receive this if the publish had ended with its sender
-	if err := srv.Drain(); err != nil {
-		t.Fatal(err)
-	}
-	if n := counter(t, srv, "stored", ""); n != 1 {
-		t.Fatalf("%v stored", n)
-	}
-}
-
 // TestSlowSender sends a body byte by byte: it must neither hold a slot nor its
 // connection for ever.
 func TestSlowSender(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxInFlight = 1
-	srv.Config.Bridge.ReadTimeout = 300 * time.Millisecond
+	srv.Config.Webhook.MaxInFlight = 1
+	srv.Config.Webhook.ReadTimeout = 300 * time.Millisecond
 	srv.Start()
 	for _, head := range []string{"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", "POST /webhook HT"} {
 		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(srv.URL, "http://"), "/webhook"))
@@ -630,9 +497,7 @@ func dialing(err error) bool {
 func TestDrainKeepAlive(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.DrainDelay = 500 * time.Millisecond
-	health := bridge.NewHealth()
-	srv.Config.Bridge.Health = health
+	srv.Config.Shutdown.Delay = 500 * time.Millisecond
 	srv.Start()
 	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(srv.URL, "http://"), "/webhook"))
 	if err != nil {
@@ -657,7 +522,7 @@ func TestDrainKeepAlive(t *testing.T) {
 	}
 	drained := make(chan error, 1)
 	go func() { drained <- srv.Drain() }()
-	for health.Report().State != bridge.Draining {
+	for srv.Bridge.Report().State != bridge.Draining {
 		select {
 		case err := <-drained:
 			t.Fatal("drained without saying so", err)
@@ -678,7 +543,7 @@ func TestNoSecretLeaks(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.DebugLevel)
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.Logger = zap.New(core)
+	srv.Config.Logger = zap.New(core)
 	srv.Start()
 	payload := bridgetest.Generation("secret-job", "COMPLETED")
 	expected, _ := srv.Sign(bridgetest.Delivery{Payload: payload})
@@ -711,61 +576,5 @@ func TestNoSecretLeaks(t *testing.T) {
 	}
 	if logs.FilterMessage("delivery").Len() != 5 {
 		t.Errorf("%d deliveries logged", logs.FilterMessage("delivery").Len())
-	}
-}
-
-func TestAdmin(t *testing.T) {
-	t.Parallel()
-	srv := bridgetest.NewServer(t)
-	health := bridge.NewHealth()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- bridge.NewAdmin(health, srv.Metrics, zap.NewNop()).Serve(ctx, ln, nil) }()
-	url := "http://" + ln.Addr().String()
-	check := func(path string, code int, want string) {
-		t.Helper()
-		resp, body := request(t, "GET", url+path)
-		if resp.StatusCode != code || !strings.Contains(string(body), want) {
-			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
-		}
-	}
-	check("/healthz", 200, "alive")
-	check("/readyz", 503, `{"state":"starting","reasons":[]}`)
-	health.Start(event.Fsync)
-	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
-	health.Set("remote", publisher.Journaling, "no connection")
-	check("/readyz", 200, `{"state":"journaling","durability":"fsync","reasons":["no connection"]}`)
-	health.Set("full", publisher.Full, "no room")
-	check("/readyz", 503, `{"state":"full","durability":"fsync","reasons":["no connection","no room"]}`)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(health)
-	if got := series(t, registry, "jobbridge_state"); len(got) != 8 || got["full"] != 1 || got["ready"] != 0 || got["journaling"] != 0 {
-		t.Error(got)
-	}
-	health.Set("full", publisher.Ready)
-	health.Set("remote", publisher.Ready)
-	if got := series(t, registry, "jobbridge_state"); got["full"] != 0 || got["ready"] != 1 {
-		t.Error(got)
-	}
-	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
-	health.Set("bridge", bridge.Draining)
-	check("/readyz", 503, `"state":"draining"`)
-	health.Set("journal", publisher.Failed, "fsync: no")
-	health.Set("journal", publisher.Ready)
-	check("/readyz", 503, `{"state":"failed","durability":"fsync","reasons":["fsync: no"]}`)
-	var asked []string
-	health.Watch(func() (bridge.State, []string) { return publisher.Ready, asked })
-	check("/readyz", 503, `"reasons":["fsync: no"]}`)
-	asked = []string{"later"}
-	check("/readyz", 503, `"reasons":["fsync: no","later"]}`)
-	srv.Deliver(bridgetest.Delivery{})
-	check("/metrics", 200, "jobbridge_deliveries_total")
-	cancel()
-	if err := <-done; err != nil {
-		t.Fatal(err)
 	}
 }

@@ -54,7 +54,7 @@ func delivery(srv *bridgetest.Server, d bridgetest.Delivery, header ...string) s
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxConnections = 4
+	srv.Config.Webhook.MaxConnections = 4
 	srv.Start()
 	good := func() string { return delivery(srv, bridgetest.Delivery{}) }
 	const ok = "HTTP/1.1 200 OK"
@@ -117,7 +117,7 @@ func TestConnections(t *testing.T) {
 func TestDrainWhenFull(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxConnections = 2
+	srv.Config.Webhook.MaxConnections = 2
 	srv.Start()
 	for _, from := range []string{"127.0.0.1", "127.0.0.2"} {
 		if got := ask(dial(t, srv, from), "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"); got != "HTTP/1.1 404 Not Found" {
@@ -141,7 +141,7 @@ func TestDrainWhenFull(t *testing.T) {
 func TestDrainTheQueue(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxConnections = 2
+	srv.Config.Webhook.MaxConnections = 2
 	srv.Start()
 	var held []net.Conn
 	var rests []string
@@ -228,9 +228,9 @@ func TestLargeBodies(t *testing.T) {
 	t.Parallel()
 	const limit = 64 << 10
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxBody, srv.Config.Bridge.MaxBodyMemory = limit, 8*limit
+	srv.Config.Webhook.MaxBody, srv.Config.Webhook.MaxBodyMemory = limit, 8*limit
 	_, loopback, _ := net.ParseCIDR("127.0.0.0/8")
-	srv.Config.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	srv.Config.Webhook.TrustedProxies = []*net.IPNet{loopback}
 	srv.Start()
 	large := bridgetest.Delivery{Payload: []byte(`{"id":"large","status":"COMPLETED","pad":"` + strings.Repeat("x", limit/2) + `"}`)}
 	from := func(source string) string { return "X-Forwarded-For: " + source }
@@ -265,7 +265,7 @@ func TestDribblers(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
 	_, loopback, _ := net.ParseCIDR("127.0.0.0/8")
-	srv.Config.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	srv.Config.Webhook.TrustedProxies = []*net.IPNet{loopback}
 	srv.Start()
 	payload := func(size int) bridgetest.Delivery {
 		return bridgetest.Delivery{Payload: []byte(`{"id":"large","status":"COMPLETED","pad":"` + strings.Repeat("x", size) + `"}`)}
@@ -313,7 +313,7 @@ func TestManyHuge(t *testing.T) {
 func TestInflatedSmall(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.MaxBody, srv.Config.Bridge.MaxBodyMemory = bridge.DefaultMaxBody, 1
+	srv.Config.Webhook.MaxBody, srv.Config.Webhook.MaxBodyMemory = bridge.DefaultMaxBody, 1
 	srv.Start()
 	codes := make(chan int, 64)
 	for range cap(codes) {

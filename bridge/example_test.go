@@ -4,46 +4,60 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
-// printer prints events instead of storing them.
-type printer struct{}
-
-func (printer) Publish(_ context.Context, e event.Event) (publisher.Receipt, error) {
-	fmt.Println("published:", e.MessageID())
-	return publisher.Receipt{Subject: event.Template{}.Subject(e)}, nil
-}
-
-// A Bridge is an http.Handler, too, with any Verifier and Publisher behind it.
+// A program runs a bridge of its own: here on ports that the system chooses, until it
+// has answered one delivery.
 func ExampleNew() {
-	v, err := verify.New([]string{"whsec_example"}, verify.Options{})
+	dir, err := os.MkdirTemp("", "jobbridge")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	b, err := bridge.New(bridge.Config{Verifier: v, Publisher: printer{}})
+	defer os.RemoveAll(dir)
+	const secret = "whsec_example"
+	ready := make(chan struct{})
+	b, err := bridge.New(bridge.Options{
+		DataDir: dir,
+		Secrets: bridge.Value([]string{secret}),
+		Webhook: bridge.WebhookOptions{Listen: "127.0.0.1:0"},
+		Admin:   bridge.AdminOptions{Listen: "127.0.0.1:0"},
+		NATS:    bridge.NATSOptions{Listen: "127.0.0.1:0"},
+		OnReady: func() { close(ready) },
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	<-ready
+
 	body := `{"id":"job-42","status":"COMPLETED"}`
-	for _, secret := range []string{"whsec_example", "whsec_forger"} {
-		req := httptest.NewRequest(http.MethodPost, bridge.DefaultPath, strings.NewReader(body))
-		req.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(body)))
-		answer := httptest.NewRecorder()
-		b.ServeHTTP(answer, req)
-		fmt.Println(answer.Code)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.Addrs().Webhook, strings.NewReader(body))
+	if err != nil {
+		fmt.Println(err)
+		return
 	}
+	req.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(body)))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode, b.Report().State)
+	stop()
+	fmt.Println(<-done)
 	// Output:
-	// published: sync:job-42:COMPLETED
-	// 200
-	// 400
+	// 200 ready
+	// <nil>
 }

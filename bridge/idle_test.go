@@ -26,12 +26,14 @@ func TestIdleTimeout(t *testing.T) {
 			t.Errorf("%s keeps connections for %s, the bridge for %s", balancer, keeps, bridge.DefaultIdleTimeout)
 		}
 	}
-	if err := (bridge.Config{IdleTimeout: -1}).Check(); err == nil {
-		t.Error("a negative timeout is accepted")
+	o := valid(t)
+	o.Webhook.IdleTimeout = -1
+	if err := o.Check(); err == nil || !strings.Contains(err.Error(), "Options.Webhook.IdleTimeout") {
+		t.Error("a negative timeout is accepted:", err)
 	}
 	const timeout = time.Second
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.IdleTimeout = timeout
+	srv.Config.Webhook.IdleTimeout = timeout
 	srv.Start()
 	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(srv.URL, "http://"), "/webhook"))
 	if err != nil {

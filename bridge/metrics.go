@@ -1,144 +1,159 @@
 package bridge
 
 import (
-	"errors"
-	"net/http"
+	"context"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are kept per bridge, so that several can live in one process.
-type metrics struct {
-	deliveries    *prometheus.CounterVec
-	duration      *prometheus.HistogramVec
-	stages        *prometheus.HistogramVec
-	verify, store prometheus.Observer // of stages
-	body          prometheus.Histogram
-	secrets       *prometheus.CounterVec
-	rejected      *prometheus.CounterVec
-}
+// commitMetrics count the journal's commits.
+type commitMetrics struct{ group, duration, sync prometheus.Histogram }
 
-// durationBuckets are for what takes from a tenth of a millisecond to five
-// seconds.
-var durationBuckets = []float64{.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}
+// commitBuckets are for a disk that is idle up to one that hangs.
+var commitBuckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 
-func newMetrics(b *Bridge, reg prometheus.Registerer) (*metrics, error) {
-	m := &metrics{
-		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jobbridge_deliveries_total",
-			Help: "Requests to the webhook listener, but those that no handler could read (jobbridge_connections_rejected_total), by outcome (stored, duplicate, conflict, refused, failed) and, if it was not stored, reason.",
-		}, []string{"outcome", "reason"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:                        "jobbridge_delivery_duration_seconds",
-			Help:                        "Time from a request's header to its answer, by outcome.",
-			Buckets:                     durationBuckets,
+func newCommitMetrics() *commitMetrics {
+	return &commitMetrics{
+		group: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "jobbridge_commit_group_size",
+			Help:    "Events made durable by one commit.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:                        "jobbridge_commit_duration_seconds",
+			Help:                        "Time of one commit: the write and the fdatasync.",
+			Buckets:                     commitBuckets,
 			NativeHistogramBucketFactor: 1.1,
-		}, []string{"outcome"}),
-		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:                        "jobbridge_stage_duration_seconds",
-			Help:                        "Time that stored deliveries took in each stage: verify, and store (until the event is durable; in direct mode, until the PubAck).",
-			Buckets:                     durationBuckets,
+		}),
+		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:                        "jobbridge_fsync_duration_seconds",
+			Help:                        "Time of the fdatasync of one commit: the disk alone. With --durability=os nothing is counted.",
+			Buckets:                     commitBuckets,
 			NativeHistogramBucketFactor: 1.1,
-		}, []string{"stage"}),
-		secrets: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jobbridge_secret_deliveries_total",
-			Help: "Authentic deliveries by the fingerprint of the secret that signed them; a secret that does not count any more can go.",
-		}, []string{"secret"}),
-		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jobbridge_connections_rejected_total",
-			Help: "Connections that ended before a handler saw what they asked for: at once, because their source had too many (limit); at the TLS handshake; at a request whose header was too large, too slow, cut off or no HTTP/1.",
-		}, []string{"at"}),
-		body: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "jobbridge_body_bytes",
-			Help:    "Size of the bodies received, inflated.",
-			Buckets: prometheus.ExponentialBuckets(256, 4, 8),
 		}),
 	}
-	// A counter that begins with its first failure has not increased yet, for
-	// Prometheus: what can happen is there from the start.
-	for _, k := range outcomes() {
-		m.deliveries.WithLabelValues(k.outcome, k.reason)
-		m.duration.WithLabelValues(k.outcome)
-	}
-	for _, at := range []string{atLimit, atHandshake, atRequest} {
-		m.rejected.WithLabelValues(at)
-	}
-	m.verify, m.store = m.stages.WithLabelValues("verify"), m.stages.WithLabelValues("store")
-	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "jobbridge_deliveries_in_flight", Help: "Authentic deliveries that are being stored.",
-	}, func() float64 { return float64(len(b.slots)) })
-	conns := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "jobbridge_connections", Help: "Open connections of the webhook listener.",
-	}, func() float64 {
-		if c := b.conns.Load(); c != nil {
-			return float64(c.open.Load())
-		}
-		return 0
-	})
-	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "jobbridge_limit", Help: "Bounds of what is taken: deliveries in flight, connections, bytes of a body and of all bodies together.",
-	}, []string{"what"})
-	for what, n := range map[string]int{"in_flight": b.cfg.MaxInFlight, "connections": b.cfg.MaxConnections, "body_bytes": b.cfg.MaxBody, "body_memory_bytes": b.cfg.MaxBodyMemory} {
-		limits.WithLabelValues(what).Set(float64(n))
-	}
-	var errs []error
-	for _, c := range []prometheus.Collector{m.deliveries, m.duration, m.stages, m.body, secretCounter{m.secrets, b.cfg.Verifier}, inFlight, conns, limits, m.rejected, b.skew, b.silence} {
-		errs = append(errs, reg.Register(c))
-	}
-	return m, errors.Join(errs...)
 }
 
-// outcomes returns every pair that a delivery is counted under: what the table of
-// refusals has, and what comes from elsewhere.
-func outcomes() (all []struct{ outcome, reason string }) {
-	add := func(status int, reason string) {
-		all = append(all, struct{ outcome, reason string }{(&delivery{}).outcome(status), reason})
+func (m *commitMetrics) observe(s publisher.CommitStats) {
+	if s.Records > 0 {
+		m.group.Observe(float64(s.Records))
 	}
-	for _, stored := range []string{"stored", "duplicate", "conflict"} {
-		all = append(all, struct{ outcome, reason string }{stored, ""})
+	if s.Sync > 0 {
+		m.sync.Observe(s.Sync.Seconds())
 	}
-	for _, r := range refusals {
-		add(r.status, r.reason)
-	}
-	for _, reason := range []string{"internal", "panic"} {
-		add(http.StatusInternalServerError, reason)
-	}
-	add(http.StatusNotFound, wrongPath)
-	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} { // the router's
-		add(status, reasonOf(status))
-	}
-	return all
+	m.duration.Observe(s.Duration.Seconds())
 }
 
-// secretCounter has a counter for each secret that is in force, from before its
-// first delivery on. One that was taken away keeps its own.
-type secretCounter struct {
-	*prometheus.CounterVec
-	verifier Verifier
+// publisherCollector asks the publisher for its figures at each scrape.
+type publisherCollector struct{ publisher *publisher.Publisher }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("jobbridge_"+name, help, labels, nil)
 }
+
+var (
+	journalBytes    = desc("journal_bytes", "Bytes of the journal's segments.")
+	journalMaxBytes = desc("journal_max_bytes", "Bound of the journal in bytes.")
+	journalSegments = desc("journal_segments", "Segments of the journal.")
+	journalIDs      = desc("journal_ids", "Message ids that the journal remembers.")
+	journalDropped  = desc("journal_dropped_ids_total", "Message ids that the journal forgot before the duplicate window ended, because there were too many.")
+	journalFree     = desc("journal_disk_free_bytes", "Bytes that the disk of the journal has left.")
+	journalFull     = desc("journal_full", "1 if deliveries are refused because the journal or its disk is full.")
+	journalFailed   = desc("journal_failed", "1 if the storage failed and nothing is acknowledged any more.")
+	journalInfo     = desc("journal_info", "1, with what a 2xx survives.", "durability")
+
+	forwardLag        = desc("forward_lag_events", "Durable events that the stream has not acknowledged.")
+	forwardOldest     = desc("forward_lag_seconds", "Age of the oldest of them; 0 if there is none.")
+	forwardForwarded  = desc("forward_forwarded_total", "Events that the stream acknowledged.")
+	forwardParked     = desc("forward_parked_total", "Events moved to the quarantine because the stream can never accept them.")
+	forwardRetries    = desc("forward_retries_total", "Attempts that failed and were repeated.")
+	forwardConflicts  = desc("forward_conflicts_total", "Events published on the conflict subject because the stream held another payload under their message id.")
+	forwardResent     = desc("forward_resent_total", "Events published again after an attempt without an answer: a plain subscriber may have seen them twice.")
+	forwardRefilled   = desc("forward_refilled_total", "Events published again because the stream had lost them.")
+	forwardMissing    = desc("forward_missing_total", "Events that the stream has lost and the journal does not have any more.")
+	forwardLost       = desc("forward_journal_lost_total", "Acknowledged events that the journal has lost, as checkpoint and stream show.")
+	forwardRestarts   = desc("forward_store_restarts_total", "Restarts of the embedded NATS server after its store failed.")
+	forwardCheckpoint = desc("forward_checkpoint_sequence", "Journal sequence up to which everything is in the stream, durably.")
+
+	streamBytes       = desc("stream_bytes", "Bytes in the embedded stream.")
+	streamMaxBytes    = desc("stream_max_bytes", "Bound of the embedded stream in bytes.")
+	streamMessages    = desc("stream_messages", "Events in the embedded stream.")
+	streamConnections = desc("stream_connections", "Connections of workers to the embedded NATS server.")
+	streamConsumers   = desc("stream_consumers", "Consumers of the embedded stream.")
+	streamMaxConsumer = desc("stream_max_consumers", "Bound of the number of consumers.")
+	streamTrimmed     = desc("stream_trimmed_bytes_total", "Bytes of acknowledged events that were removed before their retention ended.")
+	streamHeld        = desc("stream_held_bytes", "Bytes that cannot be trimmed because a durable consumer has not acknowledged them, about.")
+	streamFree        = desc("stream_disk_free_bytes", "Bytes that the disk of the embedded stream has left.")
+
+	remoteConnected  = desc("remote_connected", "1 if there is a connection to the remote NATS.")
+	remoteFindings   = desc("remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", "fatal")
+	remoteReconnects = desc("remote_reconnects_total", "Reconnects to the remote NATS.")
+)
+
+// Describe implements [prometheus.Collector]. The figures differ between the modes,
+// so the collector is unchecked.
+func (publisherCollector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements [prometheus.Collector].
-func (c secretCounter) Collect(ch chan<- prometheus.Metric) {
-	if v, ok := c.verifier.(interface{ Fingerprints() []string }); ok {
-		for _, f := range v.Fingerprints() {
-			c.WithLabelValues(f)
-		}
+func (c publisherCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
+	defer cancel()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	c.CounterVec.Collect(ch)
+	counter := func(d *prometheus.Desc, v uint64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	stats := c.publisher.Stats(ctx)
+	if j := stats.Journal; j != nil {
+		gauge(journalBytes, float64(j.Bytes))
+		gauge(journalMaxBytes, float64(j.MaxBytes))
+		gauge(journalSegments, float64(j.Segments))
+		gauge(journalIDs, float64(j.IDs))
+		counter(journalDropped, j.DroppedIDs)
+		gauge(journalFree, float64(j.Free))
+		gauge(journalFull, oneIf(c.publisher.Full() != ""))
+		gauge(journalFailed, oneIf(c.publisher.Err() != nil))
+		gauge(journalInfo, 1, string(c.publisher.Durability()))
+	}
+	if f := stats.Forward; f != nil {
+		gauge(forwardLag, float64(f.Lag))
+		gauge(forwardOldest, f.OldestAge.Seconds())
+		gauge(forwardCheckpoint, float64(f.Checkpoint))
+		counter(forwardForwarded, f.Forwarded)
+		counter(forwardParked, f.Parked)
+		counter(forwardRetries, f.Retries)
+		counter(forwardConflicts, f.Conflicts)
+		counter(forwardResent, f.Resent)
+		counter(forwardRefilled, f.Refilled)
+		counter(forwardMissing, f.Missing)
+		counter(forwardLost, f.JournalLost)
+		counter(forwardRestarts, f.Restarts)
+	}
+	if s := stats.Server; s != nil {
+		gauge(streamBytes, float64(s.Bytes))
+		gauge(streamMaxBytes, float64(s.MaxBytes))
+		gauge(streamMessages, float64(s.Messages))
+		gauge(streamConnections, float64(s.Connections))
+		gauge(streamConsumers, float64(s.Consumers))
+		gauge(streamMaxConsumer, float64(s.MaxConsumers))
+		gauge(streamHeld, float64(s.Held))
+		gauge(streamFree, float64(s.Free))
+		counter(streamTrimmed, s.Trimmed)
+	}
+	if r := stats.Remote; r != nil {
+		gauge(remoteConnected, oneIf(r.Connected))
+		gauge(remoteFindings, float64(len(r.Misconfigured())), "true")
+		gauge(remoteFindings, float64(len(r.Warnings())), "false")
+		counter(remoteReconnects, r.Reconnects)
+	}
 }
 
-func (m *metrics) observe(d *delivery, outcome string, took time.Duration) {
-	m.deliveries.WithLabelValues(outcome, d.reason).Inc()
-	m.duration.WithLabelValues(outcome).Observe(took.Seconds())
-	if d.bytes > 0 {
-		m.body.Observe(float64(d.bytes))
+func oneIf(b bool) float64 {
+	if b {
+		return 1
 	}
-	if d.secret != "" {
-		m.secrets.WithLabelValues(d.secret).Inc()
-	}
-	if d.reason == "" && d.receipt.Durability != "" {
-		m.verify.Observe(d.verified.Seconds())
-		m.store.Observe(d.receipt.Took.Seconds())
-	}
+	return 0
 }

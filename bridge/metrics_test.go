@@ -1,12 +1,10 @@
 package bridge_test
 
 import (
-	"crypto/tls"
 	"io"
 	"maps"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -97,7 +95,7 @@ func TestRejectedConnections(t *testing.T) {
 	t.Parallel()
 	const metric = "jobbridge_connections_rejected_total"
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.ReadTimeout = 200 * time.Millisecond
+	srv.Config.Webhook.ReadTimeout = 200 * time.Millisecond
 	srv.Start()
 	raw := func(request string) string {
 		t.Helper()
@@ -135,40 +133,4 @@ func TestRejectedConnections(t *testing.T) {
 	if got := series(t, srv.Metrics, metric); got["request"] != 3 || got["handshake"] != 0 {
 		t.Errorf("%v", got)
 	}
-}
-
-// TestRejectedHandshakes has senders that do not trust the certificate.
-func TestRejectedHandshakes(t *testing.T) {
-	t.Parallel()
-	https := httptest.NewUnstartedServer(nil) // for its certificate
-	https.EnableHTTP2 = true
-	https.StartTLS()
-	defer https.Close()
-	registry := prometheus.NewRegistry()
-	v, err := verify.New([]string{"whsec_x"}, verify.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr, stop := serve(t, bridge.Config{Verifier: v, Publisher: &held{}, Registerer: registry, TLS: https.TLS})
-	if _, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "example.com"}); err == nil {
-		t.Fatal("a stranger's certificate is trusted")
-	}
-	client := https.Client()
-	for i := range 3 {
-		resp, err := client.Post("https://"+addr+"/webhook", "", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != 400 || resp.ProtoMajor != 2 {
-			t.Fatal(i, resp)
-		}
-	}
-	client.CloseIdleConnections()
-	awaitSeries(t, registry, "jobbridge_connections", "", 0)
-	awaitSeries(t, registry, "jobbridge_connections_rejected_total", "handshake", 1)
-	if got := series(t, registry, "jobbridge_connections_rejected_total"); got["request"] != 0 {
-		t.Errorf("%v", got)
-	}
-	stop()
 }

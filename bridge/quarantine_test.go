@@ -22,10 +22,9 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-func quarantined(t *testing.T, change func(*bridgetest.Config)) *bridgetest.Server {
+func quarantined(t *testing.T, change func(*bridge.Options)) *bridgetest.Server {
 	t.Helper()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Quarantine = true
 	if change != nil {
 		change(&srv.Config)
 	}
@@ -81,7 +80,7 @@ func TestQuarantineNotWritten(t *testing.T) {
 	if kept := became(t, srv, 1); kept["kept"] != 1 {
 		t.Fatal(kept)
 	}
-	if err := os.RemoveAll(filepath.Join(srv.Config.Publisher.Dir, "quarantine")); err != nil {
+	if err := os.RemoveAll(filepath.Join(srv.Config.DataDir, "quarantine")); err != nil {
 		t.Fatal(err)
 	}
 	refuse()
@@ -232,10 +231,10 @@ func TestQuarantineFlood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := quarantined(t, func(c *bridgetest.Config) {
-		c.QuarantineBytes = 1 << 20
-		c.Bridge.ForgeryRate = -1
-		c.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	srv := quarantined(t, func(c *bridge.Options) {
+		c.Quarantine.MaxBytes = 1 << 20
+		c.Webhook.ForgeryRate = -1
+		c.Webhook.TrustedProxies = []*net.IPNet{loopback}
 	})
 	from := func(source string, i int) bridgetest.Delivery {
 		return bridgetest.Delivery{ID: fmt.Sprintf("%s-%d", source, i), Secret: "whsec_new", Header: http.Header{"X-Forwarded-For": {source}}}
@@ -280,9 +279,9 @@ func TestQuarantineBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := quarantined(t, func(c *bridgetest.Config) {
-		c.QuarantineBytes = 1 << 20
-		c.Bridge.TrustedProxies = []*net.IPNet{loopback}
+	srv := quarantined(t, func(c *bridge.Options) {
+		c.Quarantine.MaxBytes = 1 << 20
+		c.Webhook.TrustedProxies = []*net.IPNet{loopback}
 	})
 	pad := func(n int) []byte {
 		return fmt.Appendf(nil, `{"id":"big","status":"COMPLETED","pad":"%s"}`, strings.Repeat("x", n))
@@ -308,9 +307,8 @@ func TestQuarantineBounds(t *testing.T) {
 func TestClockSkew(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zap.WarnLevel)
-	health := bridge.NewHealth()
 	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.Logger, srv.Config.Bridge.Health = zap.New(core), health
+	srv.Config.Logger = zap.New(core)
 	srv.Start()
 	deliver := func(n int, off time.Duration) {
 		for range n {
@@ -319,7 +317,7 @@ func TestClockSkew(t *testing.T) {
 			}
 		}
 	}
-	reasons := func() string { return strings.Join(health.Report().Reasons, " ") }
+	reasons := func() string { return strings.Join(srv.Bridge.Report().Reasons, " ") }
 	deliver(16, time.Second)
 	deliver(7, 4*time.Minute) // replayed, or late: the rest tells the time
 	if got := reasons(); got != "" || logs.Len() != 0 {
@@ -349,9 +347,8 @@ func TestClockOff(t *testing.T) {
 	for name, off := range map[string]time.Duration{"ahead of": time.Hour, "behind": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			health := bridge.NewHealth()
 			srv := bridgetest.NewUnstartedServer(t)
-			srv.Config.Bridge.Health = health
+			srv.Config.Quarantine.Off = true // it would have reasons of its own
 			srv.Start()
 			signed := srv.Now().Add(-off)
 			refuse := func(d bridgetest.Delivery) {
@@ -368,19 +365,19 @@ func TestClockOff(t *testing.T) {
 				d.Signature = fmt.Sprintf("%s,v1=%064x", signature, i)
 				refuse(d)
 			}
-			if got := health.Report().Reasons; len(got) != 0 || len(series(t, srv.Metrics, "jobbridge_clock_skew_seconds")) != 0 {
+			if got := srv.Bridge.Report().Reasons; len(got) != 0 || len(series(t, srv.Metrics, "jobbridge_clock_skew_seconds")) != 0 {
 				t.Fatal(got)
 			}
 			for range 2 {
 				refuse(bridgetest.Delivery{Secret: "whsec_other"}) // nobody's word
 			}
-			if got := health.Report().Reasons; len(got) != 0 {
+			if got := srv.Bridge.Report().Reasons; len(got) != 0 {
 				t.Fatal(got)
 			}
 			for range 2 {
 				refuse(bridgetest.Delivery{})
 			}
-			got := strings.Join(health.Report().Reasons, " ")
+			got := strings.Join(srv.Bridge.Report().Reasons, " ")
 			if !strings.Contains(got, name) || !strings.Contains(got, "so they are refused") {
 				t.Fatal(got)
 			}
@@ -392,7 +389,7 @@ func TestClockOff(t *testing.T) {
 					t.Fatal(r.Code)
 				}
 			}
-			if got := health.Report().Reasons; len(got) != 0 {
+			if got := srv.Bridge.Report().Reasons; len(got) != 0 {
 				t.Error("the clock was set:", got)
 			}
 		})

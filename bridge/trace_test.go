@@ -21,7 +21,7 @@ func traced(t *testing.T, srv *bridgetest.Server, f func()) (map[string]tracetes
 	exporter := tracetest.NewInMemoryExporter()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))
 	core, logs := observer.New(zapcore.InfoLevel)
-	srv.Config.Bridge.Tracer, srv.Config.Bridge.Logger = provider, zap.New(core)
+	srv.Config.Tracer, srv.Config.Logger = provider, zap.New(core)
 	srv.Start()
 	f()
 	if err := srv.Drain(); err != nil {
@@ -67,24 +67,6 @@ func TestSpansOfTheRefused(t *testing.T) {
 	}
 	if logs.FilterField(zap.String("reason", "mismatch")).FilterField(zap.Stringer("trace_id", deliver.SpanContext.TraceID())).Len() != 1 {
 		t.Error("the line does not name the trace")
-	}
-}
-
-// TestSpansOfAPanic: the delivery's span is ended, and says so.
-func TestSpansOfAPanic(t *testing.T) {
-	t.Parallel()
-	srv := bridgetest.NewUnstartedServer(t)
-	srv.Config.Bridge.Publisher = panicking{}
-	spans, _ := traced(t, srv, func() {
-		if r := srv.Deliver(bridgetest.Delivery{Header: map[string][]string{"Traceparent": {senderParent}}}); r.Code != 500 {
-			t.Fatal(r.Code)
-		}
-	})
-	if s := spans["deliver"]; s.Status.Code != codes.Error || s.Status.Description != "panic" || s.SpanContext.TraceID().String() != senderTrace {
-		t.Errorf("%+v", s)
-	}
-	if s := spans["verify"]; s.Status.Code != codes.Unset {
-		t.Errorf("verify: %+v", s.Status)
 	}
 }
 

@@ -16,10 +16,8 @@ import (
 func watched(t *testing.T) (*bridgetest.Server, *observer.ObservedLogs, func() string) {
 	t.Helper()
 	core, logs := observer.New(zap.WarnLevel)
-	health := bridge.NewHealth()
-	health.Start("fsync")
-	srv := quarantined(t, func(c *bridgetest.Config) { c.Bridge.Logger, c.Bridge.Health = zap.New(core), health })
-	return srv, logs, func() string { return strings.Join(health.Report().Reasons, "\n") }
+	srv := quarantined(t, func(c *bridge.Options) { c.Logger = zap.New(core) })
+	return srv, logs, func() string { return strings.Join(srv.Bridge.Report().Reasons, "\n") }
 }
 
 // logged waits for a line at warn that has the text in it.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -48,7 +49,7 @@ func list(t *testing.T, args ...string) []pkg {
 func TestLayers(t *testing.T) {
 	const (
 		down  = "imports point from cmd to bridge to verify and publisher"
-		rooms = "rooms on one floor do not import each other; publisher connects them"
+		rooms = "rooms on one floor do not import each other; the package above connects them"
 	)
 	type rule struct{ who, mustNot, why string }
 	rules := []rule{
@@ -63,24 +64,42 @@ func TestLayers(t *testing.T) {
 		{"publisher/internal/journal", "github.com/nats-io", "the journal knows bytes only"},
 		{"publisher/internal/forward", "github.com/nats-io/nats-server", "the forwarder does not know whether the stream is embedded"},
 		{"bridge", module + "/cmd", down},
-		{"bridge/internal/quarantine", module + "/cmd", down},
+		{"bridge", "github.com/labstack/echo/v4", "only the ingress answers deliveries"},
+		{"bridge/internal/ingress", "github.com/nats-io", "the ingress publishes through an interface"},
+		{"bridge/internal/admin", "github.com/nats-io", "the admin listener knows no NATS"},
 		{"bridge/internal/quarantine", "github.com/nats-io", "the quarantine stores files and publishes through an interface"},
 		{"bridge/internal/quarantine", "github.com/labstack/echo/v4", "the quarantine answers no requests"},
+		{"bridge/internal/acme", module, "a certificate depends on nothing else here"},
 		{"bridge/internal/source", module, "who a sender is depends on nothing else here"},
+		{"bridge/internal/logging", module, "what a log line may hold depends on nothing else here"},
 	}
-	internal := []string{"journal", "forward", "embedded", "remote"}
-	for _, room := range internal {
-		who := "publisher/internal/" + room
-		rules = append(rules, rule{who, module + "/bridge", down}, rule{who, "net/http", "the publisher knows no HTTP"},
-			rule{who, module + "/verify", "what is published has been verified, by others"})
-		for _, other := range internal {
-			if other != room {
-				rules = append(rules, rule{who, module + "/publisher/internal/" + other, rooms})
+	floor := func(owner string, names []string, more ...rule) {
+		for _, room := range names {
+			who := owner + "/internal/" + room
+			for _, r := range more {
+				rules = append(rules, rule{who, r.mustNot, r.why})
+			}
+			for _, other := range names {
+				if other != room {
+					rules = append(rules, rule{who, module + "/" + owner + "/internal/" + other, rooms})
+				}
 			}
 		}
 	}
+	floor("publisher", []string{"journal", "forward", "embedded", "remote"}, rule{mustNot: module + "/bridge", why: down}, rule{mustNot: "net/http", why: "the publisher knows no HTTP"},
+		rule{mustNot: module + "/verify", why: "what is published has been verified, by others"})
+	// The rooms may use the tools below them: listener, logging and source.
+	floor("bridge", []string{"ingress", "admin", "quarantine", "reload", "acme"}, rule{mustNot: module + "/cmd", why: down}, rule{mustNot: module + "/test", why: down})
+	floor("bridge", []string{"listener", "logging"}, rule{mustNot: module + "/publisher", why: "a tool of the rooms knows no events"},
+		rule{mustNot: module + "/verify", why: "a tool of the rooms knows no deliveries"})
+	packages := list(t, module+"/...")
+	for _, r := range rules { // a rule for a room that is gone keeps nothing
+		if !slices.ContainsFunc(packages, func(p pkg) bool { return p.ImportPath == module+"/"+r.who }) {
+			t.Errorf("there is no %s", r.who)
+		}
+	}
 	server := "only publisher/internal/embedded and test run a NATS server"
-	for _, p := range list(t, module+"/...") {
+	for _, p := range packages {
 		name := strings.TrimPrefix(p.ImportPath, module+"/")
 		for _, imported := range p.Imports {
 			if strings.HasPrefix(imported, "github.com/nats-io/nats-server") && name != "publisher/internal/embedded" && !strings.HasPrefix(name, "test") {

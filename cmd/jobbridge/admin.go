@@ -9,19 +9,21 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/jobbridge/jobbridge/bridge"
 )
 
 // adminFlags say where the running bridge's operator listens, and who asks.
 type adminFlags struct {
-	Admin          string         `help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
-	AdminTokenFile string         `help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
-	AdminTLS       clientTLSFlags `embed:"" prefix:"admin-" set:"prefix=admin-" set:"instead=, instead of a token"`
-	JSON           bool           `name:"json" help:"Print JSON."`
+	URL       string         `name:"admin" help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
+	TokenFile string         `name:"admin-token-file" help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
+	TLS       clientTLSFlags `embed:"" prefix:"admin-" set:"prefix=admin-" set:"instead=, instead of a token"`
+	JSON      bool           `name:"json" help:"Print JSON."`
 }
 
 // send sends a request to the running bridge.
 func (f adminFlags) send(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
-	u, err := url.Parse(f.Admin)
+	u, err := url.Parse(f.URL)
 	if err != nil || u.Host == "" {
 		return nil, usage("--admin: want a URL such as http://127.0.0.1:8081")
 	}
@@ -30,14 +32,14 @@ func (f adminFlags) send(ctx context.Context, method, path string, query url.Val
 	if err != nil {
 		return nil, usageError{err}
 	}
-	token, err := readToken(f.AdminTokenFile)
+	token, err := readToken(f.TokenFile)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	config, err := f.AdminTLS.config("admin-")
+	config, err := f.TLS.config("admin-")
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +70,7 @@ func (f adminFlags) ask(ctx context.Context, method, path string, query url.Valu
 	}
 	switch {
 	case resp.StatusCode == http.StatusNotFound && !json.Valid(data):
-		if strings.HasPrefix(path, "/quarantine") {
+		if strings.HasPrefix(path, bridge.PathQuarantine) {
 			return errors.New("this bridge has no quarantine: it was started with --no-quarantine, or with --journal=off and without --data-dir")
 		}
 		return fmt.Errorf("this bridge does not know %s: does --admin name its admin listener, and is it of the same version?", path)
@@ -90,4 +92,22 @@ func printJSON(w io.Writer, v any) error {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// readToken reads a file with a token; no file, no token.
+func readToken(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	token, err := readPassword(path)
+	if err != nil {
+		return "", fmt.Errorf("--admin-token-file: %s: %w", path, err)
+	}
+	if len(token) < 16 {
+		return "", fmt.Errorf("--admin-token-file: %s: want at least 16 characters, such as those of: openssl rand -hex 32", path)
+	}
+	if mistake := secretMistake(token); mistake != "" {
+		return "", fmt.Errorf("--admin-token-file: %s: the token %s", path, mistake)
+	}
+	return token, nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/alecthomas/kong"
 	"github.com/alecthomas/units"
-	"github.com/jobbridge/jobbridge/verify"
+	"github.com/jobbridge/jobbridge/bridge"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -48,7 +48,7 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 // Validate refuses keys that name no flag: a misspelt limit must not be lost
 // silently.
 func (f yamlFile) Validate(app *kong.Application) error {
-	known := serveFlags(app)
+	known := flagsOfServe(app)
 	for key := range f {
 		if slices.Contains(known, key) && key != "config" {
 			continue
@@ -62,8 +62,8 @@ func (f yamlFile) Validate(app *kong.Application) error {
 	return nil
 }
 
-// serveFlags are the names of serve's flags.
-func serveFlags(app *kong.Application) (names []string) {
+// flagsOfServe are the names of serve's flags.
+func flagsOfServe(app *kong.Application) (names []string) {
 	for _, command := range app.Children {
 		if command.Name == "serve" {
 			for _, flag := range command.Flags {
@@ -79,7 +79,7 @@ func serveFlags(app *kong.Application) (names []string) {
 // services.
 func misspelt(app *kong.Application, environ []string) (hints []string) {
 	var known []string
-	for _, name := range serveFlags(app) {
+	for _, name := range flagsOfServe(app) {
 		known = append(known, "JOBBRIDGE_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
 	}
 	for _, variable := range environ {
@@ -145,7 +145,9 @@ type configCmd struct {
 	Running configRunningCmd `cmd:"" help:"Print what a running bridge was started with, and the secrets that are in force."`
 }
 
-type configCheckCmd struct{ serveCmd }
+type configCheckCmd struct {
+	Flags serveFlags `embed:""`
+}
 
 // Help replaces serve's.
 func (configCheckCmd) Help() string {
@@ -154,26 +156,28 @@ func (configCheckCmd) Help() string {
 
 // Run checks what serve checks before it begins.
 func (c *configCheckCmd) Run(k *kong.Context, s streams) error {
-	c.fillIn()
-	secrets, err := c.validate(s.getenv)
+	o, err := c.Flags.checked(s.getenv)
 	if err != nil {
 		return err
 	}
-	for _, hint := range append(misspelt(k.Model, os.Environ()), c.warnings()...) {
+	for _, hint := range append(misspelt(k.Model, os.Environ()), o.Warnings()...) {
 		fmt.Fprintln(s.err, hint)
 	}
-	text := "signing secrets: fingerprints " + strings.Join(fingerprints(secrets), ", ")
+	prints := c.Flags.fingerprints(s.getenv)
+	text := "signing secrets: fingerprints " + strings.Join(prints, ", ")
 	switch {
-	case c.Dev:
+	case c.Flags.Dev:
 		text = "the signing secret is made by --dev"
-	case len(secrets) == 1:
-		text = "signing secret: fingerprint " + verify.Fingerprint(secrets[0])
+	case len(prints) == 1:
+		text = "signing secret: fingerprint " + prints[0]
 	}
 	fmt.Fprintf(s.out, "OK; %s\n", text)
 	return nil
 }
 
-type configPrintCmd struct{ serveCmd }
+type configPrintCmd struct {
+	Flags serveFlags `embed:""`
+}
 
 // Help replaces serve's.
 func (configPrintCmd) Help() string {
@@ -182,9 +186,8 @@ func (configPrintCmd) Help() string {
 
 // Run prints the flags, and checks them.
 func (c *configPrintCmd) Run(k *kong.Context, s streams) error {
-	c.fillIn()
-	secrets, err := c.validate(s.getenv)
-	return errors.Join(printSettings(s.out, c.settings(k, s.getenv, fingerprints(secrets))), err)
+	_, err := c.Flags.checked(s.getenv)
+	return errors.Join(printSettings(s.out, c.Flags.settings(k, s.getenv, c.Flags.fingerprints(s.getenv))), err)
 }
 
 // setting is the value of a flag, and where it comes from.
@@ -195,14 +198,14 @@ type setting struct {
 }
 
 // settings are those of serve, and the fingerprints of its secrets.
-func (c *serveCmd) settings(k *kong.Context, getenv func(string) string, secrets []string) (list []setting) {
+func (f *serveFlags) settings(k *kong.Context, getenv func(string) string, secrets []string) (list []setting) {
 	for _, flag := range k.Selected().Flags {
 		if flag.Name != "config" {
 			list = append(list, setting{flag.Name, shown(flag.Name, k.FlagValue(flag)), origin(k, flag)})
 		}
 	}
-	from := c.origins(getenv)
-	if len(from) == 0 && c.Dev {
+	from := f.Secrets.origins(getenv)
+	if len(from) == 0 && f.Dev {
 		from = []string{"--dev"}
 	}
 	return append(list, setting{"secrets", strings.Join(secrets, ", "), strings.Join(from, " and ")})
@@ -249,15 +252,17 @@ func printSettings(w io.Writer, list []setting) error {
 	return t.Flush()
 }
 
-type configRunningCmd struct{ adminFlags }
+type configRunningCmd struct {
+	Admin adminFlags `embed:""`
+}
 
 // Run asks a bridge for its flags.
 func (c *configRunningCmd) Run(ctx context.Context, s streams) error {
 	var list []setting
-	if err := c.ask(ctx, http.MethodGet, "/config", nil, &list); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodGet, bridge.PathConfig, nil, &list); err != nil {
 		return err
 	}
-	if c.JSON {
+	if c.Admin.JSON {
 		return printJSON(s.out, list)
 	}
 	return printSettings(s.out, list)

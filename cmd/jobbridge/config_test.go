@@ -4,11 +4,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
+	"github.com/alecthomas/units"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -102,7 +104,7 @@ func TestConfigCheck(t *testing.T) {
 		"no folder":             {[]string{"--data-dir", file(t, "d", "x")}, "--data-dir"},
 	} {
 		out, err := call(t, nil, append([]string{"config", "check"}, c.args...)...)
-		if err == nil || !strings.Contains(err.Error(), c.want) {
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "Options.") || exitCode(err, io.Discard) != 2 {
 			t.Errorf("%s: %q %v, want %q", name, out, err, c.want)
 		}
 	}
@@ -210,20 +212,33 @@ func TestClientVariables(t *testing.T) {
 // TestWarnings lets passwords go over the network, and says so.
 func TestWarnings(t *testing.T) {
 	token, workers := file(t, "token", "0123456789abcdef"), file(t, "workers", "ann:one")
+	certificate := file(t, "cert", "x")
 	for _, c := range []struct {
-		serve serveCmd
-		want  string
+		args []string
+		want string
 	}{
-		{serveCmd{AdminListen: "0.0.0.0:8081", AdminTokenFile: token}, "--admin-tls-cert"},
-		{serveCmd{AdminListen: ":8081", AdminTokenFile: token}, "--admin-tls-cert"},
-		{serveCmd{AdminListen: "0.0.0.0:8081", AdminTokenFile: token, AdminTLS: tlsFlags{TLSCert: "x"}}, ""},
-		{serveCmd{AdminListen: "127.0.0.1:8081", AdminTokenFile: token}, ""},
-		{serveCmd{AdminListen: "0.0.0.0:8081"}, ""},
-		{serveCmd{NatsListen: "[::]:4222", NatsAuthFile: workers}, "--nats-tls-cert"},
-		{serveCmd{NatsListen: "localhost:4222", NatsAuthFile: workers}, ""},
+		{[]string{"--admin-listen", "0.0.0.0:8081", "--admin-token-file", token}, "the admin listener a certificate"},
+		{[]string{"--admin-listen", ":8081", "--admin-token-file", token}, "the admin listener a certificate"},
+		{[]string{"--admin-listen", "0.0.0.0:8081", "--admin-token-file", token, "--admin-tls-cert", certificate, "--admin-tls-key", certificate}, ""},
+		{[]string{"--admin-listen", "127.0.0.1:8081", "--admin-token-file", token}, ""},
+		{[]string{"--admin-listen", "0.0.0.0:8081"}, ""},
+		{[]string{"--nats-listen", "[::]:4222", "--nats-auth-file", workers}, "the NATS listener a certificate"},
+		{[]string{"--nats-listen", "localhost:4222", "--nats-auth-file", workers}, ""},
 	} {
-		if got := strings.Join(c.serve.warnings(), "\n"); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
-			t.Errorf("%+v: %q, want %q", c.serve, got, c.want)
+		var command cli
+		parser, err := kong.New(&command, kong.NamedMapper("path", kong.MapperFunc(decodePath)), kong.TypeMapper(reflect.TypeFor[units.Base2Bytes](), kong.MapperFunc(decodeSize)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(append([]string{"serve"}, c.args...)); err != nil {
+			t.Fatal(err)
+		}
+		o, err := command.Serve.Flags.options(func(string) string { return "" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(o.Warnings(), "\n"); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%q: %q, want %q", c.args, got, c.want)
 		}
 	}
 }

@@ -94,7 +94,7 @@ var clientVariables = []string{"admin", "admin-ca", "admin-cert", "admin-key", "
 // such as --timeout and --id: JOBBRIDGE_TIMEOUT would mean one thing to drain and another
 // to health.
 func limitVariables(app *kong.Application) {
-	keep := append(serveFlags(app), clientVariables...)
+	keep := append(flagsOfServe(app), clientVariables...)
 	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error { // its errors are those of this function
 		if flag, ok := node.(*kong.Flag); ok && !slices.Contains(keep, flag.Name) {
 			flag.Envs, flag.Tag.Envs = nil, nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
@@ -17,27 +18,28 @@ import (
 
 // welcome shows a newcomer one delivery from end to end, through the same
 // doors that a provider and a worker use, and the commands to go on with.
-func (c *serveCmd) welcome(ctx context.Context, s streams, secret, url, admin, natsURL string) {
+func (f *serveFlags) welcome(ctx context.Context, s streams, secret string, addrs bridge.Addrs) {
+	url, natsURL := addrs.Webhook, addrs.NATS
 	say := func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
 	say("\njobbridge takes signed webhooks at %s", url)
 	if natsURL != "" {
 		say("and publishes them to workers at  %s", natsURL)
 	}
-	say("operator: %s/readyz and /metrics; journal and --dev secret: %s\n", admin, c.DataDir)
-	if err := c.firstDelivery(ctx, say, secret, url, natsURL); err != nil && ctx.Err() == nil {
+	say("operator: %s/readyz and /metrics; journal and --dev secret: %s\n", addrs.Admin, f.DataDir)
+	if err := f.firstDelivery(ctx, say, secret, url, natsURL); err != nil && ctx.Err() == nil {
 		say("the first delivery failed: %v\n", err)
 	}
 	self := program()
 	say("In another terminal, see what workers get, and send more:\n\n  %s tail%s\n  %s send%s\n",
 		self, flag("nats-url", natsURL, "nats://127.0.0.1:4222"),
-		self, flag("url", url, "http://127.0.0.1:8080/webhook")+flag("data-dir", c.DataDir, absolute("./jobbridge-data")))
+		self, flag("url", url, "http://127.0.0.1:8080/webhook")+flag("data-dir", f.DataDir, absolute("./jobbridge-data")))
 }
 
 // firstDelivery subscribes as a worker, posts as the provider, and prints both.
-func (c *serveCmd) firstDelivery(ctx context.Context, say func(string, ...any), secret, url, natsURL string) error {
+func (f *serveFlags) firstDelivery(ctx context.Context, say func(string, ...any), secret, url, natsURL string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if natsURL == "" || c.NatsAuthFile != "" {
+	if natsURL == "" || f.NATSAuthFile != "" {
 		return nil // a worker would need its password here
 	}
 	nc, err := nats.Connect(natsURL, nats.Name("jobbridge serve --dev"))
@@ -46,7 +48,7 @@ func (c *serveCmd) firstDelivery(ctx context.Context, say func(string, ...any), 
 	}
 	defer nc.Close()
 	id := uuid.NewString()
-	subject := strings.NewReplacer("{kind}", event.Job, "{status}", "completed", "{id}", id).Replace(c.Subject)
+	subject := strings.NewReplacer("{kind}", event.Job, "{status}", "completed", "{id}", id).Replace(f.Subject)
 	sub, err := nc.SubscribeSync(subject)
 	if err != nil {
 		return fmt.Errorf("subscribe a worker: %w", err)
@@ -56,7 +58,7 @@ func (c *serveCmd) firstDelivery(ctx context.Context, say func(string, ...any), 
 	}
 	body := generation(id, "COMPLETED")
 	header := verify.Sign(secret, time.Now(), body)
-	say("A first delivery, signed and sent from here:\n  → POST %s  Sync-Signature: %s…", c.Path, header[:min(len(header), 28)])
+	say("A first delivery, signed and sent from here:\n  → POST %s  Sync-Signature: %s…", f.Path, header[:min(len(header), 28)])
 	r, err := deliver(ctx, http.DefaultClient, url, header, body)
 	if err != nil {
 		return err

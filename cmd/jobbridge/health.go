@@ -8,24 +8,26 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/jobbridge/jobbridge/bridge"
 )
 
 // healthCmd is a health check without curl.
 type healthCmd struct {
 	Ready   bool          `help:"Print the state and its reasons, and fail unless the state is ready or journaling. Without this flag, it is enough that the process lives."`
 	Timeout time.Duration `help:"How long to wait for an answer." default:"2s"`
-	adminFlags
+	Admin   adminFlags    `embed:""`
 }
 
 // Run fails if the bridge is not well.
 func (c *healthCmd) Run(ctx context.Context, s streams) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	path := "/healthz"
+	path := bridge.PathLive
 	if c.Ready {
-		path = "/readyz"
+		path = bridge.PathReady
 	}
-	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	resp, err := c.Admin.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
@@ -47,7 +49,7 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 type drainCmd struct {
 	Timeout time.Duration `help:"How long to wait." default:"10m"`
 	Cancel  bool          `help:"Undo a drain: the bridge says on /readyz again what it can do."`
-	adminFlags
+	Admin   adminFlags    `embed:""`
 }
 
 // Help implements kong's long help.
@@ -55,17 +57,6 @@ func (drainCmd) Help() string {
 	return `From now on the bridge says "draining" on /readyz, so that load balancers send deliveries elsewhere; it still accepts those that come. It stays so until it is restarted or until jobbridge drain --cancel, also if this command fails. ` +
 		`This command ends when the stream has every event of the journal. Then stop the bridge: with a remote stream, its data folder then holds nothing that the stream does not have. ` +
 		`The command fails if events are left at the end of the timeout, or if the quarantine holds events that the stream can never accept: they are in the bridge's data folder alone.`
-}
-
-// forwarded says how far the bridge has forwarded its journal.
-type forwarded struct {
-	// Lag is the number of events that the stream has not acknowledged.
-	Lag       uint64 `json:"lag"`
-	Forwarded uint64 `json:"forwarded"`
-	// Quarantined are events in the quarantine that the stream can never accept.
-	Quarantined int    `json:"quarantined"`
-	State       string `json:"state"`
-	Reason      string `json:"reason,omitempty"`
 }
 
 const (
@@ -78,7 +69,7 @@ const (
 // Run drains, and fails if events are left at the end of the timeout.
 func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	if c.Cancel {
-		if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{"cancel": {"true"}}, &forwarded{}); err != nil {
+		if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathDrain, url.Values{"cancel": {"true"}}, &bridge.Forwarded{}); err != nil {
 			return err
 		}
 		fmt.Fprintln(s.out, "the drain is cancelled")
@@ -89,7 +80,7 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	if err := c.ask(ctx, http.MethodPost, "/drain", url.Values{}, &forwarded{}); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathDrain, url.Values{}, &bridge.Forwarded{}); err != nil {
 		return err
 	}
 	if err := c.wait(ctx, s); err != nil {
@@ -100,12 +91,12 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 
 // wait returns when everything is forwarded, or with an error that says what is left.
 func (c *drainCmd) wait(ctx context.Context, s streams) error {
-	var stats forwarded
+	var stats bridge.Forwarded
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	last := time.Now() // when something was left
 	for answers := 0; time.Since(last) < quietFor; answers++ {
-		err := c.ask(ctx, http.MethodGet, "/forward", nil, &stats)
+		err := c.Admin.ask(ctx, http.MethodGet, bridge.PathForward, nil, &stats)
 		switch {
 		case err != nil && ctx.Err() != nil && answers > 0: // the end came while it asked
 			return left(stats)
@@ -129,7 +120,7 @@ func (c *drainCmd) wait(ctx context.Context, s streams) error {
 }
 
 // left says what the last answer before the end of the timeout said.
-func left(stats forwarded) error {
+func left(stats bridge.Forwarded) error {
 	if stats.Lag == 0 {
 		return fmt.Errorf("events came until the end: none was left for less than %s", quietFor)
 	}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/nats-io/nats.go"
 	"github.com/synadia-io/orbit.go/natscontext"
 )
@@ -19,26 +18,26 @@ import (
 // natsFlags say how to reach a NATS server of the operator's, and as whom. The
 // files are read at each connect, and serve connects again when they change.
 type natsFlags struct {
-	NatsURL          []string `name:"nats-url" help:"NATS servers, such as nats://a:4222,nats://b:4222." placeholder:"URL"`
-	NatsContext      string   `help:"Context of the nats command to connect with, by its name or file, instead of --nats-url." placeholder:"NAME"`
-	NatsCreds        string   `help:"Credentials file." placeholder:"FILE" type:"path"`
-	NatsNkey         string   `help:"File with an nkey seed." placeholder:"FILE" type:"path"`
-	NatsUser         string   `help:"User name; with --nats-password-file." placeholder:"NAME"`
-	NatsPasswordFile string   `help:"File with the password of --nats-user." placeholder:"FILE" type:"path"`
-	NatsCA           string   `name:"nats-ca" help:"File with the CA certificates of the NATS servers; default: those of the system." placeholder:"FILE" type:"path"`
-	NatsCert         string   `help:"Client certificate." placeholder:"FILE" type:"path"`
-	NatsKey          string   `help:"Key of --nats-cert." placeholder:"FILE" type:"path"`
-	NatsTLSFirst     bool     `name:"nats-tls-first" help:"Begin with the TLS handshake, for servers with handshake_first in their configuration."`
-	NatsInbox        string   `help:"Prefix of the subjects on which answers arrive. Default: the prefix of the context; else _INBOX_BRIDGE for serve and stream audit, and _INBOX for the other commands." placeholder:"PREFIX"`
-	NatsDomain       string   `help:"JetStream domain." placeholder:"NAME"`
+	URL          []string `name:"url" help:"NATS servers, such as nats://a:4222,nats://b:4222." placeholder:"URL"`
+	Context      string   `help:"Context of the nats command to connect with, by its name or file, instead of --nats-url." placeholder:"NAME"`
+	Creds        string   `help:"Credentials file." placeholder:"FILE" type:"path"`
+	Nkey         string   `help:"File with an nkey seed." placeholder:"FILE" type:"path"`
+	User         string   `help:"User name; with --nats-password-file." placeholder:"NAME"`
+	PasswordFile string   `help:"File with the password of --nats-user." placeholder:"FILE" type:"path"`
+	CA           string   `name:"ca" help:"File with the CA certificates of the NATS servers; default: those of the system." placeholder:"FILE" type:"path"`
+	Cert         string   `help:"Client certificate." placeholder:"FILE" type:"path"`
+	Key          string   `help:"Key of --nats-cert." placeholder:"FILE" type:"path"`
+	TLSFirst     bool     `name:"tls-first" help:"Begin with the TLS handshake, for servers with handshake_first in their configuration."`
+	Inbox        string   `help:"Prefix of the subjects on which answers arrive. Default: the prefix of the context; else _INBOX_BRIDGE for serve and stream audit, and _INBOX for the other commands." placeholder:"PREFIX"`
+	Domain       string   `help:"JetStream domain." placeholder:"NAME"`
 }
 
-// given reports whether a server is named at all.
-func (f natsFlags) given() bool { return len(f.NatsURL) > 0 || f.NatsContext != "" }
+// Configured reports whether a server is named at all.
+func (f natsFlags) Configured() bool { return len(f.URL) > 0 || f.Context != "" }
 
 // files that a connection is made from; of a context, also those that it names.
 func (f natsFlags) files() []string {
-	files := []string{f.NatsCreds, f.NatsNkey, f.NatsPasswordFile, f.NatsCA, f.NatsCert, f.NatsKey}
+	files := []string{f.Creds, f.Nkey, f.PasswordFile, f.CA, f.Cert, f.Key}
 	path, settings, _ := f.context() // connecting says what is wrong with it
 	files = append(files, path)
 	for _, named := range []string{settings.Creds, settings.NKey, settings.CA, settings.Cert, settings.Key} {
@@ -53,10 +52,10 @@ func (f natsFlags) files() []string {
 // context returns the file of the context, if one is given, and what is in it.
 // natscontext, which connects with it, does not say where it looks.
 func (f natsFlags) context() (path string, settings natscontext.Settings, err error) {
-	if f.NatsContext == "" {
+	if f.Context == "" {
 		return "", settings, nil
 	}
-	path = f.NatsContext
+	path = f.Context
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(cmp.Or(os.Getenv("XDG_CONFIG_HOME"), filepath.Join(homeDir(), ".config")), "nats", "context", path+".json")
 	}
@@ -76,22 +75,6 @@ func homeDir() string {
 	return u.HomeDir
 }
 
-// reloadedNATS connects again when the files that it connected with have changed.
-func (f natsFlags) reloadedNATS(p *publisher.Publisher) reloaded {
-	now, _ := readAll(f.files()) // if one is gone already, load says so
-	return reloaded{name: "NATS credentials", files: f.files, load: func() (bool, error) {
-		read, err := readAll(f.files())
-		if err != nil || slices.Equal(read, now) {
-			return false, err
-		}
-		if err := p.Reconnect(); err != nil {
-			return false, err
-		}
-		now = read
-		return true, nil
-	}}
-}
-
 // connector returns what connects, and the JetStream domain of a connection. It
 // reads the files again each time.
 func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error), error) {
@@ -100,7 +83,7 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 		return nil, err
 	}
 	if _, _, err := f.context(); err != nil {
-		return nil, usage("--nats-context %s: %w", f.NatsContext, err)
+		return nil, usage("--nats-context %s: %w", f.Context, err)
 	}
 	// What the options hold is looked at when they are applied, or later still.
 	var applied nats.Options
@@ -119,13 +102,13 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 			return nil, usage("--nats-cert: %w", err)
 		}
 	}
-	if f.NatsCreds != "" {
+	if f.Creds != "" {
 		_, err := applied.UserJWT()
 		if err == nil {
 			_, err = applied.SignatureCB(nil)
 		}
 		if err != nil {
-			return nil, usage("--nats-creds %s: %w: want what nsc writes: a JWT and its seed", f.NatsCreds, err)
+			return nil, usage("--nats-creds %s: %w: want what nsc writes: a JWT and its seed", f.Creds, err)
 		}
 	}
 	return func(more ...nats.Option) (*nats.Conn, string, error) {
@@ -134,15 +117,15 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 			return nil, "", err
 		}
 		options = append(options, more...)
-		if f.NatsContext == "" {
-			conn, err := nats.Connect(strings.Join(f.NatsURL, ","), options...) // which trims each
-			return conn, f.NatsDomain, err
+		if f.Context == "" {
+			conn, err := nats.Connect(strings.Join(f.URL, ","), options...) // which trims each
+			return conn, f.Domain, err
 		}
-		conn, settings, err := natscontext.Connect(f.NatsContext, options...)
+		conn, settings, err := natscontext.Connect(f.Context, options...)
 		if err != nil {
-			return nil, "", fmt.Errorf("--nats-context %s: %w", f.NatsContext, err)
+			return nil, "", fmt.Errorf("--nats-context %s: %w", f.Context, err)
 		}
-		return conn, cmp.Or(f.NatsDomain, settings.JSDomain), nil
+		return conn, cmp.Or(f.Domain, settings.JSDomain), nil
 	}, nil
 }
 
@@ -150,17 +133,17 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 // that is missing looks like an outage.
 func (f natsFlags) options() ([]nats.Option, error) {
 	switch {
-	case f.NatsContext != "" && len(f.NatsURL) > 0:
+	case f.Context != "" && len(f.URL) > 0:
 		return nil, usage("--nats-context and --nats-url exclude each other")
-	case (f.NatsUser == "") != (f.NatsPasswordFile == ""):
+	case (f.User == "") != (f.PasswordFile == ""):
 		return nil, usage("--nats-user and --nats-password-file belong together")
-	case (f.NatsCert == "") != (f.NatsKey == ""):
+	case (f.Cert == "") != (f.Key == ""):
 		return nil, usage("--nats-cert and --nats-key belong together")
 	}
-	if err := checkNATSURLs(f.NatsURL); err != nil {
+	if err := checkNATSURLs(f.URL); err != nil {
 		return nil, usage("--nats-url: %w", err)
 	}
-	for name, path := range map[string]string{"creds": f.NatsCreds, "nkey": f.NatsNkey, "password-file": f.NatsPasswordFile, "ca": f.NatsCA, "cert": f.NatsCert, "key": f.NatsKey} {
+	for name, path := range map[string]string{"creds": f.Creds, "nkey": f.Nkey, "password-file": f.PasswordFile, "ca": f.CA, "cert": f.Cert, "key": f.Key} {
 		if path == "" {
 			continue
 		}
@@ -169,36 +152,36 @@ func (f natsFlags) options() ([]nats.Option, error) {
 		}
 	}
 	var options []nats.Option
-	if f.NatsCreds != "" {
-		options = append(options, nats.UserCredentials(f.NatsCreds))
+	if f.Creds != "" {
+		options = append(options, nats.UserCredentials(f.Creds))
 	}
-	if f.NatsNkey != "" {
-		nkey, err := nats.NkeyOptionFromSeed(f.NatsNkey)
+	if f.Nkey != "" {
+		nkey, err := nats.NkeyOptionFromSeed(f.Nkey)
 		if err != nil {
 			return nil, usage("--nats-nkey: %w", err)
 		}
 		options = append(options, nkey)
 	}
-	if f.NatsUser != "" {
+	if f.User != "" {
 		options = append(options, nats.UserInfoHandler(func() (string, string) {
-			password, err := readPassword(f.NatsPasswordFile)
+			password, err := readPassword(f.PasswordFile)
 			if err != nil {
-				return f.NatsUser, "" // the server's refusal says the rest
+				return f.User, "" // the server's refusal says the rest
 			}
-			return f.NatsUser, password
+			return f.User, password
 		}))
 	}
-	if f.NatsCA != "" {
-		options = append(options, nats.RootCAs(f.NatsCA))
+	if f.CA != "" {
+		options = append(options, nats.RootCAs(f.CA))
 	}
-	if f.NatsCert != "" {
-		options = append(options, nats.ClientCert(f.NatsCert, f.NatsKey))
+	if f.Cert != "" {
+		options = append(options, nats.ClientCert(f.Cert, f.Key))
 	}
-	if f.NatsTLSFirst {
+	if f.TLSFirst {
 		options = append(options, nats.TLSHandshakeFirst())
 	}
-	if f.NatsInbox != "" {
-		options = append(options, nats.CustomInboxPrefix(f.NatsInbox))
+	if f.Inbox != "" {
+		options = append(options, nats.CustomInboxPrefix(f.Inbox))
 	}
 	return options, nil
 }

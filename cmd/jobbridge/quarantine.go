@@ -9,14 +9,12 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/verify"
 )
 
 // quarantineCmd is about what needs an operator: refused requests that may be
@@ -28,15 +26,17 @@ type quarantineCmd struct {
 	Purge   quarantinePurgeCmd   `cmd:"" help:"Remove entries for good. An authentic event that is removed is lost: the stream does not have it."`
 }
 
-type quarantineListCmd struct{ adminFlags }
+type quarantineListCmd struct {
+	Admin adminFlags `embed:""`
+}
 
 // Run lists the quarantine.
 func (c *quarantineListCmd) Run(ctx context.Context, s streams) error {
 	var list []bridge.Quarantined
-	if err := c.ask(ctx, http.MethodGet, "/quarantine", nil, &list); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodGet, bridge.PathQuarantine, nil, &list); err != nil {
 		return err
 	}
-	return printQuarantined(s, c.JSON, list)
+	return printQuarantined(s, c.Admin.JSON, list)
 }
 
 func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
@@ -66,17 +66,17 @@ func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
 }
 
 type quarantineShowCmd struct {
-	Sequence uint64 `arg:"" help:"Number of the entry in the list."`
-	adminFlags
+	Sequence uint64     `arg:"" help:"Number of the entry in the list."`
+	Admin    adminFlags `embed:""`
 }
 
 // Run prints one entry.
 func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 	var e bridge.Quarantined
-	if err := c.ask(ctx, http.MethodGet, "/quarantine/entry", url.Values{"seq": {strconv.FormatUint(c.Sequence, 10)}}, &e); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodGet, bridge.PathEntry, url.Values{"seq": {strconv.FormatUint(c.Sequence, 10)}}, &e); err != nil {
 		return err
 	}
-	if c.JSON {
+	if c.Admin.JSON {
 		return printJSON(s.out, e)
 	}
 	// The headers are for the reader; what goes on to a file is the body.
@@ -97,11 +97,11 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 }
 
 type quarantineReleaseCmd struct {
-	Sequence []uint64 `arg:"" optional:"" help:"Numbers of the entries in the list; default: all."`
-	DryRun   bool     `help:"Only say what a release would do: which requests verify with the present secrets, and for which jobs they are."`
-	Stale    bool     `help:"Also requests whose time of signing was further from their arrival than --tolerance of serve allows: after a wrong clock or a pause."`
-	Force    bool     `help:"Also requests that are older than the duplicate window (--dedupe-window of serve). Look for their jobs in the stream first: an event that is stored already would be stored twice."`
-	adminFlags
+	Sequence []uint64   `arg:"" optional:"" help:"Numbers of the entries in the list; default: all."`
+	DryRun   bool       `help:"Only say what a release would do: which requests verify with the present secrets, and for which jobs they are."`
+	Stale    bool       `help:"Also requests whose time of signing was further from their arrival than --tolerance of serve allows: after a wrong clock or a pause."`
+	Force    bool       `help:"Also requests that are older than the duplicate window (--dedupe-window of serve). Look for their jobs in the stream first: an event that is stored already would be stored twice."`
+	Admin    adminFlags `embed:""`
 }
 
 // Run releases, and fails if anything is still bad.
@@ -111,10 +111,10 @@ func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 	query.Set("dry_run", strconv.FormatBool(c.DryRun))
 	query.Set("stale", strconv.FormatBool(c.Stale))
 	query.Set("force", strconv.FormatBool(c.Force))
-	if err := c.ask(ctx, http.MethodPost, "/quarantine/release", query, &list); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathRelease, query, &list); err != nil {
 		return err
 	}
-	if err := printQuarantined(s, c.JSON, list); err != nil {
+	if err := printQuarantined(s, c.Admin.JSON, list); err != nil {
 		return err
 	}
 	if c.DryRun {
@@ -133,9 +133,9 @@ func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 }
 
 type quarantinePurgeCmd struct {
-	Sequence []uint64 `arg:"" optional:"" help:"Numbers of the entries in the list."`
-	All      bool     `help:"Remove all entries, authentic events included."`
-	adminFlags
+	Sequence []uint64   `arg:"" optional:"" help:"Numbers of the entries in the list."`
+	All      bool       `help:"Remove all entries, authentic events included."`
+	Admin    adminFlags `embed:""`
 }
 
 // Run purges.
@@ -146,10 +146,10 @@ func (c *quarantinePurgeCmd) Run(ctx context.Context, s streams) error {
 	var answer struct {
 		Purged int `json:"purged"`
 	}
-	if err := c.ask(ctx, http.MethodPost, "/quarantine/purge", sequenceQuery(c.Sequence), &answer); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathPurge, sequenceQuery(c.Sequence), &answer); err != nil {
 		return err
 	}
-	if c.JSON {
+	if c.Admin.JSON {
 		return printJSON(s.out, answer)
 	}
 	fmt.Fprintf(s.out, "%d removed\n", answer.Purged)
@@ -162,61 +162,4 @@ func sequenceQuery(sequences []uint64) url.Values {
 		query.Add("seq", strconv.FormatUint(seq, 10))
 	}
 	return query
-}
-
-// openQuarantine opens the quarantine in the data folder. In direct mode it is all
-// that the folder holds, so that it has a lock of its own.
-func (c *serveCmd) openQuarantine(ctx context.Context, s *storage, verifier *verify.Verifier, o operator) error {
-	window := func() time.Duration { return c.DedupeWindow }
-	if c.direct() {
-		window = s.publisher.DuplicateWindow
-	}
-	q, err := bridge.OpenQuarantine(bridge.QuarantineOptions{
-		Dir: filepath.Join(c.DataDir, "quarantine"), Lock: c.direct(),
-		MaxBytes: int64(c.QuarantineBytes), MaxAge: c.QuarantineAge, MaxBody: int(c.QuarantineMaxBody),
-		Verifier: verifier, Publisher: s.publisher, Tolerance: c.Tolerance, DedupeWindow: window, Logger: o.log,
-	})
-	if err != nil {
-		return err
-	}
-	s.quarantine = q
-	o.admin.Operate("GET /quarantine", func(ctx context.Context, _ url.Values) (any, error) { return q.List(ctx) })
-	o.admin.Operate("GET /quarantine/entry", func(ctx context.Context, query url.Values) (any, error) {
-		sequences, err := parseSequences(query["seq"])
-		if err != nil || len(sequences) != 1 {
-			return nil, fmt.Errorf("%w: want one seq", bridge.ErrNotQuarantined)
-		}
-		return q.Show(ctx, sequences[0])
-	})
-	o.admin.Operate("POST /quarantine/release", func(ctx context.Context, query url.Values) (any, error) {
-		sequences, err := parseSequences(query["seq"])
-		if err != nil {
-			return nil, err
-		}
-		return q.Release(ctx, bridge.ReleaseOptions{Stale: query.Get("stale") == "true", Force: query.Get("force") == "true", DryRun: query.Get("dry_run") == "true"}, sequences...)
-	})
-	o.admin.Operate("POST /quarantine/purge", func(ctx context.Context, query url.Values) (any, error) {
-		sequences, err := parseSequences(query["seq"])
-		if err != nil {
-			return nil, err
-		}
-		n, err := q.Purge(ctx, sequences...)
-		return map[string]int{"purged": n}, err
-	})
-	var run context.Context
-	run, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.run.Go(func() { q.Run(run) })
-	return o.registry.Register(quarantineCollector{q})
-}
-
-func parseSequences(list []string) ([]uint64, error) {
-	var sequences []uint64
-	for _, text := range list {
-		seq, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("%w: sequence %q is not a number", bridge.ErrNotQuarantined, text)
-		}
-		sequences = append(sequences, seq)
-	}
-	return sequences, nil
 }

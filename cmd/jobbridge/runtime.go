@@ -1,12 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"runtime"
 	"time"
-
-	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 )
 
 // blockedProcs is how many of Go's processors the commit may hold while it waits
@@ -38,29 +34,4 @@ func tune(getenv func(string) string) {
 func setProcs() {
 	runtime.SetDefaultGOMAXPROCS()
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + blockedProcs)
-}
-
-// ownFiles is how many files the bridge has open for itself and its operator.
-const ownFiles = 256
-
-// fit lowers the bounds of connections to the number of files that the system
-// lets the process open: without one, the journal could not sync, and that is
-// final. Go has raised the soft limit to the hard one.
-func (c *serveCmd) fit(log *zap.Logger) error {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("limit of open files: %w", err)
-	}
-	files := int(min(limit.Cur, 1<<30)) - ownFiles
-	if files < ownFiles {
-		return fmt.Errorf("the system lets this process open %d files: at least %d are needed (ulimit -n, LimitNOFILE)", limit.Cur, 2*ownFiles)
-	}
-	workers := min(c.MaxWorkers, files/4)
-	connections := min(c.MaxConnections, files-workers)
-	if workers < c.MaxWorkers || connections < c.MaxConnections {
-		log.Warn("limit of open files: raise it (ulimit -n, LimitNOFILE) for as many connections as were asked for",
-			zap.Int64("files", int64(min(limit.Cur, 1<<30))), zap.Int("max-connections", connections), zap.Int("max-workers", workers))
-	}
-	c.MaxWorkers, c.MaxConnections = workers, connections
-	return nil
 }

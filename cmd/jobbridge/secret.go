@@ -14,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -159,6 +160,15 @@ func readDevSecret(dataDir string) (string, error) {
 
 func devSecretFile(dataDir string) string { return filepath.Join(dataDir, "dev-secret") }
 
+// makeDevSecret checks the options, which have no secret yet, and returns that of
+// --dev.
+func makeDevSecret(o bridge.Options) (string, error) {
+	if err := inFlags(o.Check()); err != nil {
+		return "", err
+	}
+	return devSecret(o.DataDir)
+}
+
 // devSecret returns the secret kept in dataDir, making it the first time.
 func devSecret(dataDir string) (string, error) {
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
@@ -186,29 +196,33 @@ func devSecret(dataDir string) (string, error) {
 	return secret, nil
 }
 
-// verifier reads the secrets. Without one the bridge does not start: it would
-// have to refuse everything, or let everything in.
-func (c *serveCmd) verifier(getenv func(string) string) (*verify.Verifier, []string, error) {
-	secrets, err := c.read(getenv)
-	switch {
-	case err != nil:
-		return nil, nil, usageError{err}
-	case c.Dev && len(secrets) > 0:
-		return nil, nil, usage("--dev makes a secret of its own: leave it out, or unset %s and --secret-file", secretEnv)
-	case c.Dev:
-		secret, err := devSecret(c.DataDir)
-		if err != nil {
-			return nil, nil, err
+// secrets returns where serve gets its secrets from. Without one the bridge does not
+// start: it would have to refuse everything, or let everything in.
+func (f *serveFlags) secrets(getenv func(string) string) (source bridge.Source[[]string]) {
+	read := func() ([]string, error) {
+		secrets, err := f.Secrets.read(getenv)
+		switch {
+		case err != nil:
+			return nil, usageError{err}
+		case f.Dev && len(secrets) > 0:
+			return nil, usage("--dev makes a secret of its own: leave it out, or unset %s and --secret-file", secretEnv)
+		case len(secrets) == 0 && !f.Dev:
+			return nil, usage("no signing secret: set %s, or give --secret-file FILE (for a try without the provider: --dev)", secretEnv)
+		case f.Dev:
+			return []string{"whsec_that_is_made_later"}, nil
 		}
-		secrets = []string{secret}
-	case len(secrets) == 0:
-		return nil, nil, usage("no signing secret: set %s, or give --secret-file FILE (for a try without the provider: --dev)", secretEnv)
+		return secrets, nil
 	}
-	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, MaxPayload: int(c.MaxBody)})
-	return v, secrets, err
+	if f.Secrets.SecretFile == "" {
+		return bridge.Source[[]string]{Read: read}
+	}
+	return bridge.Files(read, f.Secrets.SecretFile)
 }
 
-func fingerprints(secrets []string) []string {
+// fingerprints returns those of the secrets that were given; none if they cannot be
+// read.
+func (f *serveFlags) fingerprints(getenv func(string) string) []string {
+	secrets, _ := f.Secrets.read(getenv) // Check says what is wrong with them
 	prints := make([]string, len(secrets))
 	for i, s := range secrets {
 		prints[i] = verify.Fingerprint(s)

@@ -37,7 +37,7 @@ type sendCmd struct {
 	Tamper      string         `help:"Part of the delivery to damage after signing: ${enum}." enum:"none,body,signature,header" default:"none"`
 	DataDir     string         `help:"Data folder of a bridge started with serve --dev; its secret is used unless --secret-file or SYNC_WEBHOOK_SECRET is given." default:"./jobbridge-data" type:"path"`
 	TLS         clientTLSFlags `embed:"" set:"prefix=" set:"instead="`
-	secretFlags
+	Secrets     secretFlags    `embed:""`
 }
 
 // sendTimeout bounds one delivery; a bridge answers within 5 s.
@@ -45,7 +45,7 @@ const sendTimeout = 30 * time.Second
 
 // Run sends, and fails if any answer is not a 2xx.
 func (c *sendCmd) Run(ctx context.Context, s streams) error {
-	secrets, err := c.orDev(s.getenv, c.DataDir)
+	secrets, err := c.Secrets.orDev(s.getenv, c.DataDir)
 	if err != nil {
 		return err
 	}

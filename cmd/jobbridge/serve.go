@@ -1,11 +1,7 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"net"
-	"net/url"
 	"os"
 	"sync"
 	"time"
@@ -14,16 +10,25 @@ import (
 	"github.com/alecthomas/units"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 )
 
 type serveCmd struct {
+	Flags serveFlags `embed:""`
+}
+
+// defaultDataDir is the data folder unless another one is given.
+const defaultDataDir = "./jobbridge-data"
+
+// serveFlags are the flags of serve, which config check and config print take too.
+type serveFlags struct {
 	Listen          string           `help:"Address for webhooks." default:"127.0.0.1:8080"`
 	Path            string           `help:"Path of the webhook." default:"/webhook"`
 	AdminListen     string           `help:"Address for the operator: /healthz, /readyz, /metrics, and the requests of the other commands." default:"127.0.0.1:8081"`
-	NatsListen      string           `help:"Address of the embedded NATS server, where workers connect. Other addresses than loopback need --nats-auth-file. Empty: it does not listen. With --nats-url there is no embedded server." default:"127.0.0.1:4222"`
-	NatsAuthFile    string           `help:"File of name:password lines (the password plain or bcrypt): only these workers may connect to the embedded NATS server, each in an account of its own. Read again when it changes." placeholder:"FILE" type:"path"`
+	NATSListen      string           `name:"nats-listen" help:"Address of the embedded NATS server, where workers connect. Other addresses than loopback need --nats-auth-file. Empty: it does not listen. With --nats-url there is no embedded server." default:"127.0.0.1:4222"`
+	NATSAuthFile    string           `name:"nats-auth-file" help:"File of name:password lines (the password plain or bcrypt): only these workers may connect to the embedded NATS server, each in an account of its own. Read again when it changes." placeholder:"FILE" type:"path"`
 	DataDir         string           `help:"Folder of the journal, the embedded stream and the quarantine, on a local file system; default ./jobbridge-data. With --journal=off the folder holds the quarantine only, and without --data-dir there is no quarantine." placeholder:"DIR" type:"path"`
 	Journal         string           `help:"on: a 2xx means that the event is in the journal in the data folder; it is forwarded to the embedded NATS server or to --nats-url. off: a 2xx means that the stream of --nats-url has acknowledged the event." enum:"on,off" default:"on"`
 	JournalMaxBytes units.Base2Bytes `help:"Bound of the journal, such as 2GiB. When events that are not forwarded yet fill it, deliveries are refused. Default: the smaller of 4 GiB and a quarter of the free disk." placeholder:"SIZE"`
@@ -48,24 +53,24 @@ type serveCmd struct {
 	Pprof           bool             `help:"Serve profiles at /debug/pprof/ of the admin listener, for operators."`
 	AcceptClock     bool             `help:"Start although the clock does not fit the time of the newest event in the journal: events in the embedded stream may expire at once."`
 	Dev             bool             `help:"To try jobbridge: generate a secret, store it in the data folder, send a first delivery, and print the next commands."`
-	quarantineFlags
-	WebhookTLS tlsFlags `embed:"" set:"prefix=" set:"listener=webhook listener" set:"clients=whose clients may connect; nobody else may"`
-	acmeFlags
-	AdminTLS tlsFlags `embed:"" prefix:"admin-" set:"prefix=admin-" set:"listener=admin listener" set:"clients=whose clients are operators, from other machines too"`
-	NatsTLS  tlsFlags `embed:"" prefix:"nats-" set:"prefix=nats-" set:"listener=embedded NATS server" set:"clients=whose clients may connect, besides what --nats-auth-file asks for; nobody else may"`
-	natsFlags
-	secretFlags
-	logFlags
-	traceFlags
-	Config kong.ConfigFlag `help:"YAML file with values for these flags, by their names." placeholder:"FILE"`
+	Quarantine      quarantineFlags  `embed:""`
+	WebhookTLS      tlsFlags         `embed:"" set:"prefix=" set:"listener=webhook listener" set:"clients=whose clients may connect; nobody else may"`
+	ACME            acmeFlags        `embed:"" prefix:"acme-"`
+	AdminTLS        tlsFlags         `embed:"" prefix:"admin-" set:"prefix=admin-" set:"listener=admin listener" set:"clients=whose clients are operators, from other machines too"`
+	NATSTLS         tlsFlags         `embed:"" prefix:"nats-" set:"prefix=nats-" set:"listener=embedded NATS server" set:"clients=whose clients may connect, besides what --nats-auth-file asks for; nobody else may"`
+	NATS            natsFlags        `embed:"" prefix:"nats-"`
+	Secrets         secretFlags      `embed:""`
+	Log             logFlags         `embed:""`
+	Trace           traceFlags       `embed:""`
+	Config          kong.ConfigFlag  `help:"YAML file with values for these flags, by their names." placeholder:"FILE"`
 }
 
 // quarantineFlags bound the quarantine.
 type quarantineFlags struct {
-	Quarantine        bool             `help:"Store requests that are refused for their signature or their clock, and events that the stream can never accept: jobbridge quarantine lists and releases them." default:"true" negatable:""`
-	QuarantineBytes   units.Base2Bytes `help:"Bound of the quarantine. The oldest refused request is dropped first; events are never dropped. One source can fill a quarter at once and a quarter an hour." default:"64MiB"`
-	QuarantineAge     time.Duration    `help:"How long the quarantine keeps a refused request." default:"168h"`
-	QuarantineMaxBody units.Base2Bytes `help:"Largest body of a refused request that the quarantine stores." default:"64KiB"`
+	Enabled bool             `name:"quarantine" help:"Store requests that are refused for their signature or their clock, and events that the stream can never accept: jobbridge quarantine lists and releases them." default:"true" negatable:""`
+	Bytes   units.Base2Bytes `name:"quarantine-bytes" help:"Bound of the quarantine. The oldest refused request is dropped first; events are never dropped. One source can fill a quarter at once and a quarter an hour." default:"64MiB"`
+	Age     time.Duration    `name:"quarantine-age" help:"How long the quarantine keeps a refused request." default:"168h"`
+	MaxBody units.Base2Bytes `name:"quarantine-max-body" help:"Largest body of a refused request that the quarantine stores." default:"64KiB"`
 }
 
 // Help implements kong's long help.
@@ -77,122 +82,70 @@ func (serveCmd) Help() string {
 }
 
 // Run serves until ctx ends or the storage fails.
-func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) (err error) {
+func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) error {
 	s.outlive()
 	hangup := s.hangup()
-	log, lines := c.logger(s.err)
+	log, lines := c.Flags.Log.logger(s.err)
 	defer lines.close()
 	defer context.AfterFunc(ctx, lines.hasten)() // a second signal ends the process as it is
-	warnings := c.warnings()
-	for _, hint := range append(misspelt(k.Model, os.Environ()), warnings...) {
+	for _, hint := range misspelt(k.Model, os.Environ()) {
 		log.Warn(hint)
 	}
-	c.fillIn()
-	verifier, secrets, err := c.verifier(s.getenv)
+	o, err := c.Flags.options(s.getenv)
 	if err != nil {
 		return err
 	}
-	proxies, err := c.check()
-	if err != nil {
-		return err
+	devSecret := ""
+	if c.Flags.Dev {
+		if devSecret, err = makeDevSecret(o); err != nil {
+			return err
+		}
+		o.Secrets = bridge.Value([]string{devSecret})
 	}
-	if err := c.fit(log); err != nil {
-		return err
-	}
-	traces, stopTraces, err := c.tracer(ctx, s.getenv, log)
-	if err != nil {
+	var stopTraces func()
+	if o.Tracer, stopTraces, err = c.Flags.Trace.tracer(ctx, s.getenv, log); err != nil {
 		return err
 	}
 	defer stopTraces()
-	// The listeners first: a taken port fails before anything has begun, and a
-	// delivery that comes while the journal opens waits instead of failing.
-	listener, adminListener, err := c.listen(ctx)
-	if err != nil {
+	if o.Webhook.Listener, o.Admin.Listener, err = inherited(); err != nil {
 		return err
 	}
-	defer listener.Close() // the bridge has closed it, unless it never began
-	o, closeOperator, err := c.openOperator(ctx, adminListener, log, traces, lines.dropped)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeOperator()) }()
-	o.health.Set(configPart, publisher.Ready, warnings...)
-	c.reloadSecrets(o, s.getenv, verifier, secrets)
-	o.admin.Operate("GET /config", func(context.Context, url.Values) (any, error) {
-		return c.settings(k, s.getenv, verifier.Fingerprints()), nil
-	})
-
-	store, err := c.openStorage(ctx, verifier, o)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil // it was asked to stop before it had begun
-		}
-		return err
-	}
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.DrainTimeout)
-		defer cancel()
-		if err = errors.Join(err, store.close(closing)); err == nil {
-			log.Info("stopped")
-		}
-	}()
-	serving, stop := context.WithCancel(ctx)
-	defer stop()
-	https, err := c.https(serving, o, listener)
-	if err != nil {
-		return err
-	}
-	var quarantine bridge.Quarantine
-	if store.quarantine != nil {
-		quarantine = store.quarantine
-	}
-	b, err := bridge.New(bridge.Config{
-		Verifier: verifier, Publisher: store.publisher, Path: c.Path, MaxBody: int(c.MaxBody), MaxBodyMemory: int(c.MaxBodyMemory), MaxInFlight: c.MaxInFlight, MaxConnections: c.MaxConnections,
-		DrainDelay: c.DrainDelay, IdleTimeout: c.IdleTimeout, Quarantine: quarantine, Tolerance: c.Tolerance, TrustedProxies: proxies, Health: o.health, Registerer: o.registry, Logger: log, OnSampled: o.sampled,
-		TLS: https, ForgeryRate: cmp.Or(c.ForgeryRate, -1), Tracer: traces,
-	})
-	if err != nil {
-		return usageError{err}
-	}
-	o.health.Start(store.publisher.Durability())
-	webhook, admin := urlOf(c.secure(), listener), urlOf(c.AdminTLS.given(), adminListener)
-	log.Info("ready", zap.String("webhook", webhook+c.Path), zap.String("nats", store.publisher.URL()), zap.String("admin", admin),
-		zap.String("durability", string(store.publisher.Durability())), zap.Strings("secrets", verifier.Fingerprints()))
-	notify(log, daemon.SdNotifyReady)
+	o.Logger, o.OnSampled, o.Metrics = log, lines.dropped.WithLabelValues(whySampled).Inc, prometheus.NewRegistry()
+	o.Metrics.MustRegister(buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(), lines.dropped)
+	o.Admin.Settings = func(secrets []string) any { return c.Flags.settings(k, s.getenv, secrets) }
+	ready := make(chan struct{})
 	var beside sync.WaitGroup
-	beside.Go(func() {
-		select {
-		case <-store.publisher.Failed(): // drain, and let a supervisor start over
-			stop()
-		case <-serving.Done():
-		}
-		notify(log, daemon.SdNotifyStopping)
-	})
-	reloaded := make(chan struct{})
-	go func() { defer close(reloaded); o.reload.run(serving, hangup) }()
-	if c.Dev {
-		beside.Go(func() { c.welcome(serving, s, secrets[0], webhook+c.Path, admin, store.publisher.URL()) })
+	o.OnReady = func() { notify(log, daemon.SdNotifyReady); close(ready) }
+	o.OnStopping = func() { beside.Go(func() { notify(log, daemon.SdNotifyStopping) }) }
+	b, err := bridge.New(o)
+	if err != nil {
+		return inFlags(err)
 	}
-	err = b.Serve(serving, listener)
+	running, stop := context.WithCancel(ctx)
+	beside.Go(func() {
+		for {
+			select {
+			case <-hangup:
+				log.Info("SIGHUP: reading files again")
+				b.Reload()
+			case <-running.Done():
+				return
+			}
+		}
+	})
+	if c.Flags.Dev {
+		beside.Go(func() {
+			select {
+			case <-ready:
+				c.Flags.welcome(running, s, devSecret, b.Addrs())
+			case <-running.Done():
+			}
+		})
+	}
+	err = b.Run(ctx)
 	stop()
 	beside.Wait()
-	select {
-	case <-reloaded:
-	case <-time.After(reloadWait):
-	}
-	return err
-}
-
-// reloadWait is how long the end waits for the reading of files: one may be on a
-// file system that hangs.
-const reloadWait = 3 * time.Second
-
-// urlOf is where a listener is reached.
-func urlOf(secure bool, ln net.Listener) string {
-	if secure {
-		return "https://" + ln.Addr().String()
-	}
-	return "http://" + ln.Addr().String()
+	return inFlags(err)
 }
 
 // notify tells systemd, if it asked to be told. One that does not listen must

@@ -19,7 +19,7 @@ import (
 // statusCmd shows a running bridge on one page.
 type statusCmd struct {
 	Timeout time.Duration `help:"How long to wait for the answers." default:"5s"`
-	adminFlags
+	Admin   adminFlags    `embed:""`
 }
 
 // Help implements kong's long help.
@@ -55,7 +55,7 @@ type bridgeStatus struct {
 func (c *statusCmd) Run(ctx context.Context, s streams) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	ready, err := c.send(ctx, http.MethodGet, "/readyz", nil)
+	ready, err := c.Admin.send(ctx, http.MethodGet, bridge.PathReady, nil)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (c *statusCmd) Run(ctx context.Context, s streams) error {
 	if err := json.NewDecoder(ready.Body).Decode(&report); err != nil {
 		return fmt.Errorf("/readyz: %w: does --admin name the admin listener of a bridge?", err)
 	}
-	metrics, err := c.send(ctx, http.MethodGet, "/metrics", nil)
+	metrics, err := c.Admin.send(ctx, http.MethodGet, bridge.PathMetrics, nil)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (c *statusCmd) Run(ctx context.Context, s streams) error {
 	}
 	status := samples.status()
 	status.State, status.Reasons, status.Durability = report.State, report.Reasons, report.Durability
-	if c.JSON {
+	if c.Admin.JSON {
 		return printJSON(s.out, status)
 	}
 	return status.print(s.out, time.Now())

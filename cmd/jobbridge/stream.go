@@ -68,19 +68,19 @@ type auditFlags struct {
 }
 
 type streamCreateCmd struct {
-	streamFlags
-	auditFlags
-	natsFlags
+	Wanted streamFlags `embed:""`
+	Audit  auditFlags  `embed:""`
+	NATS   natsFlags   `embed:"" prefix:"nats-"`
 }
 
 // Run creates the stream, and audits it.
 func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
-	config, err := c.config()
+	config, err := c.Wanted.config()
 	if err != nil {
 		return err
 	}
 	refused := make(chan string, 1)
-	nc, js, err := c.connect(nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+	nc, js, err := c.NATS.connect(nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 		if errors.Is(err, nats.ErrPermissionViolation) {
 			select {
 			case refused <- err.Error():
@@ -108,7 +108,7 @@ func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
 			}
 		}
 	}
-	return c.audit(ctx, s, js, c.Stream, c.Subject)
+	return c.Audit.audit(ctx, s, js, c.Wanted.Stream, c.Wanted.Subject)
 }
 
 // createStream creates the stream. The server refuses what a user may not do without
@@ -156,22 +156,22 @@ func differences(have, want jetstream.StreamConfig) (list []string) {
 }
 
 type streamAuditCmd struct {
-	Stream  string `help:"Name of the stream." default:"JOBS"`
-	Subject string `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
-	auditFlags
-	natsFlags
+	Stream  string     `help:"Name of the stream." default:"JOBS"`
+	Subject string     `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
+	Audit   auditFlags `embed:""`
+	NATS    natsFlags  `embed:"" prefix:"nats-"`
 }
 
 // Run audits the stream.
 func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
-	nc, js, err := c.connect(publisher.BridgeInbox) // as serve would
+	nc, js, err := c.NATS.connect(publisher.BridgeInbox) // as serve would
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	return c.audit(ctx, s, js, c.Stream, c.Subject)
+	return c.Audit.audit(ctx, s, js, c.Stream, c.Subject)
 }
 
 func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream, stream, template string) error {
@@ -211,8 +211,8 @@ func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream
 // connect connects at once or fails; without a URL, to the server on this
 // machine.
 func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
-	if !f.given() {
-		f.NatsURL = []string{nats.DefaultURL}
+	if !f.Configured() {
+		f.URL = []string{nats.DefaultURL}
 	}
 	connect, err := f.connector()
 	if err != nil {

@@ -15,14 +15,14 @@ import (
 )
 
 type tailCmd struct {
-	Subject   string `arg:"" optional:"" help:"Subject, with * and > as in NATS." default:"job.>"`
-	AuthFile  string `help:"File with a name:password line to connect with." placeholder:"FILE" type:"path"`
-	Stream    string `help:"Stream for --from-start." default:"JOBS"`
-	FromStart bool   `help:"Begin with the oldest event of the stream, then follow. Without it, a plain subscription shows new events only."`
-	Job       string `help:"Only the events of this job." placeholder:"ID"`
-	JSON      bool   `name:"json" help:"Print one JSON object a line: subject, sequence, headers, data."`
-	Count     int    `help:"Stop after this number of events; 0 is never."`
-	natsFlags
+	Subject   string    `arg:"" optional:"" help:"Subject, with * and > as in NATS." default:"job.>"`
+	AuthFile  string    `help:"File with a name:password line to connect with." placeholder:"FILE" type:"path"`
+	Stream    string    `help:"Stream for --from-start." default:"JOBS"`
+	FromStart bool      `help:"Begin with the oldest event of the stream, then follow. Without it, a plain subscription shows new events only."`
+	Job       string    `help:"Only the events of this job." placeholder:"ID"`
+	JSON      bool      `name:"json" help:"Print one JSON object a line: subject, sequence, headers, data."`
+	Count     int       `help:"Stop after this number of events; 0 is never."`
+	NATS      natsFlags `embed:"" prefix:"nats-"`
 }
 
 // Run prints events until ctx ends.
@@ -35,7 +35,7 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 	if len(workers) > 0 {
 		options = append(options, nats.UserInfo(workers[0].User, workers[0].Password))
 	}
-	nc, js, err := c.connect(options...)
+	nc, js, err := c.NATS.connect(options...)
 	if err != nil {
 		return fmt.Errorf("%w: is `jobbridge serve` running, or that NATS?", err)
 	}

@@ -24,12 +24,12 @@ type verifyCmd struct {
 	At        string        `help:"Verify as of this time: RFC 3339, or relative to now, such as --at=-1h. Default: now." placeholder:"TIME"`
 	Tolerance time.Duration `help:"How far the time of signing may be in the past or in the future." default:"5m"`
 	DataDir   string        `help:"Data folder of a bridge started with serve --dev; its secret is used unless --secret-file or SYNC_WEBHOOK_SECRET is given." default:"./jobbridge-data" type:"path"`
-	secretFlags
+	Secrets   secretFlags   `embed:""`
 }
 
 // Run prints a diagnosis, and fails if the delivery would be refused.
 func (c *verifyCmd) Run(_ context.Context, s streams) error {
-	secrets, err := c.orDev(s.getenv, c.DataDir)
+	secrets, err := c.Secrets.orDev(s.getenv, c.DataDir)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 type versionCmd struct{}
@@ -28,4 +30,14 @@ func version() string {
 		}
 	}
 	return version
+}
+
+// buildInfo says what this was built from.
+func buildInfo() prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "jobbridge_build_info", Help: "1, with what the bridge was built from.",
+		ConstLabels: prometheus.Labels{"version": version(), "goversion": runtime.Version()},
+	})
+	g.Set(1)
+	return g
 }

@@ -38,18 +38,3 @@ func readWorkers(path string) ([]publisher.Worker, error) {
 	}
 	return workers, nil
 }
-
-// reloadedWorkers puts the workers of --nats-auth-file in force.
-func (c *serveCmd) reloadedWorkers(p *publisher.Publisher, now []publisher.Worker) reloaded {
-	return reloaded{name: "workers", files: fixed(c.NatsAuthFile), load: func() (bool, error) {
-		workers, err := readWorkers(c.NatsAuthFile)
-		if err != nil || slices.Equal(workers, now) {
-			return false, err
-		}
-		if err := p.SetWorkers(workers); err != nil {
-			return false, err
-		}
-		now = workers
-		return true, nil
-	}}
-}

@@ -4,16 +4,15 @@
 // A [Server] is the bridge and its embedded NATS server in process, each on a
 // TCP port that the system chose, on a journal in the test's temporary folder.
 // Deliver to it as the provider would, let your worker consume from it, and ask
-// it what was stored. Nothing is mocked, so nothing can differ from production
-// but the load. It ends with the test.
+// it what was stored. It is the same [bridge.New] that jobbridge serve runs:
+// nothing is mocked, so nothing can differ from production but the load. It ends
+// with the test.
 package bridgetest
 
 import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,12 +20,10 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
-	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 )
 
 // Secret signs deliveries, and is accepted, unless a test says otherwise.
@@ -35,49 +32,36 @@ const Secret = "whsec_bridgetest"
 // Patience is how long a Server waits for anything before it fails the test.
 const Patience = 10 * time.Second
 
-// Config is what a test may set between [NewUnstartedServer] and
-// [Server.Start]. The zero value is the default.
-type Config struct {
-	// Secrets that the bridge accepts; none means [Secret].
-	Secrets []string
-	// Tolerance of the time of signing, as in [verify.Options].
-	Tolerance time.Duration
-	// Quarantine keeps what is refused for its signature or clock; see
-	// [Server.Quarantine].
-	Quarantine bool
-	// QuarantineBytes bounds it; 0 means the default.
-	QuarantineBytes int64
-	// Subject is the template of the subjects, as serve's --subject.
-	Subject string
-	// Bridge is the rest of the bridge's configuration.
-	Bridge bridge.Config
-	// Publisher is the rest of the configuration of the journal and of NATS.
-	Publisher publisher.Options
-}
-
 // Server is a running bridge.
 type Server struct {
-	// URL of the webhook.
+	// URL of the webhook; another one after [Server.Restart].
 	URL string
-	// NATS is the URL for workers; it stays the same when NATS is restarted.
+	// NATS is the URL for workers; it stays the same when NATS or the bridge is
+	// restarted.
 	NATS string
-	// Config is read by Start.
-	Config Config
-	// Verifier of the running bridge, whose secrets can be replaced.
+	// Config is what Start hands to [bridge.New], as it is. [NewUnstartedServer] fills
+	// in what a test needs: ports that the system chooses, a temporary folder, small
+	// limits of the disk, [Secret], and [Server.Now] as the clock.
+	Config bridge.Options
+
+	// Bridge is the running bridge, and what follows are its parts. They are others
+	// after [Server.Restart].
+	Bridge *bridge.Bridge
+	// Verifier has the secrets, which can be replaced.
 	Verifier *verify.Verifier
-	// Quarantine of the running bridge, if Config asks for one.
-	Quarantine *bridge.QuarantineStore
-	// Publisher of the running bridge; another one after [Server.Restart].
+	// Quarantine stores what is refused for its signature or clock.
+	Quarantine *bridge.Quarantine
+	// Publisher stores the events.
 	Publisher *publisher.Publisher
-	// Metrics of the running bridge.
+	// Metrics of the bridge.
 	Metrics *prometheus.Registry
 
-	t       testing.TB
-	stop    context.CancelFunc
-	stopped chan error
-	clock   clock
-	js      jetstream.JetStream // a worker's, for Next and Stored
-	read    map[string]uint64   // by subject, the last sequence that Next returned
+	t     testing.TB
+	stop  context.CancelFunc
+	ended chan error // gets what Run returns
+	clock clock
+	js    jetstream.JetStream // a worker's, for Next and Stored
+	read  map[string]uint64   // by subject, the last sequence that Next returned
 }
 
 // NewServer starts a Server. It ends with the test.
@@ -92,114 +76,68 @@ func NewServer(t testing.TB) *Server {
 // [Server.Start].
 func NewUnstartedServer(t testing.TB) *Server {
 	t.Helper()
-	return &Server{t: t, Config: Config{Publisher: publisher.Options{Dir: t.TempDir(), Server: publisher.ServerOptions{Listen: "127.0.0.1:0"}}}, read: make(map[string]uint64)}
+	s := &Server{t: t, read: make(map[string]uint64)}
+	s.Config = bridge.Options{
+		DataDir: t.TempDir(),
+		Secrets: bridge.Value([]string{Secret}),
+		Webhook: bridge.WebhookOptions{Listen: "127.0.0.1:0"},
+		Admin:   bridge.AdminOptions{Listen: "127.0.0.1:0"},
+		Journal: bridge.JournalOptions{MaxBytes: 64 << 20},
+		Stream:  publisher.StreamOptions{MaxBytes: 256 << 20},
+		NATS:    bridge.NATSOptions{Listen: "127.0.0.1:0"},
+		Now:     s.Now,
+	}
+	return s
 }
 
 // Start starts the Server.
 func (s *Server) Start() {
 	s.t.Helper()
-	subject, err := event.ParseTemplate(s.Config.Subject)
-	s.must(err)
-	o := &s.Config.Publisher
-	o.Stream.Subject = subject
-	o.Stream.MaxBytes = cmp.Or(o.Stream.MaxBytes, 256<<20)
-	o.JournalMaxBytes = cmp.Or(o.JournalMaxBytes, 64<<20)
-	o.MaxPayload = cmp.Or(o.MaxPayload, s.Config.Bridge.MaxBody)
-	o.Logger = cmp.Or(o.Logger, s.Config.Bridge.Logger, zap.NewNop())
-	secrets := s.Config.Secrets
-	if len(secrets) == 0 {
-		secrets = []string{Secret}
-	}
-	s.Verifier, err = verify.New(secrets, verify.Options{Tolerance: s.Config.Tolerance, Now: s.Now, MaxPayload: s.Config.Bridge.MaxBody})
-	s.must(err)
-	s.openPublisher()
-	s.t.Cleanup(s.closePublisher)
+	s.start()
+	s.t.Cleanup(s.close)
 	s.js = s.JetStream()
-	if s.Config.Quarantine {
-		s.startQuarantine()
-	}
-	s.Metrics = prometheus.NewRegistry()
-	cfg := s.Config.Bridge
-	cfg.Verifier = s.Verifier
-	cfg.Tolerance = s.Config.Tolerance
-	if s.Config.Quarantine {
-		cfg.Quarantine = s.Quarantine
-	}
-	cfg.Now = s.Now
-	cfg.Registerer = s.Metrics
-	if cfg.Publisher == nil {
-		cfg.Publisher = s
-	}
-	b, err := bridge.New(cfg)
-	s.must(err)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	s.must(err)
-	s.URL = "http://" + ln.Addr().String() + cmp.Or(cfg.Path, bridge.DefaultPath)
-	ctx, stop := context.WithCancel(context.Background())
-	s.stop, s.stopped = stop, make(chan error, 1)
-	go func() { s.stopped <- b.Serve(ctx, ln) }()
-	s.t.Cleanup(func() {
-		if err := s.Drain(); err != nil {
-			s.t.Errorf("bridgetest: %v", err)
+}
+
+// start runs a bridge and returns when it accepts deliveries.
+func (s *Server) start() {
+	s.t.Helper()
+	o, ready := s.Config, make(chan struct{})
+	o.Metrics = cmp.Or(o.Metrics, prometheus.NewRegistry())
+	o.OnReady = func() {
+		if s.Config.OnReady != nil {
+			s.Config.OnReady()
 		}
-	})
-}
-
-// openPublisher opens the journal and NATS.
-func (s *Server) openPublisher() {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	var err error
-	s.Publisher, err = publisher.Open(ctx, s.Config.Publisher)
-	s.must(err)
-	if s.NATS = s.Publisher.URL(); s.NATS != "" {
-		// Workers reconnect to where they were.
-		s.Config.Publisher.Server.Listen = strings.TrimPrefix(s.NATS, "nats://")
+		close(ready)
 	}
+	b, err := bridge.New(o)
+	s.must(err)
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop, s.ended = stop, make(chan error, 1)
+	go func() { s.ended <- b.Run(ctx) }()
+	select {
+	case <-ready:
+	case err := <-s.ended:
+		s.t.Fatalf("bridgetest: %v", err)
+	case <-time.After(Patience):
+		s.t.Fatalf("bridgetest: the bridge is not ready after %s", Patience)
+	}
+	addrs := b.Addrs()
+	s.URL, s.NATS = addrs.Webhook, addrs.NATS
+	s.Bridge, s.Verifier, s.Quarantine, s.Publisher, s.Metrics = b, b.Verifier(), b.Quarantine(), b.Publisher(), o.Metrics
 }
 
-func (s *Server) closePublisher() {
+// close ends the bridge.
+func (s *Server) close() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	if err := s.Publisher.Close(ctx); err != nil {
+	s.stop()
+	if err := <-s.ended; err != nil {
 		s.t.Errorf("bridgetest: %v", err)
 	}
 }
 
-// Publish implements [bridge.Publisher] with the present publisher.
-func (s *Server) Publish(ctx context.Context, e event.Event) (publisher.Receipt, error) {
-	return s.Publisher.Publish(ctx, e)
-}
-
-// startQuarantine opens the quarantine, which does not need NATS to run.
-func (s *Server) startQuarantine() {
-	s.t.Helper()
-	var err error
-	s.Quarantine, err = bridge.OpenQuarantine(bridge.QuarantineOptions{
-		Dir: filepath.Join(s.Config.Publisher.Dir, "quarantine"), MaxBytes: s.Config.QuarantineBytes, Verifier: s.Verifier, Publisher: s,
-		Tolerance: s.Config.Tolerance, Logger: s.Config.Bridge.Logger, Now: s.Now,
-	})
-	s.must(err)
-	run, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); s.Quarantine.Run(run) }()
-	s.t.Cleanup(func() {
-		stop()
-		<-done
-		s.must(s.Quarantine.Close())
-	})
-}
-
-// Drain tells the bridge to stop and waits until it has; NATS goes on. It may
-// be called again.
-func (s *Server) Drain() error {
-	s.stop()
-	err := <-s.stopped
-	s.stopped <- err
-	return err
-}
+// Drain has the bridge stop accepting deliveries, and waits until those in flight are
+// answered; NATS goes on. It may be called again.
+func (s *Server) Drain() error { return s.Bridge.Drain() }
 
 // StopNATS stops the embedded NATS server, as an outage does: deliveries are answered
 // 200 and forwarded later, and workers lose their connection.
@@ -217,12 +155,15 @@ func (s *Server) StartNATS() {
 	s.must(s.Publisher.StartServer(ctx))
 }
 
-// Restart stops the journal and NATS, and starts both again on their folder, as a
-// restart of the process does.
+// Restart ends the bridge and starts another one on its folder, as a restart of the
+// process does. Workers reconnect to where they were.
 func (s *Server) Restart() {
 	s.t.Helper()
-	s.closePublisher()
-	s.openPublisher()
+	s.close()
+	listen := s.Config.NATS.Listen
+	s.Config.NATS.Listen = strings.TrimPrefix(s.NATS, "nats://")
+	s.start()
+	s.Config.NATS.Listen = listen
 }
 
 // Connect returns a worker's connection, closed with the test.
@@ -285,7 +226,7 @@ func (s *Server) stream() jetstream.Stream {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	stream, err := s.js.Stream(ctx, s.Config.Publisher.Stream.Config().Name)
+	stream, err := s.js.Stream(ctx, cmp.Or(s.Config.Stream.Name, publisher.DefaultStream))
 	s.must(err)
 	return stream
 }
@@ -322,9 +263,4 @@ func (c *clock) set(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fixed = t
-}
-
-// Republish implements the publisher of the quarantine with the present publisher.
-func (s *Server) Republish(ctx context.Context, e bridge.Parked) (uint64, error) {
-	return s.Publisher.Republish(ctx, e)
 }

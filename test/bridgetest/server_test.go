@@ -4,10 +4,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // TestWorker has a worker with a consumer of its own.
@@ -133,5 +135,72 @@ func TestRestart(t *testing.T) {
 	}
 	if n := srv.Stored(); n != 1 {
 		t.Fatalf("%d stored", n)
+	}
+}
+
+// TestQuarantineOutlives stops and starts NATS, and then restarts the whole bridge: each
+// time a refused request is stored, and released once its secret is known (case R3).
+func TestQuarantineOutlives(t *testing.T) {
+	srv := bridgetest.NewServer(t)
+	stored := 0
+	release := func(after, secret string) {
+		t.Helper()
+		if r := srv.Deliver(bridgetest.Delivery{Secret: secret}); r.Code != 400 {
+			t.Fatalf("%s: %d", after, r.Code)
+		}
+		for end := time.Now().Add(bridgetest.Patience); ; time.Sleep(time.Millisecond) {
+			list, err := srv.Quarantine.List(t.Context())
+			if err != nil {
+				t.Fatalf("%s: %v", after, err)
+			}
+			if len(list) == 1 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: the quarantine holds %d entries", after, len(list))
+			}
+		}
+		if err := srv.Verifier.SetSecrets([]string{bridgetest.Secret, secret}); err != nil {
+			t.Fatal(err)
+		}
+		if released, err := srv.Quarantine.Release(t.Context(), bridge.ReleaseOptions{}); err != nil || len(released) != 1 || !released[0].Released {
+			t.Fatalf("%s: %+v %v", after, released, err)
+		}
+		stored++
+		if n := srv.Stored(); n != stored {
+			t.Fatalf("%s: %d stored, want %d", after, n, stored)
+		}
+	}
+	release("at first", "whsec_first")
+	srv.StopNATS()
+	srv.StartNATS()
+	release("after an outage of NATS", "whsec_second")
+	srv.Restart()
+	release("after a restart", "whsec_third")
+}
+
+// TestConfigIsUsed: what a test sets is what the bridge runs with, and Start changes
+// none of it (case R3).
+func TestConfigIsUsed(t *testing.T) {
+	srv := bridgetest.NewUnstartedServer(t)
+	fixed := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	metrics := prometheus.NewRegistry()
+	secrets := bridge.Value([]string{"whsec_of_the_test"})
+	srv.Config.Secrets, srv.Config.Metrics, srv.Config.Stream.Name = secrets, metrics, "OTHER"
+	srv.Config.Now = func() time.Time { return fixed }
+	srv.Config.Webhook.Path = "/hooks"
+	before := srv.Config
+	srv.Start()
+	if srv.Metrics != metrics || srv.Config.DataDir != before.DataDir || srv.Config.Webhook.Listen != before.Webhook.Listen || srv.Config.NATS.Listen != before.NATS.Listen {
+		t.Errorf("%+v, want %+v", srv.Config, before)
+	}
+	if r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_of_the_test", SignedAt: fixed}); r.Code != 200 {
+		t.Errorf("%d %s", r.Code, r.Body)
+	}
+	if r := srv.Deliver(bridgetest.Delivery{SignedAt: fixed}); r.Code != 400 {
+		t.Errorf("the default secret is accepted: %d", r.Code)
+	}
+	if n := srv.Stored(); n != 1 {
+		t.Errorf("%d stored in the stream OTHER", n)
 	}
 }

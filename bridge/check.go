@@ -1,0 +1,261 @@
+package bridge
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
+	"github.com/jobbridge/jobbridge/bridge/internal/reload"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/verify"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// OptionError is returned by [New] and [Options.Check] if a field is wrong. Its text
+// names the field, unless it is the error of a [Source].
+type OptionError struct{ err error }
+
+// Error implements [error].
+func (e *OptionError) Error() string { return e.err.Error() }
+
+// Unwrap returns the error of a [Source], if it is one.
+func (e *OptionError) Unwrap() error { return e.err }
+
+func wrong(format string, args ...any) error {
+	return &OptionError{fmt.Errorf("bridge: "+format, args...)}
+}
+
+// withDefaults replaces zero values.
+func (o Options) withDefaults() Options {
+	o.Tolerance = cmp.Or(o.Tolerance, verify.DefaultTolerance)
+	o.Webhook.Listen = cmp.Or(o.Webhook.Listen, DefaultListen)
+	o.Webhook.Path = cmp.Or(o.Webhook.Path, DefaultPath)
+	o.Webhook.MaxBody = cmp.Or(o.Webhook.MaxBody, DefaultMaxBody)
+	if o.Webhook.MaxBodyMemory >= 0 { // else it is refused
+		o.Webhook.MaxBodyMemory = max(cmp.Or(o.Webhook.MaxBodyMemory, DefaultMaxBodyMemory), 8*o.Webhook.MaxBody)
+	}
+	o.Webhook.MaxInFlight = cmp.Or(o.Webhook.MaxInFlight, DefaultMaxInFlight)
+	o.Webhook.MaxConnections = cmp.Or(o.Webhook.MaxConnections, DefaultMaxConnections)
+	o.Webhook.ReadTimeout = cmp.Or(o.Webhook.ReadTimeout, ingress.DefaultReadTimeout)
+	o.Webhook.IdleTimeout = cmp.Or(o.Webhook.IdleTimeout, DefaultIdleTimeout)
+	o.Admin.Listen = cmp.Or(o.Admin.Listen, DefaultAdminListen)
+	o.Journal.Durability = cmp.Or(o.Journal.Durability, event.Fsync)
+	o.Stream.Name = cmp.Or(o.Stream.Name, publisher.DefaultStream)
+	o.Stream.Retention = cmp.Or(o.Stream.Retention, publisher.DefaultRetention)
+	o.Stream.Dedupe = cmp.Or(o.Stream.Dedupe, publisher.DefaultDedupe)
+	o.NATS.MaxConnections = cmp.Or(o.NATS.MaxConnections, publisher.DefaultMaxConnections)
+	switch {
+	case o.NATS.Connect != nil || o.NATS.NoListen:
+		o.NATS.Listen = ""
+	case o.NATS.Listen == "":
+		o.NATS.Listen = DefaultNATSListen
+	}
+	o.Quarantine.MaxBytes = cmp.Or(o.Quarantine.MaxBytes, DefaultQuarantineBytes)
+	o.Quarantine.MaxAge = cmp.Or(o.Quarantine.MaxAge, DefaultQuarantineAge)
+	o.Quarantine.MaxBody = cmp.Or(o.Quarantine.MaxBody, DefaultQuarantineMaxBody)
+	o.Quarantine.Off = o.Quarantine.Off || o.DataDir == ""
+	o.Shutdown.Forward = max(0, cmp.Or(o.Shutdown.Forward, DefaultForwardTimeout))
+	o.Shutdown.Timeout = cmp.Or(o.Shutdown.Timeout, o.Shutdown.Delay+o.Shutdown.Forward+30*time.Second)
+	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	for _, f := range []*func(){&o.OnSampled, &o.OnReady, &o.OnStopping} {
+		if *f == nil {
+			*f = func() {}
+		}
+	}
+	return o
+}
+
+// Check returns all that [New] would refuse: it joins an [OptionError] for each problem.
+// It reads the files of the settings, and has no other effect.
+func (o Options) Check() error {
+	o = o.withDefaults()
+	_, err := o.read()
+	return errors.Join(o.check(), err)
+}
+
+// Warnings says in words what works and should not be so.
+func (o Options) Warnings() (list []string) {
+	o = o.withDefaults()
+	if !o.Admin.Token.IsZero() && o.Admin.TLS.IsZero() && !isLoopback(o.Admin.Listen) {
+		list = append(list, "the admin token goes over the network in plain text: give the admin listener a certificate")
+	}
+	if !o.NATS.Workers.IsZero() && o.NATS.TLS.IsZero() && o.NATS.Listen != "" && !isLoopback(o.NATS.Listen) {
+		list = append(list, "the passwords of workers go over the network in plain text: give the NATS listener a certificate")
+	}
+	return list
+}
+
+// rule is a mistake in the options, and the message for it.
+type rule struct {
+	broken  bool
+	message string
+	args    []any
+}
+
+// broken joins an [OptionError] for each rule that is broken.
+func broken(rules ...rule) error {
+	var problems []error
+	for _, r := range rules {
+		if r.broken {
+			problems = append(problems, wrong(r.message, r.args...))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// check refuses fields that are wrong or contradict each other. Zero values were
+// replaced.
+func (o Options) check() error {
+	remote, acme := o.NATS.Connect != nil, o.Webhook.ACME
+	info, statErr := os.Stat(o.DataDir)
+	pathErr := ingress.CheckPath(o.Webhook.Path)
+	ca, caErr := url.Parse(acme.CA)
+	return errors.Join(broken(
+		rule{o.Secrets.IsZero(), "Options.Secrets is missing", nil},
+		rule{o.DataDir == "" && !o.Journal.Off, "Options.DataDir is empty", nil},
+		rule{statErr == nil && !info.IsDir(), "Options.DataDir: %s is no folder", []any{o.DataDir}},
+		rule{o.Journal.Off && !remote, "Options.Journal.Off needs a remote stream: Options.NATS.Connect", nil},
+		rule{o.Journal.Off && o.Journal.Durability == event.OS, "Options.Journal.Durability is about the journal, and with Options.Journal.Off there is none", nil},
+		rule{o.Journal.Durability != event.Fsync && o.Journal.Durability != event.OS, "Options.Journal.Durability: want %s or %s", []any{event.Fsync, event.OS}},
+		rule{remote && !o.NATS.TLS.IsZero(), "Options.NATS.TLS is for the embedded NATS server, which does not run with Options.NATS.Connect", nil},
+		rule{strings.ContainsAny(o.Stream.Name, " \t.*>/\\"), "Options.Stream.Name: want a name without spaces and any of . * > / \\", nil},
+		rule{pathErr != nil, "Options.Webhook.Path: %w", []any{pathErr}},
+		rule{len(acme.Domains) > 0 && !o.Webhook.TLS.IsZero(), "Options.Webhook.ACME.Domains and Options.Webhook.TLS exclude each other", nil},
+		rule{len(acme.Domains) > 0 && acme.Dir == "", "Options.Webhook.ACME.Dir is empty: want a folder for the certificates", nil},
+		rule{acme.CA != "" && (caErr != nil || ca.Host == "" || ca.User != nil), "Options.Webhook.ACME.CA: want a URL such as https://ca.example/directory", nil},
+	), o.checkLimits(), o.checkAddresses())
+}
+
+// checkLimits refuses limits that can never work.
+func (o Options) checkLimits() error {
+	body, stream, journal := o.Webhook.MaxBody, o.Stream.MaxBytes, o.Journal.MaxBytes
+	fits := body >= 1 && body <= publisher.MaxPayload
+	var least int64
+	if fits {
+		least = publisher.MinJournalBytes(body)
+	}
+	rules := []rule{
+		{o.Tolerance < time.Second, "Options.Tolerance must be at least 1s: a sender signs whole seconds", nil},
+		{o.Stream.Dedupe < o.Tolerance, "Options.Stream.Dedupe must be at least Options.Tolerance (%s): what can be replayed must be remembered", []any{o.Tolerance}},
+		{o.Stream.Retention < o.Tolerance, "Options.Stream.Retention must be at least Options.Tolerance (%s)", []any{o.Tolerance}},
+		{!fits, "Options.Webhook.MaxBody must be between 1B and 31MiB", nil},
+		{stream != 0 && (stream < int64(max(publisher.MinMaxBytes, 4*(body+publisher.HeaderRoom))) || stream > 1<<60),
+			"Options.Stream.MaxBytes must be between 16MiB, or four times Options.Webhook.MaxBody and 64KiB, and 1EiB", nil},
+		{journal != 0 && journal < least, "Options.Journal.MaxBytes must be at least %d with this Options.Webhook.MaxBody", []any{least}},
+		{o.Webhook.IdleTimeout < time.Second, "Options.Webhook.IdleTimeout must be at least 1s, and longer than the idle timeout of the load balancer in front", nil},
+		{o.Quarantine.MaxBytes < 1<<20, "Options.Quarantine.MaxBytes must be at least 1MiB", nil},
+		{o.Quarantine.MaxAge < time.Minute, "Options.Quarantine.MaxAge must be at least 1m", nil},
+	}
+	for _, limit := range []struct {
+		field string
+		n     int64
+	}{
+		{"Webhook.MaxBodyMemory", int64(o.Webhook.MaxBodyMemory)}, {"Webhook.MaxInFlight", int64(o.Webhook.MaxInFlight)},
+		{"Webhook.MaxConnections", int64(o.Webhook.MaxConnections)}, {"Webhook.ReadTimeout", int64(o.Webhook.ReadTimeout)},
+		{"NATS.MaxConnections", int64(o.NATS.MaxConnections)}, {"Quarantine.MaxBody", int64(o.Quarantine.MaxBody)},
+		{"Shutdown.Delay", int64(o.Shutdown.Delay)}, {"Shutdown.Timeout", int64(o.Shutdown.Timeout)},
+	} {
+		rules = append(rules, rule{limit.n < 0, "Options.%s must not be below 0", []any{limit.field}})
+	}
+	return broken(rules...)
+}
+
+// checkAddresses refuses addresses that cannot be listened on.
+func (o Options) checkAddresses() error {
+	type listen struct{ field, addr string }
+	var taken []listen
+	var rules []rule
+	for _, l := range []listen{{"Options.Webhook.Listen", o.Webhook.Listen}, {"Options.Admin.Listen", o.Admin.Listen}, {"Options.NATS.Listen", o.NATS.Listen}} {
+		switch {
+		case l.addr == "": // the NATS server does not listen
+			continue
+		case l.field == "Options.Webhook.Listen" && o.Webhook.Listener != nil, l.field == "Options.Admin.Listen" && o.Admin.Listener != nil:
+			continue
+		}
+		if err := checkAddress(l.addr); err != nil {
+			rules = append(rules, rule{true, l.field + ": %w", []any{err}})
+			continue
+		}
+		for _, other := range taken {
+			rules = append(rules, rule{sameAddress(other.addr, l.addr), "%s %s and %s %s are the same address: want an address each", []any{other.field, other.addr, l.field, l.addr}})
+		}
+		if l.field == "Options.NATS.Listen" {
+			rules = append(rules, rule{o.NATS.Workers.IsZero() && !isLoopback(l.addr),
+				"Options.NATS.Listen: %s is not a loopback address: name the workers and their passwords with Options.NATS.Workers", []any{l.addr}})
+		}
+		taken = append(taken, l)
+	}
+	return broken(rules...)
+}
+
+// checkToken refuses a token that could be guessed.
+func checkToken(token string) error {
+	if len(token) < 16 {
+		return errors.New("want at least 16 characters, such as those of: openssl rand -hex 32")
+	}
+	return nil
+}
+
+// settings are the sources after they were read.
+type settings struct {
+	secrets  reload.Setting[[]string]
+	token    reload.Setting[string]
+	workers  reload.Setting[[]publisher.Worker]
+	webhook  reload.Setting[Certificate]
+	admin    reload.Setting[Certificate]
+	nats     reload.Setting[Certificate]
+	remote   reload.Setting[struct{}] // what Connect reads
+	verifier *verify.Verifier
+}
+
+// open reads one source, and adds its error to the problems.
+func open[T any](problems *[]error, s Source[T]) reload.Setting[T] {
+	setting, err := s.Open()
+	if err != nil {
+		*problems = append(*problems, &OptionError{err})
+	}
+	return setting
+}
+
+// read reads the sources. Their errors say themselves what is wrong.
+func (o Options) read() (s settings, err error) {
+	var problems []error
+	s.secrets = open(&problems, o.Secrets)
+	if len(problems) == 0 {
+		s.verifier, err = verify.New(s.secrets.Value, verify.Options{Tolerance: o.Tolerance, MaxPayload: max(0, o.Webhook.MaxBody), Now: o.Now})
+		problems = append(problems, broken(rule{err != nil && !o.Secrets.IsZero(), "Options.Secrets: %w", []any{err}}))
+	}
+	s.token = open(&problems, o.Admin.Token)
+	s.workers = open(&problems, o.NATS.Workers)
+	s.webhook = open(&problems, o.Webhook.TLS)
+	s.admin = open(&problems, o.Admin.TLS)
+	s.nats = open(&problems, o.NATS.TLS)
+	if o.NATS.Connect != nil {
+		s.remote = open(&problems, Source[struct{}]{Read: func() (none struct{}, err error) { return none, nil }, Files: o.NATS.Files})
+	}
+	if err := errors.Join(problems...); err != nil {
+		return s, err
+	}
+	tokenErr := checkToken(s.token.Value)
+	var workersErr error
+	if len(s.workers.Value) > 0 {
+		workersErr = publisher.CheckListen(o.NATS.Listen, s.workers.Value)
+	}
+	return s, broken(
+		rule{tokenErr != nil && !s.token.IsZero(), "Options.Admin.Token: %w", []any{tokenErr}},
+		rule{workersErr != nil, "Options.NATS.Workers: %w", []any{workersErr}},
+	)
+}

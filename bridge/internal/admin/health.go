@@ -1,0 +1,121 @@
+package admin
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// State is what the bridge can do for a sender now: the states of its [publisher.Publisher],
+// and two of the process.
+type State = publisher.State
+
+// The states of the process. In Starting deliveries wait. In Draining the bridge was
+// told to stop, and accepts deliveries until the listener closes.
+const (
+	Starting State = "starting"
+	Draining State = "draining"
+)
+
+// byBadness are all states, from the best to the worst.
+var byBadness = []State{
+	publisher.Ready, publisher.Journaling, publisher.Misconfigured, publisher.Unavailable, publisher.Full, Starting, Draining, publisher.Failed,
+}
+
+// Health is what the operator's listener reports: the worst that any part of
+// the bridge says of itself, and the reasons of all. It is a
+// [prometheus.Collector] of its state, and may be used concurrently.
+type Health struct {
+	mu         sync.Mutex
+	durability event.Durability
+	parts      []part
+	watched    []func() (State, []string)
+}
+
+type part struct {
+	name    string
+	state   State
+	reasons []string
+}
+
+// Process is the part of a [Health] that stands for the process.
+const Process = "bridge"
+
+// NewHealth returns a Health in state [Starting].
+func NewHealth() *Health { return &Health{parts: []part{{name: Process, state: Starting}}} }
+
+// Start ends [Starting]; durability is what a 2xx means from now on.
+func (h *Health) Start(durability event.Durability) {
+	h.mu.Lock()
+	h.durability = durability
+	h.mu.Unlock()
+	h.Set(Process, publisher.Ready)
+}
+
+// Set changes what one part says of itself. [publisher.Failed] is final.
+func (h *Health) Set(name string, s State, reasons ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.IndexFunc(h.parts, func(p part) bool { return p.name == name })
+	switch {
+	case i < 0:
+		h.parts = append(h.parts, part{name, s, reasons})
+	case h.parts[i].state != publisher.Failed:
+		h.parts[i] = part{name, s, reasons}
+	}
+}
+
+// Watch adds a part that is asked for its state and reasons at each report. It
+// must not call back.
+func (h *Health) Watch(part func() (State, []string)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watched = append(h.watched, part)
+}
+
+// Report is a Health at one moment.
+type Report struct {
+	State      State            `json:"state"`
+	Durability event.Durability `json:"durability,omitempty"`
+	Reasons    []string         `json:"reasons"`
+}
+
+// Report returns the present state.
+func (h *Health) Report() Report {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := Report{State: publisher.Ready, Durability: h.durability, Reasons: []string{}}
+	add := func(state State, reasons []string) {
+		if slices.Index(byBadness, state) > slices.Index(byBadness, r.State) {
+			r.State = state
+		}
+		r.Reasons = append(r.Reasons, reasons...)
+	}
+	for _, p := range h.parts {
+		add(p.state, p.reasons)
+	}
+	for _, part := range h.watched {
+		add(part())
+	}
+	return r
+}
+
+var stateDesc = prometheus.NewDesc("jobbridge_state", "1 for the state that the bridge is in, as on /readyz, and 0 for the others.", []string{"state"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (*Health) Describe(ch chan<- *prometheus.Desc) { ch <- stateDesc }
+
+// Collect implements [prometheus.Collector].
+func (h *Health) Collect(ch chan<- prometheus.Metric) {
+	now := h.Report().State
+	for _, s := range byBadness {
+		is := 0.0
+		if s == now {
+			is = 1
+		}
+		ch <- prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, is, string(s))
+	}
+}

@@ -1,0 +1,160 @@
+package ingress_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"compress/zlib"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/verify"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// failing is a Publisher that returns its errors, one for each event, and then
+// stores what comes.
+type failing struct{ errs []error }
+
+func (f *failing) Publish(ctx context.Context, e event.Event) (publisher.Receipt, error) {
+	if len(f.errs) > 0 {
+		err := f.errs[0]
+		f.errs = f.errs[1:]
+		return publisher.Receipt{}, err
+	}
+	return instant{}.Publish(ctx, e)
+}
+
+func newIngress(t *testing.T, cfg ingress.Options) *ingress.Ingress {
+	t.Helper()
+	cfg.Verifier = newVerifier(t)
+	b, err := ingress.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// serveOne has the bridge answer one signed request.
+func serveOne(b *ingress.Ingress, body string) *httptest.ResponseRecorder {
+	request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, strings.NewReader(body))
+	request.Header.Set(verify.HeaderName, sign(body))
+	answer := httptest.NewRecorder()
+	b.ServeHTTP(answer, request)
+	return answer
+}
+
+const completed = `{"id":"job-1","status":"COMPLETED"}`
+
+// TestSlotOfAFailedDelivery: a delivery that is not stored, for whatever reason,
+// leaves its slot to the next.
+func TestSlotOfAFailedDelivery(t *testing.T) {
+	t.Parallel()
+	f := &failing{errs: []error{event.ErrUnavailable, event.ErrFull, errors.New("anything")}}
+	b := newIngress(t, ingress.Options{Publisher: f, MaxInFlight: 1})
+	for _, code := range []int{503, 503, 500, 200, 200} {
+		if answer := serveOne(b, completed); answer.Code != code {
+			t.Fatalf("%d %s, want %d", answer.Code, answer.Body, code)
+		}
+	}
+}
+
+// TestSlotOfAPanic: a panic leaves its slot too.
+func TestSlotOfAPanic(t *testing.T) {
+	t.Parallel()
+	b := newIngress(t, ingress.Options{Publisher: panicking{}, MaxInFlight: 1})
+	for range 2 {
+		if answer := serveOne(b, completed); answer.Code != 500 {
+			t.Fatalf("%d %s", answer.Code, answer.Body)
+		}
+	}
+}
+
+// TestUnclassifiedError: the text of an error is for the log, not for the sender.
+func TestUnclassifiedError(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.InfoLevel)
+	const text = "dial tcp 10.1.2.3:4222: password hunter2"
+	f := &failing{errs: []error{errors.New(text), fmt.Errorf("%w: %s", event.ErrUnavailable, text)}}
+	b := newIngress(t, ingress.Options{Publisher: f, Logger: zap.New(core)})
+	for _, want := range []struct {
+		code         int
+		body, reason string
+	}{
+		{500, `{"message":"Internal error"}`, "internal"},
+		{503, `{"message":"Storage unavailable"}`, "unavailable"},
+	} {
+		answer := serveOne(b, completed)
+		if answer.Code != want.code || answer.Body.String() != want.body+"\n" {
+			t.Errorf("%d %s", answer.Code, answer.Body)
+		}
+		if strings.Contains(fmt.Sprint(answer.Header()), "hunter2") {
+			t.Error(answer.Header())
+		}
+		lines := logs.FilterField(zap.String("reason", want.reason)).All()
+		if len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()["error"]), text) {
+			t.Errorf("%v", lines)
+		}
+	}
+}
+
+// TestLargestBody has bodies of exactly the limit, and of a byte more: announced,
+// chunked, and compressed.
+func TestLargestBody(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1 << 10, 8 << 10, 64 << 10} {
+		b := newIngress(t, ingress.Options{Publisher: instant{}, MaxBody: limit})
+		for _, r := range []struct{ size, code int }{{limit - 1, 200}, {limit, 200}, {limit + 1, 413}} {
+			frame := `{"id":"a","status":"COMPLETED","pad":"%s"}`
+			body := fmt.Sprintf(frame, strings.Repeat("x", r.size-len(frame)+2))
+			if len(body) != r.size {
+				t.Fatal(len(body))
+			}
+			for _, form := range []string{"announced", "chunked", "gzip"} {
+				wire := []byte(body)
+				if form == "gzip" {
+					wire = zipped(t, wire, false)
+				}
+				request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, bytes.NewReader(wire))
+				request.Header.Set(verify.HeaderName, sign(body))
+				switch form {
+				case "chunked":
+					request.ContentLength = -1
+				case "gzip":
+					request.Header.Set("Content-Encoding", "gzip")
+				}
+				answer := httptest.NewRecorder()
+				b.ServeHTTP(answer, request)
+				if answer.Code != r.code {
+					t.Errorf("%d bytes of %d, %s: %d %s", r.size, limit, form, answer.Code, answer.Body)
+				}
+			}
+		}
+	}
+}
+
+func zipped(t *testing.T, body []byte, deflate bool) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	var w io.WriteCloser = gzip.NewWriter(&b)
+	if deflate {
+		w = zlib.NewWriter(&b)
+	}
+	if _, err := w.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}

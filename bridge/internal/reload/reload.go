@@ -1,0 +1,199 @@
+// Package reload reads settings from files again when the files change.
+//
+// It promises that a file which cannot be used changes nothing: what was in force
+// stays in force, and the log, the health and a metric say so until the file is
+// mended. It leaves to its callers what a setting means.
+package reload
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/jobbridge/jobbridge/publisher"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// The pace of looking at files. They are looked at, not watched: no system tells
+// of every way in which a file changes, such as a link above it, a folder that was
+// created again, a mount of the file alone or a network's file system.
+const (
+	lookEvery = 500 * time.Millisecond
+	// retryAfter is how soon a setting that could not be put in force is tried again:
+	// it may depend on a server, not on a file.
+	retryAfter = 5 * time.Second
+	// maxFile is how many bytes of a file are looked at.
+	maxFile = 1 << 20
+)
+
+// Health is told of settings that could not be read again.
+type Health interface {
+	Set(part string, state publisher.State, reasons ...string)
+}
+
+// Reloader reads settings again when their files change, or when [Reloader.Now] is
+// called.
+type Reloader struct {
+	log    *zap.Logger
+	health Health
+	good   *prometheus.GaugeVec
+	files  []*files
+	now    chan struct{}
+}
+
+// files are the files of one setting.
+type files struct {
+	name  string
+	names func() []string
+	// load reads the files and puts the setting in force. If it fails, it changes
+	// nothing.
+	load func() error
+
+	seen    string    // digest of the files at the last look
+	loaded  string    // digest when they were last loaded, with success or without
+	inForce string    // digest when they were last loaded with success
+	failed  time.Time // when they were last loaded without success; zero after a success
+	wrong   string    // what was last said of that
+}
+
+// New returns a Reloader without settings.
+func New(log *zap.Logger, health Health, reg prometheus.Registerer) (*Reloader, error) {
+	good := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "jobbridge_reload_successful", Help: "1 if what the files say is in force, 0 if they could not be read again and the old one stays.",
+	}, []string{"what"})
+	return &Reloader{log: log, health: health, good: good, now: make(chan struct{}, 1)}, reg.Register(good)
+}
+
+// Add has a setting read again: apply puts a new value in force. It must not be
+// called after [Reloader.Run].
+func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
+	if s.source.Files == nil || len(s.source.Files()) == 0 {
+		return
+	}
+	if errors.Is(s.err, errNoFile) {
+		r.log.Info("not read again", zap.String("what", name), zap.Error(s.err))
+		return
+	}
+	r.good.WithLabelValues(name).Set(1)
+	r.files = append(r.files, &files{name: name, names: s.source.Files, seen: s.digest, loaded: s.digest, inForce: s.digest, load: func() error {
+		v, err := s.source.Read()
+		if err != nil {
+			return err
+		}
+		return apply(v)
+	}})
+}
+
+// Now has all settings read again soon, whether their files seem changed or not.
+func (r *Reloader) Now() {
+	select {
+	case r.now <- struct{}{}:
+	default: // it is going to happen
+	}
+}
+
+// Run looks at the files until ctx ends.
+func (r *Reloader) Run(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.now:
+			for _, f := range r.files {
+				r.load(f)
+			}
+		case <-tick.C:
+			for _, f := range r.files {
+				r.look(f)
+			}
+		}
+	}
+}
+
+// look loads a setting when its files have changed and two looks saw the same
+// contents, so that a writer of two files that belong together has some time.
+func (r *Reloader) look(f *files) {
+	seen, err := digest(f.names())
+	if err != nil {
+		seen = err.Error()
+	}
+	settled := seen == f.seen
+	f.seen = seen
+	again := !f.failed.IsZero() && time.Since(f.failed) >= retryAfter
+	if settled && (seen != f.loaded || again) {
+		r.load(f)
+	}
+}
+
+var errNoFile = errors.New("no regular file")
+
+// digest returns a digest of what is in the files.
+func digest(names []string) (string, error) {
+	h := sha256.New()
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err != nil {
+			return "", err
+		}
+		if !info.Mode().IsRegular() { // reading it may take for ever
+			return "", fmt.Errorf("%s: %w", name, errNoFile)
+		}
+		if err := add(h, name); err != nil {
+			return "", err
+		}
+	}
+	return string(h.Sum(nil)), nil
+}
+
+// add adds the length and the contents of a file to a digest.
+func add(h io.Writer, name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(h, "%d %s", len(data), data)
+	return err
+}
+
+// load loads a setting if its files have changed since it was put in force. If that
+// fails, the setting stays as it was, and the health says so until it succeeds.
+func (r *Reloader) load(f *files) {
+	seen, err := digest(f.names())
+	switch {
+	case err != nil:
+		f.loaded = err.Error()
+	case seen == f.inForce:
+		f.loaded = seen
+	default:
+		f.loaded = seen
+		if err = f.load(); err == nil {
+			f.inForce = seen
+			r.log.Info("reloaded", zap.String("what", f.name))
+		}
+	}
+	if err != nil {
+		why := fmt.Sprintf("%s: not reloaded, the old one stays in force: %v", f.name, err)
+		if why != f.wrong {
+			r.log.Error("not reloaded: the old one stays in force", zap.String("what", f.name), zap.Error(err))
+		}
+		f.failed, f.wrong = time.Now(), why
+		r.good.WithLabelValues(f.name).Set(0)
+		r.health.Set(f.name, publisher.Ready, why)
+		return
+	}
+	f.failed, f.wrong = time.Time{}, ""
+	r.good.WithLabelValues(f.name).Set(1)
+	r.health.Set(f.name, publisher.Ready)
+}

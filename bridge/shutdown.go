@@ -1,0 +1,63 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// shutdown is the list of what Run has to end: the step that was added last is the
+// first that is run.
+type shutdown struct {
+	log   *zap.Logger
+	steps []step
+}
+
+// step ends one part of the bridge.
+type step struct {
+	name string
+	end  func(ctx context.Context) error
+}
+
+// lateLimit bounds each step that is left when the deadline has passed: most steps
+// need no time, and those that hang on a disk must not add up.
+const lateLimit = 100 * time.Millisecond
+
+func (s *shutdown) add(name string, end func(context.Context) error) {
+	s.steps = append(s.steps, step{name, end})
+}
+
+// run ends everything within the deadline of ctx. A step that does not return in time
+// is abandoned, and the error names it: a disk that hangs must not hold the process.
+func (s *shutdown) run(ctx context.Context) error {
+	var errs []error
+	for i := len(s.steps) - 1; i >= 0; i-- {
+		step, start := s.steps[i], time.Now()
+		err := step.run(ctx)
+		s.log.Debug("shutdown", zap.String("step", step.name), zap.Duration("took", time.Since(start)), zap.Error(err))
+		errs = append(errs, err)
+	}
+	s.steps = nil
+	return errors.Join(errs...)
+}
+
+func (s step) run(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- s.end(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(lateLimit)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-late.C:
+		return fmt.Errorf("shutdown: %s did not end in time and was abandoned", s.name)
+	}
+}
