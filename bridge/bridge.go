@@ -158,7 +158,7 @@ func (b *Bridge) Verifier() *verify.Verifier { return b.settings.verifier }
 func (b *Bridge) Report() Report { return b.health.Report() }
 
 // Reload has every file read again soon, whether it seems changed or not.
-func (b *Bridge) Reload() { b.reload.Now() }
+func (b *Bridge) Reload() { b.reload.Trigger() }
 
 // Run receives and publishes until ctx ends or the storage fails, and then drains:
 // readiness goes, deliveries are accepted for the delay, the listener closes, those

@@ -91,7 +91,7 @@ func (b *Bridge) webhookTLS(ctx context.Context) (*tls.Config, error) {
 	}
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b.shutdown.add("ACME", func(context.Context) error { stop(); return nil })
-	config, current, err := acme.Start(renewing, b.webhook, o, overHTTP, b.log.Named("acme"))
+	config, current, err := acme.Start(renewing, b.webhook, acme.Options(o), overHTTP, b.log.Named("acme"))
 	if err != nil {
 		return nil, fmt.Errorf("bridge: Options.Webhook.ACME.Domains: %w", err)
 	}

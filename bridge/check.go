@@ -223,7 +223,7 @@ type settings struct {
 
 // open reads one source, and adds its error to the problems.
 func open[T any](problems *[]error, s Source[T]) reload.Setting[T] {
-	setting, err := s.Open()
+	setting, err := reload.Source[T](s).Open()
 	if err != nil {
 		*problems = append(*problems, &OptionError{err})
 	}

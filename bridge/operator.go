@@ -28,8 +28,6 @@ type (
 	Quarantine = quarantine.Store
 	// Quarantined is one entry of the quarantine.
 	Quarantined = quarantine.Entry
-	// QuarantineKind is the kind of an entry.
-	QuarantineKind = quarantine.Kind
 	// Parked is an authentic event that the stream can never accept.
 	Parked = quarantine.Parked
 	// ReleaseOptions say what a release accepts.

@@ -1,14 +1,13 @@
 package bridge
 
 import (
+	"crypto/x509"
 	"net"
 	"os"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge/internal/acme"
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
 	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
-	"github.com/jobbridge/jobbridge/bridge/internal/reload"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
@@ -38,17 +37,28 @@ const (
 	DefaultForwardTimeout = 5 * time.Second
 )
 
-// Source is a setting that can change while the bridge runs: it is read again when
-// one of its files changes. The zero Source is no setting.
-type Source[T any] = reload.Source[T]
+// Source is a setting that can change while the bridge runs. The zero Source is no
+// setting.
+type Source[T any] struct {
+	// Read returns the present value. Its error says which file or variable is wrong.
+	Read func() (T, error)
+	// Files returns the names of the files that Read reads. When one of them changes,
+	// Read is called again. nil means that the value does not change.
+	Files func() []string
+}
 
 // Value returns a [Source] whose value does not change.
-func Value[T any](v T) Source[T] { return reload.Value(v) }
+func Value[T any](v T) Source[T] {
+	return Source[T]{Read: func() (T, error) { return v, nil }}
+}
 
 // Files returns a [Source] that is read from the files with these names.
 func Files[T any](read func() (T, error), names ...string) Source[T] {
-	return reload.Files(read, names...)
+	return Source[T]{Read: read, Files: func() []string { return names }}
 }
+
+// IsZero reports whether the Source is no setting.
+func (s Source[T]) IsZero() bool { return s.Read == nil }
 
 // Options configures a [Bridge]. Secrets is needed, and DataDir unless Journal.Off
 // is set; the zero value of everything else is its default.
@@ -141,7 +151,20 @@ type WebhookOptions struct {
 }
 
 // ACMEOptions say which certificates are needed, and from which CA.
-type ACMEOptions = acme.Options
+type ACMEOptions struct {
+	// Domains that the certificates are for. Port 443 of each must lead to the webhook
+	// listener. Whoever sets them agrees to the CA's terms.
+	Domains []string
+	// Email is where the CA reaches the operator; it may be empty.
+	Email string
+	// CA is the URL of the ACME directory; empty means that of Let's Encrypt.
+	CA string
+	// Roots are what the directory's own certificate is checked against; nil means the
+	// system's.
+	Roots *x509.CertPool
+	// Dir is the folder for the account and the certificates.
+	Dir string
+}
 
 // AdminOptions configures the listener for the operator.
 type AdminOptions struct {

@@ -19,20 +19,13 @@ import (
 // DefaultCA is the ACME directory that is used unless [Options.CA] names one.
 const DefaultCA = "https://acme-v02.api.letsencrypt.org/directory"
 
-// Options say which certificates are needed, and from which CA.
+// Options are those of package bridge, which documents them.
 type Options struct {
-	// Domains that the certificates are for. Port 443 of each must lead to the listener.
-	// Without domains, there is no ACME. Whoever sets them agrees to the CA's terms.
 	Domains []string
-	// Email is where the CA reaches the operator; it may be empty.
-	Email string
-	// CA is the URL of the ACME directory; empty means [DefaultCA].
-	CA string
-	// Roots are what the directory's own certificate is checked against; nil means the
-	// system's.
-	Roots *x509.CertPool
-	// Dir is the folder for the account and the certificates.
-	Dir string
+	Email   string
+	CA      string // empty means [DefaultCA]
+	Roots   *x509.CertPool
+	Dir     string
 }
 
 // Start gets certificates and renews them until ctx ends, and returns how the

@@ -19,15 +19,15 @@ import (
 	"go.uber.org/zap"
 )
 
-// The pace of looking at files. They are looked at, not watched: no system tells
+// How often files are polled. They are polled, not watched: no system tells
 // of every way in which a file changes, such as a link above it, a folder that was
 // created again, a mount of the file alone or a network's file system.
 const (
-	lookEvery = 500 * time.Millisecond
+	pollInterval = 500 * time.Millisecond
 	// retryAfter is how soon a setting that could not be put in force is tried again:
 	// it may depend on a server, not on a file.
 	retryAfter = 5 * time.Second
-	// maxFile is how many bytes of a file are looked at.
+	// maxFile is how many bytes of a file are compared.
 	maxFile = 1 << 20
 )
 
@@ -36,7 +36,7 @@ type Health interface {
 	Set(part string, state publisher.State, reasons ...string)
 }
 
-// Reloader reads settings again when their files change, or when [Reloader.Now] is
+// Reloader reads settings again when their files change, or when [Reloader.Trigger] is
 // called.
 type Reloader struct {
 	log    *zap.Logger
@@ -54,7 +54,7 @@ type files struct {
 	// nothing.
 	load func() error
 
-	seen    string    // digest of the files at the last look
+	seen    string    // digest of the files at the last poll
 	loaded  string    // digest when they were last loaded, with success or without
 	inForce string    // digest when they were last loaded with success
 	failed  time.Time // when they were last loaded without success; zero after a success
@@ -89,17 +89,17 @@ func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
 	}})
 }
 
-// Now has all settings read again soon, whether their files seem changed or not.
-func (r *Reloader) Now() {
+// Trigger has all settings read again soon, whether their files seem changed or not.
+func (r *Reloader) Trigger() {
 	select {
 	case r.now <- struct{}{}:
 	default: // it is going to happen
 	}
 }
 
-// Run looks at the files until ctx ends.
+// Run polls the files until ctx ends.
 func (r *Reloader) Run(ctx context.Context) {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -111,15 +111,15 @@ func (r *Reloader) Run(ctx context.Context) {
 			}
 		case <-tick.C:
 			for _, f := range r.files {
-				r.look(f)
+				r.poll(f)
 			}
 		}
 	}
 }
 
-// look loads a setting when its files have changed and two looks saw the same
+// poll loads a setting when its files have changed and two polls saw the same
 // contents, so that a writer of two files that belong together has some time.
-func (r *Reloader) look(f *files) {
+func (r *Reloader) poll(f *files) {
 	seen, err := digest(f.names())
 	if err != nil {
 		seen = err.Error()
