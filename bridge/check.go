@@ -156,8 +156,8 @@ func (o Options) checkLimits() error {
 			"Options.Stream.MaxBytes must be between 16MiB, or four times Options.Webhook.MaxBody and 64KiB, and 1EiB", nil},
 		{journal != 0 && journal < least, "Options.Journal.MaxBytes must be at least %d with this Options.Webhook.MaxBody", []any{least}},
 		{o.Webhook.IdleTimeout < time.Second, "Options.Webhook.IdleTimeout must be at least 1s, and longer than the idle timeout of the load balancer in front", nil},
-		{o.Quarantine.MaxBytes < 1<<20, "Options.Quarantine.MaxBytes must be at least 1MiB", nil},
-		{o.Quarantine.MaxAge < time.Minute, "Options.Quarantine.MaxAge must be at least 1m", nil},
+		{o.Quarantine.MaxBytes < 1<<20, "Options.Quarantine.MaxBytes must be at least 1MiB; to have no quarantine: Options.Quarantine.Off", nil},
+		{o.Quarantine.MaxAge < time.Minute, "Options.Quarantine.MaxAge must be at least 1m; to have no quarantine: Options.Quarantine.Off", nil},
 	}
 	for _, limit := range []struct {
 		field string

@@ -165,6 +165,7 @@ var flagNames = strings.NewReplacer(
 	"Options.NATS.MaxConnections", "--max-workers",
 	"Options.NATS.TLS", "--nats-tls-cert",
 	"Options.NATS.Connect", "--nats-url or --nats-context",
+	"Options.Quarantine.Off", "--no-quarantine",
 	"Options.Quarantine.MaxBytes", "--quarantine-bytes",
 	"Options.Quarantine.MaxAge", "--quarantine-age",
 	"Options.Quarantine.MaxBody", "--quarantine-max-body",
