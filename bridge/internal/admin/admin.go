@@ -72,7 +72,7 @@ func (a *Server) SetToken(token string) { a.token.Store(&token) }
 // under a name of this machine (or a page could reach us by one that it made
 // point here) and by no proxy that says so, or shows a certificate or the token.
 func (a *Server) trusts(r *http.Request) bool {
-	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) && !slices.ContainsFunc(proxyHeaders, func(name string) bool { return r.Header.Get(name) != "" }) {
+	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) && !proxied(r.Header) {
 		return true
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
@@ -83,8 +83,22 @@ func (a *Server) trusts(r *http.Request) bool {
 	return ok && want != nil && *want != "" && subtle.ConstantTimeCompare([]byte(got), []byte(*want)) == 1
 }
 
-// proxyHeaders are what a proxy adds for whom it stands.
-var proxyHeaders = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"}
+// proxied reports whether a proxy has added a header to a request. Its value does not
+// count: a client may send the header first, and empty.
+func proxied(h http.Header) bool {
+	for name := range h {
+		if strings.HasPrefix(name, "X-Forwarded-") || slices.Contains(proxyHeaders, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// proxyHeaders are what proxies add, besides the X-Forwarded headers.
+var proxyHeaders = []string{
+	"Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Forwarded-For", "X-Envoy-External-Address",
+	"Cf-Connecting-Ip", "True-Client-Ip", "Fastly-Client-Ip",
+}
 
 // operate adds an endpoint that answers with what f returns, as JSON, for
 // operators, and for no page in a browser.

@@ -47,7 +47,7 @@ func get(t *testing.T, url, host string, header ...string) (code int, body strin
 		t.Fatal(err)
 	}
 	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
+		req.Header.Add(header[i], header[i+1])
 	}
 	if host != "" {
 		req.Host = host
@@ -136,8 +136,12 @@ func TestProfile(t *testing.T) {
 			t.Errorf("%s as %q: %d, want %d", c.url, c.host, got, c.want)
 		}
 	}
-	// A proxy on this machine stands for others, and a page for nobody.
-	for _, header := range [][]string{{"X-Forwarded-For", "203.0.113.9"}, {"Forwarded", "for=203.0.113.9"}, {"Via", "1.1 proxy"}, {"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}} {
+	// A proxy on this machine stands for others (case C3), and a page for nobody.
+	for _, header := range [][]string{
+		{"X-Forwarded-For", "203.0.113.9"}, {"X-Forwarded-For", ""}, {"X-Forwarded-For", "", "X-Forwarded-For", "203.0.113.9"}, {"x-forwarded-anything", ""},
+		{"Forwarded", "for=203.0.113.9"}, {"Forwarded", ""}, {"Via", "1.1 proxy"}, {"Via", ""}, {"X-Real-IP", ""}, {"CF-Connecting-IP", ""}, {"True-Client-IP", ""},
+		{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"},
+	} {
 		if got, _ := get(t, with+"/debug/pprof/", "", header...); got != 403 {
 			t.Errorf("with %q: %d", header, got)
 		}
