@@ -21,7 +21,8 @@ import (
 // TestAnswerFollowsFsync watches the real binary from outside, by its system
 // calls: each 200 is written after an fdatasync of the segment that holds the event,
 // and that fdatasync began after the event had been written to it, also across a new
-// segment. Without fsync, the same look must find none: it can fail.
+// segment. With --durability=os the same look must find that most answers follow none:
+// it can fail. There, only a segment that is full is synced, in the background.
 func TestAnswerFollowsFsync(t *testing.T) {
 	process.Require(t, "strace")
 	for durability, want := range map[string]bool{"fsync": true, "os": false} {
@@ -45,7 +46,7 @@ func TestAnswerFollowsFsync(t *testing.T) {
 					t.Errorf("%s: no sync of %s between its write and its answer", id, segment)
 				}
 			}
-			if !want && synced > 0 {
+			if !want && synced > len(ids)/2 {
 				t.Errorf("%d of %d answers follow an fsync that nobody asked for", synced, len(ids))
 			}
 			first := 0 // groups that are the first of a segment: the file has its temporary name
