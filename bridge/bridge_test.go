@@ -3,8 +3,6 @@ package bridge_test
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
-	"compress/zlib"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,28 +20,13 @@ import (
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 )
-
-func zipped(t *testing.T, body []byte, deflate bool) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	var w io.WriteCloser = gzip.NewWriter(&b)
-	if deflate {
-		w = zlib.NewWriter(&b)
-	}
-	if _, err := w.Write(body); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
 
 // TestOutcomes delivers each row of the table of outcomes over TCP.
 func TestOutcomes(t *testing.T) {
@@ -61,7 +44,7 @@ func TestOutcomes(t *testing.T) {
 		}
 		return h
 	}
-	known := len(series(t, srv.Metrics, "jobbridge_deliveries_total"))
+	known := len(traffic.Series(t, srv.Metrics, "jobbridge_deliveries_total"))
 	const invalid = `{"message":"Invalid signature"}` + "\n"
 	rows := []struct {
 		name     string
@@ -83,11 +66,11 @@ func TestOutcomes(t *testing.T) {
 		{"too old", bridgetest.Delivery{SignedAt: time.Now().Add(-6 * time.Minute)}, 400, invalid, "refused", "too_old"},
 		{"too new", bridgetest.Delivery{SignedAt: time.Now().Add(6 * time.Minute)}, 400, invalid, "refused", "too_new"},
 		{"too large", bridgetest.Delivery{Payload: big}, 413, "", "refused", "too_large"},
-		{"too large inflated", bridgetest.Delivery{Payload: big, Body: zipped(t, big, false), Header: header("Content-Encoding", "gzip")}, 413, "", "refused", "too_large"},
+		{"too large inflated", bridgetest.Delivery{Payload: big, Body: traffic.Zip(t, big, false), Header: header("Content-Encoding", "gzip")}, 413, "", "refused", "too_large"},
 		{"too large printed again", bridgetest.Delivery{Payload: []byte("1"), Body: swollen}, 413, "", "refused", "too_large"},
-		{"gzip", bridgetest.Delivery{Payload: event, Body: zipped(t, event, false), Header: header("Content-Encoding", "gzip")}, 200, "", "stored", ""},
-		{"deflate", bridgetest.Delivery{Payload: event, Body: zipped(t, event, true), Header: header("Content-Encoding", "deflate")}, 200, "", "duplicate", ""},
-		{"truncated gzip", bridgetest.Delivery{Payload: event, Body: zipped(t, event, false)[:40], Header: header("Content-Encoding", "gzip")}, 400, "", "refused", "body"},
+		{"gzip", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, false), Header: header("Content-Encoding", "gzip")}, 200, "", "stored", ""},
+		{"deflate", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, true), Header: header("Content-Encoding", "deflate")}, 200, "", "duplicate", ""},
+		{"truncated gzip", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, false)[:40], Header: header("Content-Encoding", "gzip")}, 400, "", "refused", "body"},
 		{"br", bridgetest.Delivery{Header: header("Content-Encoding", "br")}, 415, "", "refused", "encoding"},
 		{"utf-16", bridgetest.Delivery{Header: header("Content-Type", "application/json; charset=utf-16le")}, 415, "", "refused", "encoding"},
 		{"no content type", bridgetest.Delivery{Header: header("Content-Type", "application/octet-stream")}, 200, "", "stored", ""},
@@ -126,7 +109,7 @@ func TestOutcomes(t *testing.T) {
 			t.Errorf("%s %s: Allow %q", r.method, r.url, resp.Header.Get("Allow"))
 		}
 	}
-	if all := series(t, srv.Metrics, "jobbridge_deliveries_total"); len(all) != known {
+	if all := traffic.Series(t, srv.Metrics, "jobbridge_deliveries_total"); len(all) != known {
 		t.Errorf("of %v, %d were there from the start", all, known)
 	}
 }
@@ -249,7 +232,7 @@ func TestSlowDisk(t *testing.T) {
 	for i := range n {
 		answers = append(answers, post(srv, bridgetest.Delivery{ID: fmt.Sprint("job-", i)}))
 	}
-	awaitSeries(t, srv.Metrics, "jobbridge_deliveries_in_flight", "", n+1)
+	traffic.AwaitSeries(t, bridgetest.Patience, srv.Metrics, "jobbridge_deliveries_in_flight", "", n+1)
 	close(release)
 	for _, answer := range answers {
 		if r := <-answer; r.err != nil || r.Code != 200 {

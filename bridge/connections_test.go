@@ -12,6 +12,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
 // dial connects from an address of this machine.
@@ -97,7 +98,7 @@ func TestConnections(t *testing.T) {
 	if got := ask(dial(t, srv, "127.0.0.1"), good()); strings.HasPrefix(got, "HTTP") {
 		t.Errorf("one source has more than its half: %s", got)
 	}
-	if got := series(t, srv.Metrics, "jobbridge_connections_rejected_total"); got["limit"] < 1 {
+	if got := traffic.Series(t, srv.Metrics, "jobbridge_connections_rejected_total"); got["limit"] < 1 {
 		t.Errorf("that was not counted: %v", got)
 	}
 	// Another source has room, and makes room for a third one when all is full.
@@ -319,7 +320,7 @@ func TestInflatedSmall(t *testing.T) {
 	for range cap(codes) {
 		go func() {
 			signature, body := srv.Sign(bridgetest.Delivery{})
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL, bytes.NewReader(zipped(t, body, false)))
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL, bytes.NewReader(traffic.Zip(t, body, false)))
 			if err != nil {
 				t.Error(err)
 			}

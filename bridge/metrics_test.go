@@ -11,54 +11,16 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
-	"github.com/prometheus/client_golang/prometheus"
 )
-
-// series returns the counters and gauges of one name, by the values of their
-// labels.
-func series(t *testing.T, metrics prometheus.Gatherer, name string) map[string]float64 {
-	t.Helper()
-	families, err := metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := make(map[string]float64)
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			var labels []string
-			for _, l := range m.GetLabel() {
-				labels = append(labels, l.GetValue())
-			}
-			values[strings.Join(labels, " ")] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
-	return values
-}
-
-// awaitSeries polls until a series has a value.
-func awaitSeries(t *testing.T, metrics prometheus.Gatherer, name, labels string, want float64) {
-	t.Helper()
-	for end := time.Now().Add(bridgetest.Patience); ; time.Sleep(time.Millisecond) {
-		got := series(t, metrics, name)
-		if got[labels] == want {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: %v, want %v of %q", name, got, want, labels)
-		}
-	}
-}
 
 // TestMetricsFromTheStart finds every counter at zero before anything happens: one
 // that begins with its first failure is not seen to increase.
 func TestMetricsFromTheStart(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
-	deliveries := series(t, srv.Metrics, "jobbridge_deliveries_total")
+	deliveries := traffic.Series(t, srv.Metrics, "jobbridge_deliveries_total")
 	for _, pair := range []string{
 		"stored ", "duplicate ", "conflict ", "refused mismatch", "refused too_old", "refused too_new", "refused unsigned", "refused too_large", "refused wrong_path", "refused not_found",
 		"refused method_not_allowed", "failed busy", "failed no_room", "failed full", "failed unavailable", "failed misconfigured", "failed internal", "failed panic",
@@ -67,24 +29,24 @@ func TestMetricsFromTheStart(t *testing.T) {
 			t.Errorf("%q: %v, there: %v", pair, n, ok)
 		}
 	}
-	if got := series(t, srv.Metrics, "jobbridge_delivery_duration_seconds"); len(got) != 5 {
+	if got := traffic.Series(t, srv.Metrics, "jobbridge_delivery_duration_seconds"); len(got) != 5 {
 		t.Errorf("outcomes with a duration: %v", got)
 	}
-	if got := series(t, srv.Metrics, "jobbridge_clock_skew_seconds"); len(got) != 0 {
+	if got := traffic.Series(t, srv.Metrics, "jobbridge_clock_skew_seconds"); len(got) != 0 {
 		t.Errorf("a skew that nobody measured: %v", got)
 	}
 	want := map[string]float64{"in_flight": bridge.DefaultMaxInFlight, "connections": bridge.DefaultMaxConnections, "body_bytes": bridge.DefaultMaxBody, "body_memory_bytes": bridge.DefaultMaxBodyMemory}
-	if got := series(t, srv.Metrics, "jobbridge_limit"); !maps.Equal(got, want) {
+	if got := traffic.Series(t, srv.Metrics, "jobbridge_limit"); !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	srv.Deliver(bridgetest.Delivery{})
 	old := verify.Fingerprint(bridgetest.Secret)
-	awaitSeries(t, srv.Metrics, "jobbridge_secret_deliveries_total", old, 1)
+	traffic.AwaitSeries(t, bridgetest.Patience, srv.Metrics, "jobbridge_secret_deliveries_total", old, 1)
 	if err := srv.Verifier.SetSecrets([]string{"whsec_new"}); err != nil {
 		t.Fatal(err)
 	}
 	want = map[string]float64{old: 1, verify.Fingerprint("whsec_new"): 0}
-	if got := series(t, srv.Metrics, "jobbridge_secret_deliveries_total"); !maps.Equal(got, want) {
+	if got := traffic.Series(t, srv.Metrics, "jobbridge_secret_deliveries_total"); !maps.Equal(got, want) {
 		t.Errorf("after a rotation: %v, want %v", got, want)
 	}
 }
@@ -121,7 +83,7 @@ func TestRejectedConnections(t *testing.T) {
 		if got := raw(r.request); !strings.Contains(got, r.answer) {
 			t.Errorf("%.60q: %.60q", r.request, got)
 		}
-		awaitSeries(t, srv.Metrics, metric, "request", float64(i+1))
+		traffic.AwaitSeries(t, bridgetest.Patience, srv.Metrics, metric, "request", float64(i+1))
 	}
 	raw("") // a port scan, a load balancer's look
 	if got := raw("GET /other HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.Contains(got, " 404 ") {
@@ -129,8 +91,8 @@ func TestRejectedConnections(t *testing.T) {
 	}
 	srv.Deliver(bridgetest.Delivery{})
 	http.DefaultClient.CloseIdleConnections()
-	awaitSeries(t, srv.Metrics, "jobbridge_connections", "", 0)
-	if got := series(t, srv.Metrics, metric); got["request"] != 3 || got["handshake"] != 0 {
+	traffic.AwaitSeries(t, bridgetest.Patience, srv.Metrics, "jobbridge_connections", "", 0)
+	if got := traffic.Series(t, srv.Metrics, metric); got["request"] != 3 || got["handshake"] != 0 {
 		t.Errorf("%v", got)
 	}
 }

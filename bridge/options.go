@@ -153,7 +153,7 @@ type WebhookOptions struct {
 // ACMEOptions say which certificates are needed, and from which CA.
 type ACMEOptions struct {
 	// Domains that the certificates are for. Port 443 of each must lead to the webhook
-	// listener. Whoever sets them agrees to the CA's terms.
+	// listener. Setting Domains means that you agree to the CA's terms.
 	Domains []string
 	// Email is where the CA reaches the operator; it may be empty.
 	Email string

@@ -17,6 +17,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -365,7 +366,7 @@ func TestClockOff(t *testing.T) {
 				d.Signature = fmt.Sprintf("%s,v1=%064x", signature, i)
 				refuse(d)
 			}
-			if got := srv.Bridge.Report().Reasons; len(got) != 0 || len(series(t, srv.Metrics, "jobbridge_clock_skew_seconds")) != 0 {
+			if got := srv.Bridge.Report().Reasons; len(got) != 0 || len(traffic.Series(t, srv.Metrics, "jobbridge_clock_skew_seconds")) != 0 {
 				t.Fatal(got)
 			}
 			for range 2 {

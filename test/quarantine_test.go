@@ -13,6 +13,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
 // TestQuarantineCommands goes through a rotation of the secret that came too
@@ -42,16 +43,16 @@ func TestQuarantineCommands(t *testing.T) {
 	deliver("--id", "rotated")
 	deliver("--id", "late", "--at=-1h")
 	deliver("--id", "forged", "--tamper", "body")
-	await := func(n int) string {
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			out, code := quarantine("list")
-			if code == 0 && strings.Count(out, "127.0.0.1") == n {
-				return out
+	await := func(n int) (out string) {
+		t.Helper()
+		traffic.Eventually(t, 10*time.Second, func() error {
+			var code int
+			if out, code = quarantine("list"); code != 0 || strings.Count(out, "127.0.0.1") != n {
+				return fmt.Errorf("exit %d, want %d entries: %s", code, n, out)
 			}
-			if time.Now().After(end) {
-				t.Fatalf("exit %d, want %d: %s", code, n, out)
-			}
-		}
+			return nil
+		})
+		return out
 	}
 	if out := await(3); strings.Count(out, "mismatch") != 3 {
 		t.Error(out)

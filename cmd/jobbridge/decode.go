@@ -86,8 +86,8 @@ func ignoreEmpty(app *kong.Application) {
 	})
 }
 
-// clientVariables are flags of the commands, besides those of serve, that say where a
-// command connects and as whom.
+// clientVariables are the flags that say which server a command connects to, and with
+// which credentials. The flags of serve are not among them.
 var clientVariables = []string{"admin", "admin-ca", "admin-cert", "admin-key", "admin-server-name", "url", "auth-file", "ca", "cert", "key", "server-name"}
 
 // limitVariables takes the variable from the flags that are for one call of a command,

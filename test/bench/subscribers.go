@@ -79,11 +79,41 @@ func (o options) subscribe(ctx context.Context, p *process, rate float64, n int)
 	if err == nil {
 		err = p.forwarded(ctx)
 	}
-	time.Sleep(time.Second) // then the workers have had their events, except in an overload
+	if err == nil {
+		err = awaitArrivals(ctx, js, seen[:min(n+1, len(seen))])
+	}
 	for i := range seen {
 		workers[i] = seen[i].times(l.Started)
 	}
 	return l, workers, err
+}
+
+// arrivalLimit is how long the workers may take for the last events of a load.
+const arrivalLimit = 10 * time.Second
+
+// awaitArrivals returns when each worker has had every event on job.completed.
+func awaitArrivals(ctx context.Context, js jetstream.JetStream, seen []arrivals) error {
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter("job.completed"))
+	if err != nil {
+		return err
+	}
+	stored := int(info.State.Subjects["job.completed"])
+	for end := time.Now().Add(arrivalLimit); ; time.Sleep(time.Millisecond) {
+		least := stored
+		for i := range seen {
+			least = min(least, seen[i].count())
+		}
+		if least == stored {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("a worker has had %d events of %d", least, stored)
+		}
+	}
 }
 
 // durables creates n consumers of job.completed, which call work with their
@@ -121,6 +151,12 @@ func (a *arrivals) add(payload []byte) {
 		a.at, a.due = append(a.at, now), append(a.due, event.Due)
 		a.mu.Unlock()
 	}
+}
+
+func (a *arrivals) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.at)
 }
 
 func (a *arrivals) times(started time.Duration) times {

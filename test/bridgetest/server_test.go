@@ -1,11 +1,13 @@
 package bridgetest_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -148,18 +150,13 @@ func TestQuarantineOutlives(t *testing.T) {
 		if r := srv.Deliver(bridgetest.Delivery{Secret: secret}); r.Code != 400 {
 			t.Fatalf("%s: %d", after, r.Code)
 		}
-		for end := time.Now().Add(bridgetest.Patience); ; time.Sleep(time.Millisecond) {
+		traffic.Eventually(t, bridgetest.Patience, func() error {
 			list, err := srv.Quarantine.List(t.Context())
-			if err != nil {
-				t.Fatalf("%s: %v", after, err)
+			if err == nil && len(list) != 1 {
+				err = fmt.Errorf("%s: the quarantine holds %d entries", after, len(list))
 			}
-			if len(list) == 1 {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("%s: the quarantine holds %d entries", after, len(list))
-			}
-		}
+			return err
+		})
 		if err := srv.Verifier.SetSecrets([]string{bridgetest.Secret, secret}); err != nil {
 			t.Fatal(err)
 		}

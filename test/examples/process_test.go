@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -186,15 +187,7 @@ func (w *worker) awaitLog(t *testing.T, texts ...string) {
 // await waits until check returns nil.
 func await(t *testing.T, check func() error) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
+	traffic.Eventually(t, patience, check)
 }
 
 // site has the output of each job, at a path that is its id.
@@ -267,8 +260,8 @@ func deliver(t *testing.T, webhook string, events ...string) {
 	}
 }
 
-// settled waits until a worker has been given the stream's first n events and
-// owes the server no acknowledgement.
+// settled waits until the server has delivered the stream's first n events to a worker,
+// and the worker has acknowledged them.
 func settled(t *testing.T, nc *nats.Conn, l language, n uint64) *jetstream.ConsumerInfo {
 	t.Helper()
 	js, err := jetstream.New(nc)

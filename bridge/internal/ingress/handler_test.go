@@ -2,12 +2,9 @@ package ingress_test
 
 import (
 	"bytes"
-	"compress/gzip"
-	"compress/zlib"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,6 +13,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -123,7 +121,7 @@ func TestLargestBody(t *testing.T) {
 			for _, form := range []string{"announced", "chunked", "gzip"} {
 				wire := []byte(body)
 				if form == "gzip" {
-					wire = zipped(t, wire, false)
+					wire = traffic.Zip(t, wire, false)
 				}
 				request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, bytes.NewReader(wire))
 				request.Header.Set(verify.HeaderName, sign(body))
@@ -141,20 +139,4 @@ func TestLargestBody(t *testing.T) {
 			}
 		}
 	}
-}
-
-func zipped(t *testing.T, body []byte, deflate bool) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	var w io.WriteCloser = gzip.NewWriter(&b)
-	if deflate {
-		w = zlib.NewWriter(&b)
-	}
-	if _, err := w.Write(body); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
 }

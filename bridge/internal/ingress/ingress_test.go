@@ -20,6 +20,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/codes"
@@ -71,44 +72,6 @@ func start(t *testing.T, o ingress.Options) *server {
 	})
 	t.Cleanup(s.stop)
 	return s
-}
-
-// series returns the counters and gauges of one name, by the values of their
-// labels.
-func series(t *testing.T, metrics prometheus.Gatherer, name string) map[string]float64 {
-	t.Helper()
-	families, err := metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := make(map[string]float64)
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			var labels []string
-			for _, l := range m.GetLabel() {
-				labels = append(labels, l.GetValue())
-			}
-			values[strings.Join(labels, " ")] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
-	return values
-}
-
-// awaitSeries polls until a series has a value.
-func awaitSeries(t *testing.T, metrics prometheus.Gatherer, name, labels string, want float64) {
-	t.Helper()
-	for end := time.Now().Add(bridgetest.Patience); ; time.Sleep(time.Millisecond) {
-		got := series(t, metrics, name)
-		if got[labels] == want {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: %v, want %v of %q", name, got, want, labels)
-		}
-	}
 }
 
 type result struct {
@@ -193,7 +156,7 @@ func TestBurst(t *testing.T) {
 			}
 		}
 	}
-	t.Fatal("whoever came second was refused")
+	t.Fatal("the second client was refused")
 }
 
 func TestAnswersInTimeWhateverNATSDoes(t *testing.T) {
@@ -214,7 +177,7 @@ func TestPanicIsAnswered(t *testing.T) {
 		t.Fatalf("%d %s", r.Code, r.Body)
 	}
 	srv.stop()
-	if n := series(t, srv.metrics, "jobbridge_deliveries_total")["failed panic"]; n != 1 {
+	if n := traffic.Series(t, srv.metrics, "jobbridge_deliveries_total")["failed panic"]; n != 1 {
 		t.Errorf("%v panics counted", n)
 	}
 	if lines := logs.FilterField(zap.String("reason", "panic")).All(); len(lines) != 1 || !strings.Contains(lines[0].ContextMap()["error"].(string), "a bug") {
@@ -253,7 +216,7 @@ func TestHangUp(t *testing.T) {
 	}
 	h.release <- nil // nobody would receive this if the publish had ended with its sender
 	srv.stop()
-	if n := series(t, srv.metrics, "jobbridge_deliveries_total")["stored "]; n != 1 {
+	if n := traffic.Series(t, srv.metrics, "jobbridge_deliveries_total")["stored "]; n != 1 {
 		t.Fatalf("%v stored", n)
 	}
 }
@@ -329,9 +292,9 @@ func TestRejectedHandshakes(t *testing.T) {
 		}
 	}
 	client.CloseIdleConnections()
-	awaitSeries(t, srv.metrics, "jobbridge_connections", "", 0)
-	awaitSeries(t, srv.metrics, "jobbridge_connections_rejected_total", "handshake", 1)
-	if got := series(t, srv.metrics, "jobbridge_connections_rejected_total"); got["request"] != 0 {
+	traffic.AwaitSeries(t, bridgetest.Patience, srv.metrics, "jobbridge_connections", "", 0)
+	traffic.AwaitSeries(t, bridgetest.Patience, srv.metrics, "jobbridge_connections_rejected_total", "handshake", 1)
+	if got := traffic.Series(t, srv.metrics, "jobbridge_connections_rejected_total"); got["request"] != 0 {
 		t.Errorf("%v", got)
 	}
 	srv.stop()

@@ -28,7 +28,7 @@ func newMetrics(in *Ingress, reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jobbridge_deliveries_total",
-			Help: "Requests to the webhook listener, but those that no handler could read (jobbridge_connections_rejected_total), by outcome (stored, duplicate, conflict, refused, failed) and, if it was not stored, reason.",
+			Help: "Requests to the webhook listener, by outcome (stored, duplicate, conflict, refused, failed) and, if the event was not stored, reason. Requests that no handler could read are counted in jobbridge_connections_rejected_total.",
 		}, []string{"outcome", "reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "jobbridge_delivery_duration_seconds",

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -67,7 +68,7 @@ func TestPath(t *testing.T) {
 			t.Errorf("%s: %v", name, lines[0])
 		}
 		if r.reason != "" {
-			if n := series(t, registry, "jobbridge_deliveries_total")["refused "+r.reason]; n != 1 {
+			if n := traffic.Series(t, registry, "jobbridge_deliveries_total")["refused "+r.reason]; n != 1 {
 				t.Errorf("%s: counted %v times", name, n)
 			}
 		}
