@@ -406,18 +406,18 @@ func TestRelayWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := s.CachedInfo().Config
-	config.Duplicates = time.Second
+	config.Duplicates = 3 * time.Second
 	if _, err := r.js.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
 	r.Stop(t)
 	r.again(t)
-	r.awaitState(t, "ready", "its duplicate window is 1s")
+	r.awaitState(t, "ready", "its duplicate window is 3s")
 	l := r.load(t, traffic.Options{Senders: 2, Pace: time.Millisecond})
 	l.AwaitAcked(t, 20)
 	r.proxy.Stall()
 	r.awaitState(t, "journaling", "")
-	pause(2 * time.Second) // twice the window
+	pause(6 * time.Second) // twice the window
 	l.Stop()
 	r.proxy.Pass()
 	r.awaitForwarded(t)

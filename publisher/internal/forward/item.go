@@ -36,6 +36,12 @@ type item struct {
 	reason   string    // why it is parked
 }
 
+// stale reports whether the record was published without an answer longer ago than
+// age. The stream may have forgotten its message id when it is published again.
+func (i *item) stale(now time.Time, age time.Duration) bool {
+	return i.unknown > 0 && (i.phase == queued || i.phase == aside) && now.Sub(i.first) > age
+}
+
 // attempt is one publish of an item.
 type attempt struct {
 	item   *item

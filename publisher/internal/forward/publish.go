@@ -17,7 +17,15 @@ import (
 func (s *session) publish(ctx context.Context, now time.Time) {
 	for {
 		i := s.p.head()
-		if i == nil || s.p.stopped() || s.target.Exact() && !s.makeRoom(ctx, i, now) {
+		if i == nil || s.p.stopped() {
+			return
+		}
+		// The stream may have the record, and may forget its message id before this attempt
+		// arrives there: the connection can be stalled.
+		if age := s.plan.info.Duplicates / 2; age > 0 && i.stale(now, age) {
+			s.compareAgain(now)
+		}
+		if s.ended || s.target.Exact() && !s.makeRoom(ctx, i, now) {
 			return
 		}
 		if i = s.p.next(now); i == nil {

@@ -1,10 +1,13 @@
 package forward
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/nats-io/nats.go"
 )
 
 // TestMakeRoom shows for how many bytes an embedded target is asked, and what follows
@@ -67,6 +70,40 @@ func TestTrimmable(t *testing.T) {
 		test.change(s.f.saved)
 		if got := s.f.trimmable(); got != test.want {
 			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+}
+
+// TestStaleIsNotResent has a record whose first attempt was not answered, although a
+// later one of another record was. When it is due again after half of the duplicate
+// window, the stream is compared first. Before, it was published again, and stored
+// twice if the connection delivered it late.
+func TestStaleIsNotResent(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		window time.Duration
+		want   error
+	}{
+		"half of the window is over": {time.Second, errResume},
+		"the window is longer":       {time.Minute, nil},
+		"the stream has no window":   {0, nil},
+	} {
+		s, g, _, now := newUnit(t)
+		asked := false
+		g.room = func(int64) error { asked = true; return event.ErrFull } // what is asked before each publish
+		s.plan.info.Duplicates = test.window
+		s.nc = new(nats.Conn)
+		s.p.admit(Record{Sequence: 1, Key: "a"})
+		s.p.admit(Record{Sequence: 2, Key: "b"})
+		s.p.next(now)
+		s.p.next(now)
+		s.p.acknowledged(2, false, 1, false, now.Add(time.Millisecond))
+		now = now.Add(s.f.limits.timeout + time.Second)
+		s.p.advance(now) // the first record was not answered in time
+		now = now.Add(minPause)
+		s.step(t.Context(), now)
+		if !errors.Is(s.result, test.want) || asked != (test.want == nil) {
+			t.Errorf("%s: the session ends with %v, published %v", name, s.result, asked)
 		}
 	}
 }

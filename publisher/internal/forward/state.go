@@ -446,15 +446,9 @@ func (p *pipeline) silent(now time.Time) time.Duration {
 	return now.Sub(p.asked)
 }
 
-// stale reports whether a record was published without an answer longer ago than
-// age. The stream may have forgotten its message id when it is published again.
+// stale reports whether any record is stale.
 func (p *pipeline) stale(now time.Time, age time.Duration) bool {
-	for _, i := range p.order {
-		if i.unknown > 0 && (i.phase == queued || i.phase == aside) && now.Sub(i.first) > age {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.order, func(i *item) bool { return i.stale(now, age) })
 }
 
 // due returns when advance or a probe has something to do; zero means never.

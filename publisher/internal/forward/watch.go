@@ -108,13 +108,17 @@ func (s *session) ask(ctx context.Context) {
 	})
 }
 
-// compareStale ends the session if an outcome has been open for half of the
-// duplicate window. A record that is never answered is compared once an hour.
+// compareStale ends the session if the outcome of any record has been open for half of
+// the duplicate window.
 func (s *session) compareStale(now time.Time) {
-	window := s.plan.info.Duplicates
-	if window <= 0 || !s.p.stale(now, window/2) {
-		return
+	if age := s.plan.info.Duplicates / 2; age > 0 && s.p.stale(now, age) {
+		s.compareAgain(now)
 	}
+}
+
+// compareAgain ends the session, so that the stream is compared. A record that is never
+// answered causes this once an hour.
+func (s *session) compareAgain(now time.Time) {
 	prefix, _ := s.p.prefix()
 	if prefix == s.f.comparedAt && now.Sub(s.f.compared) < time.Hour {
 		return
