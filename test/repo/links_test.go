@@ -1,4 +1,4 @@
-package test
+package repo
 
 import (
 	"io/fs"
@@ -14,7 +14,7 @@ import (
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	var documents []string
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git") {
 			return filepath.SkipDir
 		}
@@ -57,7 +57,7 @@ func TestProof(t *testing.T) {
 	t.Parallel()
 	command := regexp.MustCompile("go test [^`|]*(?:\\\\\\|[^`|]*)*-(run|bench) '?([^ ']+)'? ([^`]*)`")
 	commands := 0
-	for _, document := range []string{"../ARCHITECTURE.md", "../CONTRIBUTING.md"} {
+	for _, document := range []string{"../../ARCHITECTURE.md", "../../CONTRIBUTING.md"} {
 		for _, m := range command.FindAllStringSubmatch(read(t, document), -1) {
 			commands++
 			kind := map[string]string{"run": "Test", "bench": "Benchmark"}[m[1]]
@@ -79,7 +79,7 @@ func declared(t *testing.T, kind, name string, packages []string) bool {
 	t.Helper()
 	declaration := regexp.MustCompile(`(?m)^func ` + kind + `\w*` + name)
 	for _, p := range packages {
-		files, err := filepath.Glob(filepath.Join("..", p, "*_test.go"))
+		files, err := filepath.Glob(filepath.Join("../..", p, "*_test.go"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,4 +105,37 @@ func anchors(text string) map[string]bool {
 		names[strings.ReplaceAll(name, " ", "-")] = true
 	}
 	return names
+}
+
+// TestSecurityNamesTests: each test that SECURITY.md names is there.
+func TestSecurityNamesTests(t *testing.T) {
+	t.Parallel()
+	var all strings.Builder
+	err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			all.WriteString(read(t, path))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(read(t, "../../SECURITY.md"), -1)
+	if len(named) < 20 {
+		t.Fatalf("SECURITY.md names %d tests", len(named))
+	}
+	for _, m := range named {
+		if !strings.Contains(all.String(), "func "+m[1]+"(") {
+			t.Errorf("SECURITY.md: there is no %s", m[1])
+		}
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }

@@ -1,4 +1,5 @@
-package test
+// Package e2e tests the jobbridge program from outside: it runs the binary as an operator does.
+package e2e
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
-// Package test holds what concerns the whole program: its layers, and its life
-// as a process.
-package test
+// Package repo tests the repository itself: which package may import which, that documents and manifests agree with each other, and
+// that each link leads somewhere.
+package repo
 
 import (
 	"encoding/json"

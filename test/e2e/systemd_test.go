@@ -1,6 +1,6 @@
 //go:build linux
 
-package test
+package e2e
 
 import (
 	"fmt"
@@ -136,12 +136,12 @@ func (m *machine) sh(t *testing.T, script string, want ...string) {
 func TestSystemd(t *testing.T) {
 	t.Parallel()
 	m := startMachine(t)
-	install := regexp.MustCompile("(?s)\\*\\*With systemd\\*\\*.*?```\n(.*?)```").FindStringSubmatch(read(t, "../deployments/README.md"))
+	install := regexp.MustCompile("(?s)\\*\\*With systemd\\*\\*.*?```\n(.*?)```").FindStringSubmatch(read(t, "../../deployments/README.md"))
 	if install == nil {
 		t.Fatal("the guide does not say how to install it")
 	}
 	release := filepath.Join(m.dir, "var/release")
-	if err := os.CopyFS(filepath.Join(release, "deployments"), os.DirFS("../deployments")); err != nil {
+	if err := os.CopyFS(filepath.Join(release, "deployments"), os.DirFS("../../deployments")); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := command(release, nil, "/bin/cp", process.Binary(t), "."); err != nil {

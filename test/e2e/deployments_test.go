@@ -1,14 +1,12 @@
-package test
+package e2e
 
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +66,7 @@ func TestMetrics(t *testing.T) {
 	}
 	shown := make(map[string]bool)
 	for _, file := range []string{"prometheus/alerts.yaml", "grafana/jobbridge.json"} {
-		for _, name := range metricName.FindAllString(read(t, filepath.Join("../deployments", file)), -1) {
+		for _, name := range metricName.FindAllString(read(t, filepath.Join("../../deployments", file)), -1) {
 			if name = base(name); !exported[name] {
 				t.Errorf("%s: nobody exports %s", file, name)
 			}
@@ -100,7 +98,7 @@ func TestMetrics(t *testing.T) {
 	}
 	asked := 0
 	for _, file := range []string{"prometheus/alerts.yaml", "grafana/jobbridge.json"} {
-		text := strings.ReplaceAll(read(t, filepath.Join("../deployments", file)), `\"`, `"`)
+		text := strings.ReplaceAll(read(t, filepath.Join("../../deployments", file)), `\"`, `"`)
 		for _, selector := range regexp.MustCompile(`\b(jobbridge_[a-z_]+)\{([^{}]*)\}`).FindAllStringSubmatch(text, -1) {
 			for _, m := range regexp.MustCompile(`(\w+)(?:=|=~|!=)"([^"]*)"`).FindAllStringSubmatch(selector[2], -1) {
 				for _, value := range strings.Split(m[2], "|") {
@@ -138,7 +136,7 @@ func lint(t *testing.T, name, scraped string) {
 // name that begins with … has the first two words of the name before it in its row.
 func metricsOfGuide(t *testing.T) map[string]bool {
 	t.Helper()
-	_, section, _ := strings.Cut(read(t, "../deployments/README.md"), "\n## Metrics\n")
+	_, section, _ := strings.Cut(read(t, "../../deployments/README.md"), "\n## Metrics\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	names := make(map[string]bool)
 	for _, row := range regexp.MustCompile("(?m)^\\| (`jobbridge_.*?) \\|").FindAllStringSubmatch(section, -1) {
@@ -150,30 +148,6 @@ func metricsOfGuide(t *testing.T) map[string]bool {
 	return names
 }
 
-// TestAlerts: the guide says what to do about each alert, and about no other, and
-// each is tested to fire. That it is silent otherwise is tested by all of
-// alerts_test.yaml, which lists what fires.
-func TestAlerts(t *testing.T) {
-	t.Parallel()
-	guide, tests := read(t, "../deployments/README.md"), read(t, "../deployments/prometheus/alerts_test.yaml")
-	alerts := make(map[string]bool)
-	rules := read(t, "../deployments/prometheus/alerts.yaml")
-	for _, alert := range regexp.MustCompile(`(?s)alert: (\w+).*?severity: (\w+)`).FindAllStringSubmatch(rules, -1) {
-		alerts[alert[1]] = true
-		if !strings.Contains(guide, "\n| `"+alert[1]+"` | "+alert[2]+" | ") {
-			t.Errorf("deployments/README.md does not say what to do about %s, of severity %s", alert[1], alert[2])
-		}
-		if !strings.Contains(tests, `alertname="`+alert[1]+`"`) {
-			t.Errorf("alerts_test.yaml does not test that %s fires", alert[1])
-		}
-	}
-	for _, named := range regexp.MustCompile("`(Jobbridge\\w+)`").FindAllStringSubmatch(guide, -1) {
-		if !alerts[named[1]] {
-			t.Errorf("deployments/README.md: there is no alert %s", named[1])
-		}
-	}
-}
-
 func read(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -181,30 +155,6 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(data)
-}
-
-// TestSecurityNamesTests: each test that SECURITY.md names is there.
-func TestSecurityNamesTests(t *testing.T) {
-	t.Parallel()
-	var all strings.Builder
-	err := filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
-		if err == nil && strings.HasSuffix(path, "_test.go") {
-			all.WriteString(read(t, path))
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(read(t, "../SECURITY.md"), -1)
-	if len(named) < 20 {
-		t.Fatalf("SECURITY.md names %d tests", len(named))
-	}
-	for _, m := range named {
-		if !strings.Contains(all.String(), "func "+m[1]+"(") {
-			t.Errorf("SECURITY.md: there is no %s", m[1])
-		}
-	}
 }
 
 // TestDeployedFlags starts a bridge with the variables of each manifest, but for
@@ -222,7 +172,7 @@ func TestDeployedFlags(t *testing.T) {
 	for _, file := range []string{
 		"kubernetes/sidecar/statefulset.yaml", "kubernetes/gateway-direct/deployment.yaml", "kubernetes/gateway-journal/statefulset.yaml", "docker/compose.yaml",
 	} {
-		text := read(t, filepath.Join("../deployments", file))
+		text := read(t, filepath.Join("../../deployments", file))
 		if _, after, ok := strings.Cut(text, "\n  bridge:\n"); ok {
 			text, _, _ = strings.Cut(after, "\n  worker:\n")
 		}
@@ -246,7 +196,7 @@ func TestDeployedFlags(t *testing.T) {
 			t.Errorf("%s: a direct bridge has a folder:\n%s", file, out)
 		}
 	}
-	out, stderr, code := process.RunIn(t, dir, []string{"SYNC_WEBHOOK_SECRET=whsec_test", "PATH=" + os.Getenv("PATH")}, nil, "config", "check", "--config", absolute(t, "../deployments/systemd/jobbridge.yaml"), "--secret-file", secret)
+	out, stderr, code := process.RunIn(t, dir, []string{"SYNC_WEBHOOK_SECRET=whsec_test", "PATH=" + os.Getenv("PATH")}, nil, "config", "check", "--config", absolute(t, "../../deployments/systemd/jobbridge.yaml"), "--secret-file", secret)
 	if code != 0 {
 		t.Errorf("systemd: %s%s", out, stderr)
 	}
@@ -271,52 +221,6 @@ func command(dir string, env []string, name string, args ...string) (string, err
 	return string(out), err
 }
 
-// TestManifests compares what one file says with what another does.
-func TestManifests(t *testing.T) {
-	t.Parallel()
-	guide := read(t, "../deployments/README.md")
-	version := regexp.MustCompile(`(?m)^appVersion: (.+)$`).FindStringSubmatch(read(t, "../deployments/helm/jobbridge/Chart.yaml"))[1]
-	for _, file := range []string{"README.md", "kubernetes/sidecar/statefulset.yaml", "kubernetes/gateway-direct/deployment.yaml", "kubernetes/gateway-journal/statefulset.yaml"} {
-		text := read(t, "../deployments/"+file)
-		for _, m := range regexp.MustCompile(`ghcr\.io/\S+:(\S+)`).FindAllStringSubmatch(text, -1) {
-			if m[1] != version {
-				t.Errorf("%s: image %s, and the chart's is %s", file, m[1], version)
-			}
-		}
-		for _, m := range regexp.MustCompile(`/secrets/([\w-]+)`).FindAllStringSubmatch(text, -1) {
-			if !strings.Contains(guide, "--from-file="+m[1]) {
-				t.Errorf("%s: the guide's Secret has no key %s", file, m[1])
-			}
-		}
-		if !strings.Contains(text, "JOBBRIDGE_TRUSTED_PROXIES") {
-			t.Errorf("%s: all senders are one source", file)
-		}
-	}
-
-	direct := read(t, "../deployments/kubernetes/gateway-direct/deployment.yaml")
-	if strings.Contains(direct, "replicas:") {
-		t.Error("gateway-direct: each apply takes back what the autoscaler did")
-	}
-	const patience = 4500 // of a delivery, in ms, as the guide says
-	for name, text := range map[string]string{"base": direct, "chart": read(t, "../deployments/helm/jobbridge/templates/workload.yaml")} {
-		m := regexp.MustCompile(`/readyz[^}]*}\n(?: +#.*\n)* +periodSeconds: (\d+)\n +failureThreshold: (?:{{ ternary \d+ )?(\d+)`).FindStringSubmatch(text)
-		if m == nil {
-			t.Fatalf("%s: no readiness", name)
-		}
-		period, _ := strconv.Atoi(m[1])
-		threshold, _ := strconv.Atoi(m[2])
-		if period*threshold*1000 <= patience {
-			t.Errorf("%s: an outage that no delivery notices takes the pods out of service", name)
-		}
-	}
-	// What a block names is there.
-	for _, path := range regexp.MustCompile(`(?m)^[^|\n]*\b(deployments/[\w./-]+)`).FindAllStringSubmatch(guide, -1) {
-		if _, err := os.Stat(filepath.Join("..", path[1])); err != nil && path[1] != "deployments/README.md" {
-			t.Errorf("the guide: %v", err)
-		}
-	}
-}
-
 // TestGuide runs the guide's commands that need no cluster: those of the blocks
 // marked "sh", in order, against a bridge of their own.
 func TestGuide(t *testing.T) {
@@ -332,7 +236,7 @@ func TestGuide(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "ADMIN=" + b.Admin, "WEBHOOK=" + b.Webhook, "NATS=" + b.NATS, "SECRET=" + secret, "DATA=" + filepath.Join(dir, "data"), fmt.Sprint("PID=", b.Cmd.Process.Pid)}
-	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(read(t, "../deployments/README.md"), -1)
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(read(t, "../../deployments/README.md"), -1)
 	if len(blocks) < 3 {
 		t.Fatal("the guide has no commands")
 	}
