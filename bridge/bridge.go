@@ -34,6 +34,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
 	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
 	"github.com/jobbridge/jobbridge/bridge/internal/reload"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
@@ -147,15 +148,20 @@ func (b *Bridge) Addrs() Addrs {
 // before the bridge is ready.
 func (b *Bridge) Publisher() *publisher.Publisher { return b.publisher.Load() }
 
-// Quarantine returns the quarantine, or nil without one. It is nil before the bridge
-// is ready.
-func (b *Bridge) Quarantine() *Quarantine { return b.quarantine.Load() }
+// Quarantine returns the quarantine. It is nil before the bridge is ready, and if the
+// bridge has no quarantine.
+func (b *Bridge) Quarantine() operator.Quarantine {
+	if q := b.quarantine.Load(); q != nil {
+		return q
+	}
+	return nil
+}
 
 // Verifier returns what verifies deliveries, whose secrets can be replaced.
 func (b *Bridge) Verifier() *verify.Verifier { return b.settings.verifier }
 
 // Report returns what /readyz of the admin listener says now.
-func (b *Bridge) Report() Report { return b.health.Report() }
+func (b *Bridge) Report() operator.Report { return b.health.Report() }
 
 // Reload has every file read again soon, whether it seems changed or not.
 func (b *Bridge) Reload() { b.reload.Trigger() }
@@ -224,16 +230,16 @@ func (b *Bridge) startIngress(ctx context.Context, secure *tls.Config) error {
 		MaxInFlight: o.Webhook.MaxInFlight, MaxConnections: o.Webhook.MaxConnections, DrainDelay: o.Shutdown.Delay, ReadTimeout: o.Webhook.ReadTimeout, IdleTimeout: o.Webhook.IdleTimeout,
 		ForgeryRate: o.Webhook.ForgeryRate, TLS: secure, Tolerance: o.Tolerance, TrustedProxies: o.Webhook.TrustedProxies, Tracer: o.Tracer,
 		Registerer: o.Metrics, Logger: o.Logger, OnSampled: o.OnSampled, Now: o.Now,
-		OnDrain: func() { b.health.Set(admin.Process, Draining); o.OnStopping() },
+		OnDrain: func() { b.health.Set(admin.Process, operator.Draining); o.OnStopping() },
 	}
-	if q := b.Quarantine(); q != nil {
+	if q := b.quarantine.Load(); q != nil {
 		options.Quarantine = refusals{q}
 	}
 	in, err := ingress.New(options)
 	if err != nil {
 		return err
 	}
-	b.health.Watch(func() (State, []string) { return publisher.Ready, in.Reasons() })
+	b.health.Watch(func() (publisher.State, []string) { return publisher.Ready, in.Reasons() })
 	var serving context.Context
 	serving, b.stopIngress = context.WithCancel(context.WithoutCancel(ctx))
 	b.shutdown.add("webhook listener", func(context.Context) error { return b.Drain() })

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/jobbridge/jobbridge/test/traffic"
@@ -505,7 +505,7 @@ func TestDrainKeepAlive(t *testing.T) {
 	}
 	drained := make(chan error, 1)
 	go func() { drained <- srv.Drain() }()
-	for srv.Bridge.Report().State != bridge.Draining {
+	for srv.Bridge.Report().State != operator.Draining {
 		select {
 		case err := <-drained:
 			t.Fatal("drained without saying so", err)

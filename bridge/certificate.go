@@ -125,7 +125,7 @@ func (b *Bridge) watchCertificate(listener, none string, current func() *x509.Ce
 		}
 		return []string{"certificate of the " + listener + " listener: " + why}
 	}
-	b.health.Watch(func() (State, []string) { return publisher.Ready, reasons() })
+	b.health.Watch(func() (publisher.State, []string) { return publisher.Ready, reasons() })
 	warn = func() {
 		for _, why := range reasons() {
 			b.log.Warn(why)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/nats-io/nats.go"
@@ -34,9 +36,9 @@ func quarantined(t *testing.T, change func(*bridge.Options)) *bridgetest.Server 
 }
 
 // list waits until the quarantine holds n requests.
-func list(t *testing.T, srv *bridgetest.Server, n int) []bridge.Quarantined {
+func list(t *testing.T, srv *bridgetest.Server, n int) []operator.Entry {
 	t.Helper()
-	var got []bridge.Quarantined
+	var got []operator.Entry
 	for end := time.Now().Add(bridgetest.Patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		var err error
 		if got, err = srv.Quarantine.List(t.Context()); err != nil {
@@ -54,7 +56,7 @@ func list(t *testing.T, srv *bridgetest.Server, n int) []bridge.Quarantined {
 func became(t *testing.T, srv *bridgetest.Server, n uint64) map[string]uint64 {
 	t.Helper()
 	for end := time.Now().Add(bridgetest.Patience); ; time.Sleep(time.Millisecond) {
-		kept, sum := srv.Quarantine.Stats().Results, uint64(0)
+		kept, sum := srv.Quarantine.(*quarantine.Store).Stats().Results, uint64(0)
 		for _, v := range kept {
 			sum += v
 		}
@@ -103,7 +105,7 @@ func TestQuarantineWithoutNATS(t *testing.T) {
 	if err := srv.Verifier.SetSecrets([]string{"whsec_new"}); err != nil {
 		t.Fatal(err)
 	}
-	if released, err := srv.Quarantine.Release(t.Context(), bridge.ReleaseOptions{}); err != nil || !released[0].Released {
+	if released, err := srv.Quarantine.Release(t.Context(), operator.ReleaseOptions{}); err != nil || !released[0].Released {
 		t.Fatalf("%+v %v", released, err)
 	}
 	list(t, srv, 0)
@@ -148,12 +150,12 @@ func TestQuarantine(t *testing.T) {
 	if e, err := srv.Quarantine.Show(t.Context(), 7); err != nil || string(e.Body) != `{"id":"printed", "status":"FAILED"}` || e.Header["User-Agent"] != "provider/1" || e.Header["Sync-Signature"] == "" {
 		t.Errorf("%+v %v", e, err)
 	}
-	if _, err := srv.Quarantine.Show(t.Context(), 99); !errors.Is(err, bridge.ErrNotQuarantined) {
+	if _, err := srv.Quarantine.Show(t.Context(), 99); !errors.Is(err, operator.ErrNotFound) {
 		t.Error(err)
 	}
 	release := func(stale bool, want map[string]string) {
 		t.Helper()
-		list, err := srv.Quarantine.Release(t.Context(), bridge.ReleaseOptions{Stale: stale})
+		list, err := srv.Quarantine.Release(t.Context(), operator.ReleaseOptions{Stale: stale})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,7 +290,7 @@ func TestQuarantineBounds(t *testing.T) {
 		return fmt.Appendf(nil, `{"id":"big","status":"COMPLETED","pad":"%s"}`, strings.Repeat("x", n))
 	}
 	srv.Deliver(bridgetest.Delivery{Payload: pad(bridge.DefaultQuarantineMaxBody), Secret: "whsec_new"})
-	if kept := srv.Quarantine.Stats().Results; kept["size"] != 1 || kept["kept"] != 0 {
+	if kept := srv.Quarantine.(*quarantine.Store).Stats().Results; kept["size"] != 1 || kept["kept"] != 0 {
 		t.Fatal(kept)
 	}
 	for source := range 40 { // together twice what they may fill
@@ -299,7 +301,7 @@ func TestQuarantineBounds(t *testing.T) {
 		t.Fatal(kept)
 	}
 	list(t, srv, int(kept["kept"]))
-	if size := srv.Quarantine.Stats().Bytes[bridge.QuarantineRefused]; size == 0 || size > 1<<20 {
+	if size := srv.Quarantine.(*quarantine.Store).Stats().Bytes[operator.Refused]; size == 0 || size > 1<<20 {
 		t.Fatal(size)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
@@ -143,7 +144,7 @@ func TestRun(t *testing.T) {
 	if addrs := b.Addrs(); !strings.HasPrefix(addrs.Webhook, "http://127.0.0.1:") || !strings.HasSuffix(addrs.Webhook, "/webhook") || !strings.HasPrefix(addrs.Admin, "http://127.0.0.1:") || addrs.NATS != "" {
 		t.Errorf("%+v", addrs)
 	}
-	if got := b.Report().State; got != bridge.Starting {
+	if got := b.Report().State; got != operator.Starting {
 		t.Errorf("before Run: %s", got)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -153,7 +154,7 @@ func TestRun(t *testing.T) {
 	if addrs := b.Addrs(); !strings.HasPrefix(addrs.NATS, "nats://127.0.0.1:") {
 		t.Errorf("%+v", addrs)
 	}
-	resp, err := http.Get(b.Addrs().Admin + bridge.PathReady)
+	resp, err := http.Get(b.Addrs().Admin + operator.PathReady)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
@@ -162,7 +163,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-stopping
-	if got := b.Report().State; got != bridge.Draining {
+	if got := b.Report().State; got != operator.Draining {
 		t.Errorf("drained: %s", got)
 	}
 	nc, err := nats.Connect(b.Addrs().NATS)

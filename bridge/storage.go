@@ -20,7 +20,7 @@ func (b *Bridge) openStorage(ctx context.Context) error {
 		return err
 	}
 	b.shutdown.add("quarantine", func(context.Context) error { // it takes what the publisher parks to the end
-		if q := b.Quarantine(); q != nil {
+		if q := b.quarantine.Load(); q != nil {
 			return q.Close()
 		}
 		return nil
@@ -38,7 +38,7 @@ func (b *Bridge) openStorage(ctx context.Context) error {
 	if err := b.openQuarantine(ctx); err != nil {
 		return err
 	}
-	b.health.Watch(func() (State, []string) {
+	b.health.Watch(func() (publisher.State, []string) {
 		status := p.Status()
 		return status.State, status.Reasons
 	})
@@ -61,7 +61,7 @@ func (b *Bridge) publisherOptions() (p publisher.Options, err error) {
 		p.Park = func(ctx context.Context, e publisher.Parked, reason string) error {
 			select {
 			case <-b.quarantineReady:
-				return b.Quarantine().Park(ctx, e, reason)
+				return b.quarantine.Load().Park(ctx, e, reason)
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -106,7 +106,7 @@ func (b *Bridge) openQuarantine(ctx context.Context) error {
 	}
 	b.quarantine.Store(q)
 	close(b.quarantineReady)
-	b.admin.ServeQuarantine(operated{q})
+	b.admin.ServeQuarantine(q)
 	b.start(ctx, "refused requests", q.Run)
 	return o.Metrics.Register(q)
 }

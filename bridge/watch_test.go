@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -44,7 +47,7 @@ func TestQuarantineIsSeen(t *testing.T) {
 		t.Error(got)
 	}
 	logged(t, logs, "quarantine: it holds 1 refused requests")
-	if err := srv.Quarantine.Park(t.Context(), bridge.Parked{ID: "a", Subject: "job.completed", Payload: []byte("{}")}, "too large"); err != nil {
+	if err := srv.Quarantine.(*quarantine.Store).Park(t.Context(), publisher.Parked{ID: "a", Subject: "job.completed", Payload: []byte("{}")}, "too large"); err != nil {
 		t.Fatal(err)
 	}
 	if got := reasons(); !strings.Contains(got, "quarantine: it holds 1 authentic events") {
@@ -118,7 +121,7 @@ func TestPause(t *testing.T) {
 		t.Fatal(got)
 	}
 	logged(t, logs, "stood still")
-	released, err := srv.Quarantine.Release(t.Context(), bridge.ReleaseOptions{Stale: true})
+	released, err := srv.Quarantine.Release(t.Context(), operator.ReleaseOptions{Stale: true})
 	if err != nil || len(released) != 20 || !released[0].Released {
 		t.Fatalf("%+v %v", released, err)
 	}

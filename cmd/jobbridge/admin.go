@@ -10,7 +10,7 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
 // adminFlags say where the running bridge's operator listens, and who asks.
@@ -70,7 +70,7 @@ func (f adminFlags) ask(ctx context.Context, method, path string, query url.Valu
 	}
 	switch {
 	case resp.StatusCode == http.StatusNotFound && !json.Valid(data):
-		if strings.HasPrefix(path, bridge.PathQuarantine) {
+		if strings.HasPrefix(path, operator.PathQuarantine) {
 			return errors.New("this bridge has no quarantine: it was started with --no-quarantine, or with --journal=off and without --data-dir")
 		}
 		return fmt.Errorf("this bridge does not know %s: does --admin name its admin listener, and is it of the same version?", path)

@@ -16,7 +16,7 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/alecthomas/kong"
 	"github.com/alecthomas/units"
-	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -259,7 +259,7 @@ type configRunningCmd struct {
 // Run asks a bridge for its flags.
 func (c *configRunningCmd) Run(ctx context.Context, s streams) error {
 	var list []setting
-	if err := c.Admin.ask(ctx, http.MethodGet, bridge.PathConfig, nil, &list); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodGet, operator.PathConfig, nil, &list); err != nil {
 		return err
 	}
 	if c.Admin.JSON {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
 // healthCmd is a health check without curl.
@@ -23,9 +23,9 @@ type healthCmd struct {
 func (c *healthCmd) Run(ctx context.Context, s streams) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	path := bridge.PathLive
+	path := operator.PathLive
 	if c.Ready {
-		path = bridge.PathReady
+		path = operator.PathReady
 	}
 	resp, err := c.Admin.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
@@ -33,11 +33,11 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 	}
 	defer resp.Body.Close()
 	var report struct {
-		Status, State string
-		Reasons       []string
+		Status string
+		operator.Report
 	}
 	_ = json.NewDecoder(resp.Body).Decode(&report) // the code says enough
-	said := strings.Join(append([]string{report.Status + report.State}, report.Reasons...), "; ")
+	said := strings.Join(append([]string{report.Status + string(report.State)}, report.Reasons...), "; ")
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", resp.Status, said)
 	}
@@ -69,7 +69,7 @@ const (
 // Run drains, and fails if events are left at the end of the timeout.
 func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	if c.Cancel {
-		if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathDrain, url.Values{"cancel": {"true"}}, &bridge.Forwarded{}); err != nil {
+		if err := c.Admin.ask(ctx, http.MethodPost, operator.PathDrain, url.Values{"cancel": {"true"}}, &operator.Forwarded{}); err != nil {
 			return err
 		}
 		fmt.Fprintln(s.out, "the drain is cancelled")
@@ -80,7 +80,7 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathDrain, url.Values{}, &bridge.Forwarded{}); err != nil {
+	if err := c.Admin.ask(ctx, http.MethodPost, operator.PathDrain, url.Values{}, &operator.Forwarded{}); err != nil {
 		return err
 	}
 	if err := c.wait(ctx, s); err != nil {
@@ -91,12 +91,12 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 
 // wait returns when everything is forwarded, or with an error that says what is left.
 func (c *drainCmd) wait(ctx context.Context, s streams) error {
-	var stats bridge.Forwarded
+	var stats operator.Forwarded
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	last := time.Now() // when something was left
 	for answers := 0; time.Since(last) < quietFor; answers++ {
-		err := c.Admin.ask(ctx, http.MethodGet, bridge.PathForward, nil, &stats)
+		err := c.Admin.ask(ctx, http.MethodGet, operator.PathForward, nil, &stats)
 		switch {
 		case err != nil && ctx.Err() != nil && answers > 0: // the end came while it asked
 			return left(stats)
@@ -120,7 +120,7 @@ func (c *drainCmd) wait(ctx context.Context, s streams) error {
 }
 
 // left says what the last answer before the end of the timeout said.
-func left(stats bridge.Forwarded) error {
+func left(stats operator.Forwarded) error {
 	if stats.Lag == 0 {
 		return fmt.Errorf("events came until the end: none was left for less than %s", quietFor)
 	}

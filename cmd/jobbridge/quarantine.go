@@ -8,13 +8,11 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"text/tabwriter"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
 // quarantineCmd is about what needs an operator: refused requests that may be
@@ -32,14 +30,14 @@ type quarantineListCmd struct {
 
 // Run lists the quarantine.
 func (c *quarantineListCmd) Run(ctx context.Context, s streams) error {
-	var list []bridge.Quarantined
-	if err := c.Admin.ask(ctx, http.MethodGet, bridge.PathQuarantine, nil, &list); err != nil {
+	var list []operator.Entry
+	if err := c.Admin.ask(ctx, http.MethodGet, operator.PathQuarantine, nil, &list); err != nil {
 		return err
 	}
 	return printQuarantined(s, c.Admin.JSON, list)
 }
 
-func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
+func printQuarantined(s streams, asJSON bool, list []operator.Entry) error {
 	if asJSON {
 		return printJSON(s.out, list)
 	}
@@ -47,7 +45,7 @@ func printQuarantined(s streams, asJSON bool, list []bridge.Quarantined) error {
 	fmt.Fprintln(w, "SEQUENCE\tRECEIVED\tKIND\tREASON\tREMOTE/SUBJECT\tBYTES\tRESULT")
 	for _, e := range list {
 		from, result := e.Remote, e.Result
-		if e.Kind == bridge.QuarantineAuthentic {
+		if e.Kind == operator.Authentic {
 			from = e.Subject
 		}
 		if e.Released {
@@ -72,15 +70,15 @@ type quarantineShowCmd struct {
 
 // Run prints one entry.
 func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
-	var e bridge.Quarantined
-	if err := c.Admin.ask(ctx, http.MethodGet, bridge.PathEntry, url.Values{"seq": {strconv.FormatUint(c.Sequence, 10)}}, &e); err != nil {
+	var e operator.Entry
+	if err := c.Admin.ask(ctx, http.MethodGet, operator.PathEntry, operator.SequenceQuery(c.Sequence), &e); err != nil {
 		return err
 	}
 	if c.Admin.JSON {
 		return printJSON(s.out, e)
 	}
 	// The headers are for the reader; what goes on to a file is the body.
-	if e.Kind == bridge.QuarantineAuthentic {
+	if e.Kind == operator.Authentic {
 		fmt.Fprintf(s.err, "parked %s, an authentic event for %s: %s\n", e.ReceivedAt.Format(time.RFC3339Nano), e.Subject, e.Reason)
 	} else {
 		fmt.Fprintf(s.err, "received %s from %s: %s\n", e.ReceivedAt.Format(time.RFC3339Nano), e.Remote, e.Reason)
@@ -106,12 +104,9 @@ type quarantineReleaseCmd struct {
 
 // Run releases, and fails if anything is still bad.
 func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
-	var list []bridge.Quarantined
-	query := sequenceQuery(c.Sequence)
-	query.Set("dry_run", strconv.FormatBool(c.DryRun))
-	query.Set("stale", strconv.FormatBool(c.Stale))
-	query.Set("force", strconv.FormatBool(c.Force))
-	if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathRelease, query, &list); err != nil {
+	var list []operator.Entry
+	query := operator.ReleaseOptions{Stale: c.Stale, Force: c.Force, DryRun: c.DryRun}.Query(c.Sequence...)
+	if err := c.Admin.ask(ctx, http.MethodPost, operator.PathRelease, query, &list); err != nil {
 		return err
 	}
 	if err := printQuarantined(s, c.Admin.JSON, list); err != nil {
@@ -143,10 +138,8 @@ func (c *quarantinePurgeCmd) Run(ctx context.Context, s streams) error {
 	if c.All == (len(c.Sequence) > 0) {
 		return usage("say which: numbers from the list, or --all")
 	}
-	var answer struct {
-		Purged int `json:"purged"`
-	}
-	if err := c.Admin.ask(ctx, http.MethodPost, bridge.PathPurge, sequenceQuery(c.Sequence), &answer); err != nil {
+	var answer operator.Purged
+	if err := c.Admin.ask(ctx, http.MethodPost, operator.PathPurge, operator.SequenceQuery(c.Sequence...), &answer); err != nil {
 		return err
 	}
 	if c.Admin.JSON {
@@ -154,12 +147,4 @@ func (c *quarantinePurgeCmd) Run(ctx context.Context, s streams) error {
 	}
 	fmt.Fprintf(s.out, "%d removed\n", answer.Purged)
 	return nil
-}
-
-func sequenceQuery(sequences []uint64) url.Values {
-	query := url.Values{}
-	for _, seq := range sequences {
-		query.Add("seq", strconv.FormatUint(seq, 10))
-	}
-	return query
 }

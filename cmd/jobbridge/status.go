@@ -12,7 +12,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
@@ -30,7 +31,7 @@ func (statusCmd) Help() string {
 
 // bridgeStatus is what the command prints. What the bridge does not have is nil.
 type bridgeStatus struct {
-	State      bridge.State     `json:"state"`
+	State      publisher.State  `json:"state"`
 	Reasons    []string         `json:"reasons"`
 	Durability event.Durability `json:"durability,omitempty"`
 	StartedAt  time.Time        `json:"started_at"`
@@ -55,16 +56,16 @@ type bridgeStatus struct {
 func (c *statusCmd) Run(ctx context.Context, s streams) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	ready, err := c.Admin.send(ctx, http.MethodGet, bridge.PathReady, nil)
+	ready, err := c.Admin.send(ctx, http.MethodGet, operator.PathReady, nil)
 	if err != nil {
 		return err
 	}
 	defer ready.Body.Close()
-	var report bridge.Report
+	var report operator.Report
 	if err := json.NewDecoder(ready.Body).Decode(&report); err != nil {
 		return fmt.Errorf("/readyz: %w: does --admin name the admin listener of a bridge?", err)
 	}
-	metrics, err := c.Admin.send(ctx, http.MethodGet, bridge.PathMetrics, nil)
+	metrics, err := c.Admin.send(ctx, http.MethodGet, operator.PathMetrics, nil)
 	if err != nil {
 		return err
 	}

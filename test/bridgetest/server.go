@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
@@ -50,7 +51,7 @@ type Server struct {
 	// Verifier has the secrets, which can be replaced.
 	Verifier *verify.Verifier
 	// Quarantine stores what is refused for its signature or clock.
-	Quarantine *bridge.Quarantine
+	Quarantine operator.Quarantine
 	// Publisher stores the events.
 	Publisher *publisher.Publisher
 	// Metrics of the bridge.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
@@ -160,7 +161,7 @@ func TestQuarantineOutlives(t *testing.T) {
 		if err := srv.Verifier.SetSecrets([]string{bridgetest.Secret, secret}); err != nil {
 			t.Fatal(err)
 		}
-		if released, err := srv.Quarantine.Release(t.Context(), bridge.ReleaseOptions{}); err != nil || len(released) != 1 || !released[0].Released {
+		if released, err := srv.Quarantine.Release(t.Context(), operator.ReleaseOptions{}); err != nil || len(released) != 1 || !released[0].Released {
 			t.Fatalf("%s: %+v %v", after, released, err)
 		}
 		stored++

@@ -65,6 +65,8 @@ func TestLayers(t *testing.T) {
 		{"publisher/internal/forward", "github.com/nats-io/nats-server", "the forwarder does not know whether the stream is embedded"},
 		{"bridge", module + "/cmd", down},
 		{"bridge", "github.com/labstack/echo/v4", "only the ingress answers deliveries"},
+		{"bridge/operator", module + "/bridge", "what an operator sees is below the rooms that answer with it"},
+		{"bridge/operator", "github.com/nats-io", "what an operator sees is described without NATS"},
 		{"bridge/internal/ingress", "github.com/nats-io", "the ingress publishes through an interface"},
 		{"bridge/internal/admin", "github.com/nats-io", "the admin listener knows no NATS"},
 		{"bridge/internal/quarantine", "github.com/nats-io", "the quarantine stores files and publishes through an interface"},

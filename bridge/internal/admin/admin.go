@@ -30,6 +30,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge/internal/listener"
 	"github.com/jobbridge/jobbridge/bridge/internal/logging"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
@@ -46,10 +47,10 @@ type Server struct {
 // can fill the log: give it one that is sampled.
 func New(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Server {
 	a := &Server{mux: http.NewServeMux(), log: log}
-	a.mux.HandleFunc("GET "+PathLive, func(w http.ResponseWriter, _ *http.Request) {
+	a.mux.HandleFunc("GET "+operator.PathLive, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	})
-	a.mux.HandleFunc("GET "+PathReady, func(w http.ResponseWriter, r *http.Request) {
+	a.mux.HandleFunc("GET "+operator.PathReady, func(w http.ResponseWriter, r *http.Request) {
 		report, code := health.Report(), http.StatusServiceUnavailable
 		if !a.trusts(r) {
 			report.Reasons = []string{}
@@ -59,7 +60,7 @@ func New(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Server {
 		}
 		writeJSON(w, code, report)
 	})
-	a.mux.Handle("GET "+PathMetrics, promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: logging.ErrorLog(log), Timeout: 10 * time.Second}))
+	a.mux.Handle("GET "+operator.PathMetrics, promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: logging.ErrorLog(log), Timeout: 10 * time.Second}))
 	return a
 }
 
@@ -109,7 +110,7 @@ func (a *Server) operate(pattern string, f func(ctx context.Context, query url.V
 		answer, err := f(ctx, r.URL.Query())
 		if err != nil {
 			code := http.StatusInternalServerError
-			if errors.As(err, new(notFound)) {
+			if errors.Is(err, operator.ErrNotFound) {
 				code = http.StatusNotFound
 			}
 			writeJSON(w, code, map[string]any{"message": err.Error(), "done": answer})

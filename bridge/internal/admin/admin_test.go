@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/admin"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/prometheus/client_golang/prometheus"
@@ -101,7 +102,7 @@ func TestToken(t *testing.T) {
 		{"", "", 403}, {"", "Bearer ", 403}, {token, "", 403}, {token, "Bearer wrong", 403}, {token, token, 403}, {token, "Bearer " + token, 200},
 	} {
 		a.SetToken(c.token)
-		if got, body := ask(admin.PathConfig, c.sent); got != c.want || (got == 200) != strings.Contains(body, "told") {
+		if got, body := ask(operator.PathConfig, c.sent); got != c.want || (got == 200) != strings.Contains(body, "told") {
 			t.Errorf("token %q, sent %q: %d %s", c.token, c.sent, got, body)
 		}
 		for _, path := range []string{"/healthz", "/metrics"} {
@@ -191,7 +192,7 @@ func TestAdmin(t *testing.T) {
 	state("full", 0)
 	state("ready", 1)
 	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
-	health.Set("bridge", admin.Draining)
+	health.Set("bridge", operator.Draining)
 	check("/readyz", 503, `"state":"draining"`)
 	health.Set("journal", publisher.Failed, "fsync: no")
 	health.Set("journal", publisher.Ready)
@@ -208,13 +209,13 @@ func TestAdmin(t *testing.T) {
 }
 
 // failingQuarantine has no entries, and a disk that fails.
-type failingQuarantine struct{ admin.Quarantine }
+type failingQuarantine struct{ operator.Quarantine }
 
-func (failingQuarantine) Show(_ context.Context, sequence uint64) (any, error) {
-	return nil, admin.NotFound(fmt.Errorf("sequence %d is not there", sequence))
+func (failingQuarantine) Show(_ context.Context, sequence uint64) (operator.Entry, error) {
+	return operator.Entry{}, fmt.Errorf("%w: sequence %d", operator.ErrNotFound, sequence)
 }
 
-func (failingQuarantine) List(context.Context) (any, error) {
+func (failingQuarantine) List(context.Context) ([]operator.Entry, error) {
 	return nil, errors.New("input/output error")
 }
 
@@ -227,9 +228,10 @@ func TestOperateErrors(t *testing.T) {
 		code int
 		text string
 	}{
-		admin.PathEntry + "?seq=7": {404, `"sequence 7 is not there"`},
-		admin.PathEntry + "?seq=x": {404, "want one seq"},
-		admin.PathQuarantine:       {500, `"input/output error"`},
+		operator.PathEntry + "?seq=7": {404, `"not in the quarantine: sequence 7"`},
+		operator.PathEntry + "?seq=x": {404, "is not a number"},
+		operator.PathEntry:            {404, "want one sequence"},
+		operator.PathQuarantine:       {500, `"input/output error"`},
 	} {
 		if code, body := get(t, url+path, ""); code != want.code || !strings.Contains(body, want.text) {
 			t.Errorf("%s: %d %s, want %d %s", path, code, body, want.code, want.text)

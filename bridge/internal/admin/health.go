@@ -4,25 +4,15 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// State is what the bridge can do for a sender now: the states of its [publisher.Publisher],
-// and two of the process.
-type State = publisher.State
-
-// The states of the process. In Starting deliveries wait. In Draining the bridge was
-// told to stop, and accepts deliveries until the listener closes.
-const (
-	Starting State = "starting"
-	Draining State = "draining"
-)
-
 // byBadness are all states, from the best to the worst.
-var byBadness = []State{
-	publisher.Ready, publisher.Journaling, publisher.Misconfigured, publisher.Unavailable, publisher.Full, Starting, Draining, publisher.Failed,
+var byBadness = []publisher.State{
+	publisher.Ready, publisher.Journaling, publisher.Misconfigured, publisher.Unavailable, publisher.Full, operator.Starting, operator.Draining, publisher.Failed,
 }
 
 // Health is what the operator's listener reports: the worst that any part of
@@ -32,22 +22,22 @@ type Health struct {
 	mu         sync.Mutex
 	durability event.Durability
 	parts      []part
-	watched    []func() (State, []string)
+	watched    []func() (publisher.State, []string)
 }
 
 type part struct {
 	name    string
-	state   State
+	state   publisher.State
 	reasons []string
 }
 
 // Process is the part of a [Health] that stands for the process.
 const Process = "bridge"
 
-// NewHealth returns a Health in state [Starting].
-func NewHealth() *Health { return &Health{parts: []part{{name: Process, state: Starting}}} }
+// NewHealth returns a Health in state [operator.Starting].
+func NewHealth() *Health { return &Health{parts: []part{{name: Process, state: operator.Starting}}} }
 
-// Start ends [Starting]; durability is what a 2xx means from now on.
+// Start ends [operator.Starting]; durability is what a 2xx means from now on.
 func (h *Health) Start(durability event.Durability) {
 	h.mu.Lock()
 	h.durability = durability
@@ -56,7 +46,7 @@ func (h *Health) Start(durability event.Durability) {
 }
 
 // Set changes what one part says of itself. [publisher.Failed] is final.
-func (h *Health) Set(name string, s State, reasons ...string) {
+func (h *Health) Set(name string, s publisher.State, reasons ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i := slices.IndexFunc(h.parts, func(p part) bool { return p.name == name })
@@ -70,25 +60,18 @@ func (h *Health) Set(name string, s State, reasons ...string) {
 
 // Watch adds a part that is asked for its state and reasons at each report. It
 // must not call back.
-func (h *Health) Watch(part func() (State, []string)) {
+func (h *Health) Watch(part func() (publisher.State, []string)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watched = append(h.watched, part)
 }
 
-// Report is a Health at one moment.
-type Report struct {
-	State      State            `json:"state"`
-	Durability event.Durability `json:"durability,omitempty"`
-	Reasons    []string         `json:"reasons"`
-}
-
 // Report returns the present state.
-func (h *Health) Report() Report {
+func (h *Health) Report() operator.Report {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := Report{State: publisher.Ready, Durability: h.durability, Reasons: []string{}}
-	add := func(state State, reasons []string) {
+	r := operator.Report{State: publisher.Ready, Durability: h.durability, Reasons: []string{}}
+	add := func(state publisher.State, reasons []string) {
 		if slices.Index(byBadness, state) > slices.Index(byBadness, r.State) {
 			r.State = state
 		}

@@ -9,7 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher"
 )
 
 // TestConcurrent does everything at once: in the end the list is what the folder
@@ -18,7 +19,7 @@ func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	o := options(t)
 	o.MaxBytes = 1 << 20
-	o.Publisher.(*stream).republish = func(_ context.Context, p quarantine.Parked) (uint64, error) {
+	o.Publisher.(*stream).republish = func(_ context.Context, p publisher.Parked) (uint64, error) {
 		if p.ID[len(p.ID)-1]%2 == 0 {
 			return 0, errors.New("refused")
 		}
@@ -40,10 +41,10 @@ func TestConcurrent(t *testing.T) {
 				entries, _ := s.List(ctx)
 				s.Stats()
 				if i%5 == w && len(entries) > 0 {
-					if _, err := s.Purge(ctx, entries[0].Sequence); err != nil && !errors.Is(err, quarantine.ErrNotFound) {
+					if _, err := s.Purge(ctx, entries[0].Sequence); err != nil && !errors.Is(err, operator.ErrNotFound) {
 						t.Error(err)
 					}
-					if _, err := s.Release(ctx, quarantine.ReleaseOptions{}); err != nil {
+					if _, err := s.Release(ctx, operator.ReleaseOptions{}); err != nil {
 						t.Error(err)
 					}
 				}
@@ -53,7 +54,7 @@ func TestConcurrent(t *testing.T) {
 	work.Wait()
 	cancel()
 	running.Wait()
-	if _, err := s.Release(t.Context(), quarantine.ReleaseOptions{}); err != nil {
+	if _, err := s.Release(t.Context(), operator.ReleaseOptions{}); err != nil {
 		t.Error(err)
 	}
 	want := list(t, s)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
 // TestSequences gives none twice: not after a purge, a restart or a crash.
@@ -155,7 +156,7 @@ func TestPowerCut(t *testing.T) {
 	if _, err := s.Show(t.Context(), 1); !errors.Is(err, quarantine.ErrDamaged) {
 		t.Error(err)
 	}
-	released, err := s.Release(t.Context(), quarantine.ReleaseOptions{})
+	released, err := s.Release(t.Context(), operator.ReleaseOptions{})
 	if err != nil || len(released) != 1 || released[0].Released || !strings.Contains(released[0].Result, "digest") {
 		t.Errorf("%+v %v", released, err)
 	}

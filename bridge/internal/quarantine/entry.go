@@ -8,63 +8,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// Kind is what an entry is.
-type Kind string
-
-// The kinds of entry.
-const (
-	RefusedKind   Kind = "refused"
-	AuthenticKind Kind = "authentic"
-)
-
-// index is the place of a kind in [Store.bytes].
-func (k Kind) index() int {
-	if k == AuthenticKind {
-		return 1
-	}
-	return 0
-}
-
-// Entry is one entry of the quarantine.
-type Entry struct {
-	// Sequence names the entry.
-	Sequence uint64 `json:"sequence"`
-	Kind     Kind   `json:"kind"`
-	// ReceivedAt is when a request arrived, or when an authentic event was parked.
-	ReceivedAt time.Time `json:"received_at"`
-	// Reason is why a request was refused, or why the stream cannot accept an event.
-	Reason string `json:"reason"`
-	// Remote is the address that a refused request came from.
-	Remote string `json:"remote,omitempty"`
-	// Subject of an authentic event, or that a released request was published on.
-	Subject string `json:"subject,omitempty"`
-	// ID is the message id of an authentic event.
-	ID string `json:"id,omitempty"`
-	// Job is the id in the payload of a request that a release has verified.
-	Job string `json:"job,omitempty"`
-	// Bytes is the length of the body.
-	Bytes int `json:"bytes"`
-	// Header of the request or the event, and Body; [Store.List] leaves them out.
-	Header map[string]string `json:"header,omitempty"`
-	Body   []byte            `json:"body,omitempty"`
-	// Damaged says why the file cannot be read, or is empty.
-	Damaged string `json:"damaged,omitempty"`
-	// Result of the last release, in words.
-	Result string `json:"result,omitempty"`
-	// Released tells that the entry was published and has left the quarantine.
-	Released bool `json:"released,omitempty"`
-	// Published is the sequence that the released event is stored under: the
-	// journal's or, in direct mode, the stream's. The sequence of a duplicate is
-	// that of the first copy.
-	Published uint64 `json:"published_sequence,omitempty"`
-}
-
 // entry is what the store remembers of an entry: all but its header and body.
 type entry struct {
-	Entry
+	operator.Entry
 	size    int64    // on disk
 	digest  [32]byte // of the body, if it is authentic
 	release *release // in progress, or nil
@@ -72,7 +22,7 @@ type entry struct {
 
 // contents are what the file of an entry holds.
 type contents struct {
-	Entry
+	operator.Entry
 	key      string
 	digest   string // "sha256:<hex>"
 	sequence uint64 // in the journal
@@ -114,7 +64,7 @@ func (c *contents) head() []byte {
 	line(reasonLine, c.Reason)
 	line(receivedLine, c.ReceivedAt.UTC().Format(time.RFC3339Nano))
 	line(remoteLine, c.Remote)
-	if c.Kind == AuthenticKind {
+	if c.Kind == operator.Authentic {
 		line(subjectLine, c.Subject)
 		line(idLine, c.ID)
 		line(keyLine, c.key)
@@ -139,12 +89,12 @@ func oneLine(s string) string {
 }
 
 // parseHead is the inverse of head. Its second result is the length of the head.
-func parseHead(kind Kind, data []byte) (contents, int, error) {
+func parseHead(kind operator.Kind, data []byte) (contents, int, error) {
 	end := bytes.Index(data, []byte("\n\n"))
 	if end < 0 {
 		return contents{}, 0, fmt.Errorf("%w: the lines before the body do not end", ErrDamaged)
 	}
-	c := contents{Entry: Entry{Kind: kind}}
+	c := contents{Entry: operator.Entry{Kind: kind}}
 	var err error
 	missing := slices.Clone(required)
 	for line := range bytes.SplitSeq(data[:end], []byte("\n")) {

@@ -2,6 +2,7 @@ package quarantine
 
 import (
 	"bytes"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"testing"
 	"time"
 )
@@ -10,7 +11,7 @@ import (
 // same.
 func FuzzHead(f *testing.F) {
 	whole := contents{
-		Entry: Entry{Kind: AuthenticKind, Reason: "too large", ReceivedAt: time.Unix(1, 5), Subject: "job.completed", ID: "sync:a:COMPLETED", Body: []byte("{}")},
+		Entry: operator.Entry{Kind: operator.Authentic, Reason: "too large", ReceivedAt: time.Unix(1, 5), Subject: "job.completed", ID: "sync:a:COMPLETED", Body: []byte("{}")},
 		key:   "sync:job:a", digest: "sha256:00", sequence: 7, time: time.Unix(1, 0), header: []byte("Job-Kind: job\r\nJob-Id: a\r\n"),
 	}
 	f.Add(whole.head(), true)
@@ -18,9 +19,9 @@ func FuzzHead(f *testing.F) {
 	f.Add([]byte("Quarantine-Bytes: -1\n\n"), true)
 	f.Add([]byte("\n\n"), false)
 	f.Fuzz(func(t *testing.T, data []byte, authentic bool) {
-		kind := RefusedKind
+		kind := operator.Refused
 		if authentic {
-			kind = AuthenticKind
+			kind = operator.Authentic
 		}
 		c, length, err := parseHead(kind, data)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
 )
@@ -33,14 +34,16 @@ const (
 )
 
 // nameOf returns the name of an entry's file.
-func nameOf(sequence uint64, kind Kind) string { return fmt.Sprintf("%012d.%s", sequence, kind) }
+func nameOf(sequence uint64, kind operator.Kind) string {
+	return fmt.Sprintf("%012d.%s", sequence, kind)
+}
 
 // parseName is the inverse of nameOf.
-func parseName(name string) (sequence uint64, kind Kind, ok bool) {
+func parseName(name string) (sequence uint64, kind operator.Kind, ok bool) {
 	number, extension, _ := strings.Cut(name, ".")
 	sequence, err := strconv.ParseUint(number, 10, 64)
-	kind = Kind(extension)
-	ok = err == nil && sequence <= maxSequence && (kind == RefusedKind || kind == AuthenticKind) && name == nameOf(sequence, kind)
+	kind = operator.Kind(extension)
+	ok = err == nil && sequence <= maxSequence && (kind == operator.Refused || kind == operator.Authentic) && name == nameOf(sequence, kind)
 	return sequence, kind, ok
 }
 
@@ -72,9 +75,8 @@ func (s *Store) load() error {
 			strange = append(strange, name)
 		}
 	}
-	for _, entries := range [][]*entry{s.refused, s.authentic} { // names of more than twelve digits are out of order
-		slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(a.Sequence, b.Sequence) })
-	}
+	// Names of more than twelve digits are out of order.
+	slices.SortFunc(s.entries, func(a, b *entry) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	s.reserved = s.next
 	if len(strange) > 0 {
 		s.log.Warn("quarantine: files that are no entries are ignored", zap.Int("files", len(strange)), zap.String("first", strange[0]))
@@ -104,11 +106,11 @@ func (s *Store) readNext() uint64 {
 
 // inspect reads the head of an entry's file. An entry that cannot be read is
 // returned with the reason in Damaged.
-func (s *Store) inspect(sequence uint64, kind Kind) *entry {
+func (s *Store) inspect(sequence uint64, kind operator.Kind) *entry {
 	c, size, err := s.read(sequence, kind, false)
 	e := &entry{Entry: c.Entry, size: roundUp(size)}
 	e.Sequence, e.Kind, e.Header = sequence, kind, nil
-	if err == nil && kind == AuthenticKind {
+	if err == nil && kind == operator.Authentic {
 		e.digest, err = parseDigest(c.digest)
 	}
 	if err != nil {
@@ -133,7 +135,7 @@ func parseDigest(id string) (digest [sha256.Size]byte, err error) {
 
 // read returns what the file of an entry holds and its size. Without body, the
 // body is neither read nor compared with its digest.
-func (s *Store) read(sequence uint64, kind Kind, body bool) (contents, int64, error) {
+func (s *Store) read(sequence uint64, kind operator.Kind, body bool) (contents, int64, error) {
 	f, err := openFile(s.path(nameOf(sequence, kind)))
 	if err != nil {
 		return contents{}, 0, err

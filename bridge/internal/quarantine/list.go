@@ -5,18 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"slices"
 	"time"
 )
 
-// index adds an entry to the list.
+// index adds an entry, whose sequence is the largest, to the list.
 func (s *Store) index(e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := s.listOf(e.Kind)
-	*list = append(*list, e)
-	s.bytes[e.Kind.index()] += e.size
-	if e.Kind == AuthenticKind && e.Damaged == "" {
+	s.entries = append(s.entries, e)
+	s.bytes[e.Kind] += e.size
+	if e.Kind == operator.Authentic && e.Damaged == "" {
 		s.parked[e.ID] = e
 	}
 }
@@ -25,36 +25,38 @@ func (s *Store) index(e *entry) {
 func (s *Store) forget(e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := s.listOf(e.Kind)
-	i, ok := find(*list, e.Sequence)
+	i, ok := s.find(e.Sequence)
 	if !ok {
 		return
 	}
-	*list = slices.Delete(*list, i, i+1)
-	s.bytes[e.Kind.index()] -= e.size
+	s.entries = slices.Delete(s.entries, i, i+1)
+	s.bytes[e.Kind] -= e.size
 	if s.parked[e.ID] == e {
 		delete(s.parked, e.ID)
 	}
 }
 
-func (s *Store) listOf(k Kind) *[]*entry {
-	if k == AuthenticKind {
-		return &s.authentic
-	}
-	return &s.refused
+// find returns the place of a sequence in the list. The caller holds s.mu.
+func (s *Store) find(sequence uint64) (int, bool) {
+	return slices.BinarySearchFunc(s.entries, sequence, func(e *entry, sequence uint64) int { return cmp.Compare(e.Sequence, sequence) })
 }
 
-func find(list []*entry, sequence uint64) (int, bool) {
-	return slices.BinarySearchFunc(list, sequence, func(e *entry, sequence uint64) int { return cmp.Compare(e.Sequence, sequence) })
-}
-
-// lookup returns the entry with that sequence, or nil.
-func (s *Store) lookup(sequence uint64) *entry {
+// lookup returns the entry with that sequence, or [operator.ErrNotFound].
+func (s *Store) lookup(sequence uint64) (*entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, list := range [][]*entry{s.refused, s.authentic} {
-		if i, ok := find(list, sequence); ok {
-			return list[i]
+	if i, ok := s.find(sequence); ok {
+		return s.entries[i], nil
+	}
+	return nil, fmt.Errorf("%w: sequence %d", operator.ErrNotFound, sequence)
+}
+
+// oldestRefused returns the refused request that came first, or nil. The caller holds
+// s.mu.
+func (s *Store) oldestRefused() *entry {
+	for _, e := range s.entries {
+		if e.Kind == operator.Refused {
+			return e
 		}
 	}
 	return nil
@@ -62,41 +64,39 @@ func (s *Store) lookup(sequence uint64) *entry {
 
 // List returns the entries, the oldest first, without headers and bodies. It
 // reads no file.
-func (s *Store) List(context.Context) ([]Entry, error) {
+func (s *Store) List(context.Context) ([]operator.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := make([]Entry, 0, len(s.refused)+len(s.authentic))
-	for _, e := range s.refused {
+	list := make([]operator.Entry, 0, len(s.entries))
+	for _, e := range s.entries {
 		list = append(list, e.Entry)
 	}
-	for _, e := range s.authentic {
-		list = append(list, e.Entry)
-	}
-	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	return list, nil
 }
 
-// Show returns one entry with its header and body. It returns [ErrNotFound] or
+// Show returns one entry with its header and body. It returns [operator.ErrNotFound] or
 // [ErrDamaged].
-func (s *Store) Show(_ context.Context, sequence uint64) (Entry, error) {
+func (s *Store) Show(_ context.Context, sequence uint64) (operator.Entry, error) {
 	e, _, err := s.open(sequence)
 	return e, err
 }
 
 // open returns an entry with its header and body, and what else its file holds.
-func (s *Store) open(sequence uint64) (Entry, contents, error) {
-	e := s.lookup(sequence)
-	if e == nil {
-		return Entry{}, contents{}, fmt.Errorf("%w: sequence %d", ErrNotFound, sequence)
+func (s *Store) open(sequence uint64) (operator.Entry, contents, error) {
+	e, err := s.lookup(sequence)
+	if err != nil {
+		return operator.Entry{}, contents{}, err
 	}
 	c, _, err := s.read(sequence, e.Kind, true)
+	if err != nil { // it may have been dropped meanwhile
+		if _, gone := s.lookup(sequence); gone != nil {
+			err = gone
+		}
+	}
 	s.mu.Lock()
 	listed := e.Entry
 	s.mu.Unlock()
 	listed.Header, listed.Body = c.Header, c.Body
-	if err != nil && s.lookup(sequence) != e { // it was dropped meanwhile
-		err = fmt.Errorf("%w: sequence %d", ErrNotFound, sequence)
-	}
 	return listed, c, err
 }
 
@@ -108,7 +108,7 @@ func (s *Store) Purge(_ context.Context, sequences ...uint64) (int, error) {
 		sequences = s.sequences()
 	}
 	for n, sequence := range sequences {
-		if err := s.purge(sequence); err != nil && (!all || !errors.Is(err, ErrNotFound)) {
+		if err := s.purge(sequence); err != nil && (!all || !errors.Is(err, operator.ErrNotFound)) {
 			return n, err
 		}
 	}
@@ -118,9 +118,9 @@ func (s *Store) Purge(_ context.Context, sequences ...uint64) (int, error) {
 func (s *Store) purge(sequence uint64) error {
 	s.files.Lock()
 	defer s.files.Unlock()
-	e := s.lookup(sequence)
-	if e == nil {
-		return fmt.Errorf("%w: sequence %d", ErrNotFound, sequence)
+	e, err := s.lookup(sequence)
+	if err != nil {
+		return err
 	}
 	if err := s.removeFile(e); err != nil {
 		return fmt.Errorf("purge %d: %w", sequence, err)
@@ -132,19 +132,18 @@ func (s *Store) purge(sequence uint64) error {
 func (s *Store) sequences() []uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []uint64
-	for _, e := range slices.Concat(s.refused, s.authentic) {
-		all = append(all, e.Sequence)
+	all := make([]uint64, len(s.entries))
+	for i, e := range s.entries {
+		all[i] = e.Sequence
 	}
-	slices.Sort(all)
 	return all
 }
 
 // Stats are the figures of a [Store].
 type Stats struct {
 	// Entries and Bytes on disk, by kind.
-	Entries map[Kind]int
-	Bytes   map[Kind]int64
+	Entries map[operator.Kind]int
+	Bytes   map[operator.Kind]int64
 	// Stale is how many refused requests were refused for their time alone.
 	Stale int
 	// Damaged is how many entries cannot be read.
@@ -164,19 +163,18 @@ func (s *Store) Stats() Stats {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Entries = map[Kind]int{RefusedKind: len(s.refused), AuthenticKind: len(s.authentic)}
-	st.Bytes = map[Kind]int64{RefusedKind: s.bytes[RefusedKind.index()], AuthenticKind: s.bytes[AuthenticKind.index()]}
-	for _, list := range [][]*entry{s.refused, s.authentic} {
-		for _, e := range list {
-			if e.Damaged != "" {
-				st.Damaged++
-			}
-			if e.Reason == "too_old" || e.Reason == "too_new" {
-				st.Stale++
-			}
+	st.Entries = map[operator.Kind]int{operator.Refused: 0, operator.Authentic: 0}
+	st.Bytes = map[operator.Kind]int64{operator.Refused: s.bytes[operator.Refused], operator.Authentic: s.bytes[operator.Authentic]}
+	for _, e := range s.entries {
+		st.Entries[e.Kind]++
+		if e.Damaged != "" {
+			st.Damaged++
 		}
-		if n := len(list); n > 0 && list[n-1].ReceivedAt.After(st.Newest) {
-			st.Newest = list[n-1].ReceivedAt
+		if e.Reason == "too_old" || e.Reason == "too_new" {
+			st.Stale++
+		}
+		if e.ReceivedAt.After(st.Newest) {
+			st.Newest = e.ReceivedAt
 		}
 	}
 	return st

@@ -4,20 +4,18 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
 )
-
-// Parked is an authentic event that the stream can never accept.
-type Parked = publisher.Parked
 
 // Park stores an authentic event durably. It drops refused requests to make room;
 // when authentic events alone fill the quarantine, it returns [event.ErrFull].
 //
 // An event that is parked already, under the same message id and with the same
 // payload, is not stored again. If it is being released, that release has failed.
-func (s *Store) Park(ctx context.Context, p Parked, reason string) error {
+func (s *Store) Park(ctx context.Context, p publisher.Parked, reason string) error {
 	if s.parkAgain(p, reason) {
 		return nil
 	}
@@ -30,13 +28,13 @@ func (s *Store) Park(ctx context.Context, p Parked, reason string) error {
 		return nil
 	}
 	c := &contents{
-		Entry: Entry{Kind: AuthenticKind, Reason: reason, ReceivedAt: s.opts.Now(), Subject: p.Subject, ID: p.ID, Body: p.Payload},
+		Entry: operator.Entry{Kind: operator.Authentic, Reason: reason, ReceivedAt: s.opts.Now(), Subject: p.Subject, ID: p.ID, Body: p.Payload},
 		key:   p.Key, sequence: p.Sequence, time: p.Time, header: p.Header,
 	}
 	room, err := s.makeRoom(roundUp(int64(len(c.head()) + len(c.Body) + 128)))
 	if err == nil && !room {
 		s.mu.Lock()
-		used := s.bytes[1]
+		used := s.bytes[operator.Authentic]
 		s.mu.Unlock()
 		err = fmt.Errorf("%w: authentic events fill %d of %d bytes: release or purge them", event.ErrFull, used, s.opts.MaxBytes)
 	}
@@ -53,7 +51,7 @@ func (s *Store) Park(ctx context.Context, p Parked, reason string) error {
 }
 
 // parkAgain reports whether the event is parked already, and ends a release of it.
-func (s *Store) parkAgain(p Parked, reason string) bool {
+func (s *Store) parkAgain(p publisher.Parked, reason string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.parked[p.ID]

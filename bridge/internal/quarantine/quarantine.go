@@ -39,6 +39,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/jobbridge/jobbridge/bridge/internal/source"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
@@ -55,8 +56,6 @@ const (
 )
 
 var (
-	// ErrNotFound is returned when no entry has the sequence.
-	ErrNotFound = errors.New("not in the quarantine")
 	// ErrLocked is returned when another process holds the folder.
 	ErrLocked = errors.New("quarantine: folder in use")
 	// ErrDamaged is returned when the file of an entry cannot be read.
@@ -78,7 +77,7 @@ type Publisher interface {
 	// without the duplicate check, and returns the record's sequence when the
 	// stream has acknowledged the record. It must return when ctx ends: [Store.Close]
 	// ends it, and so does [Store.Park] when the stream refuses the record again.
-	Republish(ctx context.Context, p Parked) (sequence uint64, err error)
+	Republish(ctx context.Context, p publisher.Parked) (sequence uint64, err error)
 }
 
 // Options configures a [Store]. Dir, Verifier, Publisher and Decode are needed.
@@ -106,7 +105,7 @@ type Options struct {
 	// Tolerance of the time of signing; 0 means [verify.DefaultTolerance].
 	Tolerance time.Duration
 	// DedupeWindow returns how long message ids are remembered: a refused request
-	// that is older is released only with [ReleaseOptions.Force]. nil means
+	// that is older is released only with [operator.ReleaseOptions.Force]. nil means
 	// [DefaultDedupeWindow]; a result of 0 means that the window is not known, and
 	// nothing is held back.
 	DedupeWindow func() time.Duration
@@ -139,13 +138,12 @@ type Store struct {
 	reserved uint64 // sequences below it may be given; guarded by files
 	failed   error  // a sync of the folder that failed is final; guarded by files
 
-	mu        sync.Mutex // guards what follows, and is never held during I/O
-	refused   []*entry   // in the order of their sequences
-	authentic []*entry   // in the order of their sequences
-	parked    map[string]*entry
-	bytes     [2]int64 // of refused and of authentic entries
-	problems  map[string]error
-	waiting   sync.WaitGroup // for releases
+	mu       sync.Mutex        // guards what follows, and is never held during I/O
+	entries  []*entry          // in the order of their sequences
+	parked   map[string]*entry // the authentic ones, by message id
+	bytes    map[operator.Kind]int64
+	problems map[string]error
+	waiting  sync.WaitGroup // for releases
 }
 
 // Open opens the quarantine in o.Dir. It removes unfinished files, and reports
@@ -163,7 +161,7 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	o.setDefaults()
 	s := &Store{
-		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[string]*entry), problems: make(map[string]error),
+		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[string]*entry), bytes: make(map[operator.Kind]int64), problems: make(map[string]error),
 		all: rate.NewLimiter(hourly(o.MaxBytes/2), int(o.MaxBytes/2)),
 	}
 	if s.sources, err = source.NewLimiters(hourly(o.MaxBytes/4), int(o.MaxBytes/4)); err != nil {
@@ -253,7 +251,7 @@ func (s *Store) syncParent() error {
 // folder. Run must have returned.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	for _, e := range s.authentic {
+	for _, e := range s.entries {
 		if e.release != nil {
 			e.release.cancel(errClosed)
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
@@ -24,7 +25,7 @@ import (
 type stream struct {
 	mu        sync.Mutex
 	stored    []event.Event
-	republish func(context.Context, quarantine.Parked) (uint64, error)
+	republish func(context.Context, publisher.Parked) (uint64, error)
 }
 
 func (s *stream) Publish(_ context.Context, e event.Event) (publisher.Receipt, error) {
@@ -39,7 +40,7 @@ func (s *stream) Publish(_ context.Context, e event.Event) (publisher.Receipt, e
 	return publisher.Receipt{Subject: "job.completed", Sequence: uint64(len(s.stored))}, nil
 }
 
-func (s *stream) Republish(ctx context.Context, p quarantine.Parked) (uint64, error) {
+func (s *stream) Republish(ctx context.Context, p publisher.Parked) (uint64, error) {
 	return s.republish(ctx, p)
 }
 
@@ -98,8 +99,8 @@ func request(id, secret string, signed, received time.Time) quarantine.Refused {
 	return quarantine.Refused{Reason: "mismatch", Remote: "192.0.2.1", At: received, Body: body, Header: http.Header{verify.HeaderName: {verify.Sign(secret, signed, body)}}}
 }
 
-func parked(id, payload string) quarantine.Parked {
-	return quarantine.Parked{
+func parked(id, payload string) publisher.Parked {
+	return publisher.Parked{
 		ID: id, Key: "sync:job:" + id, Digest: sha256.Sum256([]byte(payload)), Subject: "job.completed", Header: []byte("Job-Kind: job\r\nJob-Id: " + id + "\r\n"),
 		Payload: []byte(payload), Sequence: 7, Time: time.Unix(1, 5).UTC(),
 	}
@@ -163,7 +164,7 @@ func TestFile(t *testing.T) {
 	if e, _ := s.Show(t.Context(), 1); e.Header["User-Agent"] != "agent  Quarantine-Reason: forged" || e.Reason != "mismatch" || len(e.Header) != 2 {
 		t.Errorf("%+v", e)
 	}
-	if _, err := s.Show(t.Context(), 3); !errors.Is(err, quarantine.ErrNotFound) {
+	if _, err := s.Show(t.Context(), 3); !errors.Is(err, operator.ErrNotFound) {
 		t.Error(err)
 	}
 }

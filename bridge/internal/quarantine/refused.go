@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/source"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
 )
@@ -161,7 +162,7 @@ func (s *Store) writeRefused(r Refused) {
 			header = fmt.Appendf(header, "%s: %s\r\n", name, oneLine(v))
 		}
 	}
-	c := &contents{Entry: Entry{Kind: RefusedKind, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, header: header}
+	c := &contents{Entry: operator.Entry{Kind: operator.Refused, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, header: header}
 	s.files.Lock()
 	defer s.files.Unlock()
 	room, err := s.makeRoom(roundUp(int64(len(c.head()) + len(c.Body) + 128))) // its digest is not known yet
@@ -186,12 +187,9 @@ func (s *Store) writeRefused(r Refused) {
 func (s *Store) makeRoom(size int64) (bool, error) {
 	for {
 		s.mu.Lock()
-		fits := s.bytes[0]+s.bytes[1]+size <= s.opts.MaxBytes
-		possible := s.bytes[1]+size <= s.opts.MaxBytes
-		var oldest *entry
-		if len(s.refused) > 0 {
-			oldest = s.refused[0]
-		}
+		fits := s.bytes[operator.Refused]+s.bytes[operator.Authentic]+size <= s.opts.MaxBytes
+		possible := s.bytes[operator.Authentic]+size <= s.opts.MaxBytes
+		oldest := s.oldestRefused()
 		s.mu.Unlock()
 		if fits || !possible || oldest == nil {
 			return fits, nil
@@ -249,12 +247,9 @@ func (s *Store) dropOld() {
 	before := s.opts.Now().Add(-s.opts.MaxAge)
 	for {
 		s.mu.Lock()
-		var oldest *entry
-		if len(s.refused) > 0 && s.refused[0].ReceivedAt.Before(before) {
-			oldest = s.refused[0]
-		}
+		oldest := s.oldestRefused()
 		s.mu.Unlock()
-		if oldest == nil {
+		if oldest == nil || !oldest.ReceivedAt.Before(before) {
 			return
 		}
 		if err := s.removeFile(oldest); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
@@ -56,7 +57,7 @@ func TestBounds(t *testing.T) {
 	r := request("new", "whsec_x", now, now)
 	r.Remote = "192.0.2.2"
 	add(t, s, r)
-	if st := s.Stats(); st.Results["full"] != 1 || st.Entries[quarantine.AuthenticKind] != 16 || st.Bytes[quarantine.AuthenticKind] != 64<<10 || st.Entries[quarantine.RefusedKind] != 0 {
+	if st := s.Stats(); st.Results["full"] != 1 || st.Entries[operator.Authentic] != 16 || st.Bytes[operator.Authentic] != 64<<10 || st.Entries[operator.Refused] != 0 {
 		t.Fatalf("%+v", st)
 	}
 	if got := s.Add(quarantine.Refused{Body: make([]byte, quarantine.DefaultMaxBody+1)}); got != quarantine.TooLarge {
@@ -88,7 +89,7 @@ func TestSources(t *testing.T) {
 	if count[quarantine.Kept] != 32 || count[quarantine.SourceLimit] != 2+1 || count[quarantine.TotalLimit] != 16 {
 		t.Error(count)
 	}
-	if st := s.Stats(); st.Entries[quarantine.RefusedKind] != 32 || st.Results["kept"] != 32 || st.Results["limit"] != 16 || st.Results["source_limit"] != 3 {
+	if st := s.Stats(); st.Entries[operator.Refused] != 32 || st.Results["kept"] != 32 || st.Results["limit"] != 16 || st.Results["source_limit"] != 3 {
 		t.Errorf("%+v", st)
 	}
 }
@@ -146,12 +147,12 @@ func TestSyncedTogether(t *testing.T) {
 		if s.Err() != nil {
 			t.Error(s.Err())
 		}
-		if st := s.Stats(); st.Entries[quarantine.RefusedKind] != 400 {
+		if st := s.Stats(); st.Entries[operator.Refused] != 400 {
 			t.Errorf("%+v", st)
 		}
 		time.Sleep(49 * time.Second) // the first ones are older than a minute
 		synctest.Wait()
-		if st := s.Stats(); st.Entries[quarantine.RefusedKind] != 200 {
+		if st := s.Stats(); st.Entries[operator.Refused] != 200 {
 			t.Errorf("%+v", st)
 		}
 		if err := os.RemoveAll(o.Dir); err != nil {

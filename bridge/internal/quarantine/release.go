@@ -6,23 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
 )
-
-// ReleaseOptions say what [Store.Release] accepts.
-type ReleaseOptions struct {
-	// Stale accepts requests whose time of signing was too far from their arrival:
-	// after a wrong clock or a pause.
-	Stale bool
-	// Force accepts requests that are older than the duplicate window: an event
-	// that was stored meanwhile in another way is stored a second time.
-	Force bool
-	// DryRun verifies refused requests and says what a release would do, without
-	// publishing anything.
-	DryRun bool
-}
 
 const (
 	// publishTimeout bounds the publishing of one refused request.
@@ -38,8 +26,8 @@ const (
 // A refused request is verified again with the present secrets. Whether it was
 // stale is judged as of its arrival. An authentic event is appended to the journal
 // again and leaves the quarantine when the stream has acknowledged it.
-func (s *Store) Release(ctx context.Context, o ReleaseOptions, sequences ...uint64) ([]Entry, error) {
-	list := []Entry{}
+func (s *Store) Release(ctx context.Context, o operator.ReleaseOptions, sequences ...uint64) ([]operator.Entry, error) {
+	list := []operator.Entry{}
 	waiting, cancel := context.WithTimeout(ctx, acknowledgeTimeout)
 	defer cancel()
 	all := len(sequences) == 0
@@ -49,15 +37,15 @@ func (s *Store) Release(ctx context.Context, o ReleaseOptions, sequences ...uint
 	for _, sequence := range sequences {
 		e, c, err := s.open(sequence)
 		switch {
-		case errors.Is(err, ErrNotFound) && all:
+		case errors.Is(err, operator.ErrNotFound) && all:
 			continue
-		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, operator.ErrNotFound):
 			return list, err
 		case err != nil:
 			e.Result = err.Error()
-		case e.Kind == AuthenticKind && o.DryRun:
+		case e.Kind == operator.Authentic && o.DryRun:
 			e.Result = "a release would publish it once more"
-		case e.Kind == AuthenticKind:
+		case e.Kind == operator.Authentic:
 			s.releaseAuthentic(waiting, &e, c)
 		default:
 			s.releaseRefused(ctx, &e, o)
@@ -76,17 +64,17 @@ func (s *Store) Release(ctx context.Context, o ReleaseOptions, sequences ...uint
 }
 
 // settle removes a released entry, and records the result of any other.
-func (s *Store) settle(e *Entry) {
+func (s *Store) settle(e *operator.Entry) {
 	e.Header, e.Body = nil, nil
 	if !e.Released {
-		if listed := s.lookup(e.Sequence); listed != nil {
+		if listed, err := s.lookup(e.Sequence); err == nil {
 			s.mu.Lock()
 			listed.Result = e.Result
 			s.mu.Unlock()
 		}
 		return
 	}
-	if err := s.purge(e.Sequence); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := s.purge(e.Sequence); err != nil && !errors.Is(err, operator.ErrNotFound) {
 		// It is released again some day: the stored event is a duplicate then.
 		s.log.Warn("quarantine: remove a released entry", zap.Error(err))
 		e.Result += ", but its file is still there: " + err.Error()
@@ -96,7 +84,7 @@ func (s *Store) settle(e *Entry) {
 }
 
 // releaseRefused verifies a request again and publishes it.
-func (s *Store) releaseRefused(ctx context.Context, e *Entry, o ReleaseOptions) {
+func (s *Store) releaseRefused(ctx context.Context, e *operator.Entry, o operator.ReleaseOptions) {
 	verified, err := s.opts.Verifier.Verify(e.Header[verify.HeaderName], e.Body)
 	if errors.Is(err, verify.ErrTooOld) || errors.Is(err, verify.ErrTooNew) {
 		if age := e.ReceivedAt.Sub(verified.SignedAt); o.Stale || age.Abs() <= s.opts.Tolerance {
@@ -158,7 +146,7 @@ func (r *release) refuse(reason string) { r.cancel(fmt.Errorf("%w: %s", errRefus
 
 // releaseAuthentic appends an event to the journal again, or joins a release that
 // is waiting, and waits for the acknowledgement until ctx ends.
-func (s *Store) releaseAuthentic(ctx context.Context, e *Entry, c contents) {
+func (s *Store) releaseAuthentic(ctx context.Context, e *operator.Entry, c contents) {
 	r := s.startRelease(ctx, e.Sequence, c)
 	if r == nil {
 		e.Result = "it has left the quarantine meanwhile"
@@ -180,8 +168,8 @@ func (s *Store) releaseAuthentic(ctx context.Context, e *Entry, c contents) {
 // startRelease starts the release of an entry, or returns the one in progress; nil
 // if the entry is gone.
 func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *release {
-	e := s.lookup(sequence)
-	if e == nil {
+	e, err := s.lookup(sequence)
+	if err != nil {
 		return nil
 	}
 	s.mu.Lock()
@@ -192,7 +180,7 @@ func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // Close and Park end it
 	r := &release{cancel: cancel, done: make(chan struct{})}
 	e.release = r
-	p := Parked{
+	p := publisher.Parked{
 		ID: c.ID, Key: c.key, Digest: e.digest, Subject: c.Subject, Header: c.header, Payload: c.Body, Sequence: c.sequence, Time: c.time,
 	}
 	s.waiting.Go(func() { s.republish(ctx, e, r, p) })
@@ -201,7 +189,7 @@ func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *
 
 // republish waits for the acknowledgement and settles the entry, whether somebody
 // still waits for it or not.
-func (s *Store) republish(ctx context.Context, e *entry, r *release, p Parked) {
+func (s *Store) republish(ctx context.Context, e *entry, r *release, p publisher.Parked) {
 	defer r.cancel(nil)
 	defer close(r.done)
 	r.sequence, r.err = s.opts.Publisher.Republish(ctx, p)
@@ -215,7 +203,7 @@ func (s *Store) republish(ctx context.Context, e *entry, r *release, p Parked) {
 	}
 	s.mu.Unlock()
 	if r.err == nil {
-		if err := s.purge(e.Sequence); err != nil && !errors.Is(err, ErrNotFound) {
+		if err := s.purge(e.Sequence); err != nil && !errors.Is(err, operator.ErrNotFound) {
 			s.log.Warn("quarantine: remove a released event", zap.Error(err))
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher"
 )
 
 // TestRelease publishes what is authentic now, each once, and says under which
@@ -20,7 +21,7 @@ func TestRelease(t *testing.T) {
 	s := open(t, o)
 	add(t, s, request("good", secret, now, now), request("forged", "whsec_x", now, now), request("stale", secret, now.Add(-time.Hour), now),
 		request("late", secret, now.Add(-25*time.Hour), now.Add(-25*time.Hour)), request("good", secret, now, now.Add(time.Second)))
-	check := func(ro quarantine.ReleaseOptions, sequences []uint64, want ...string) {
+	check := func(ro operator.ReleaseOptions, sequences []uint64, want ...string) {
 		t.Helper()
 		entries, err := s.Release(t.Context(), ro, sequences...)
 		if err != nil || len(entries) != len(want) {
@@ -35,7 +36,7 @@ func TestRelease(t *testing.T) {
 			}
 		}
 	}
-	check(quarantine.ReleaseOptions{}, nil, "1 true 1 stored as sequence 1", "does not match", "--stale accepts it", "--force", "5 true 1 duplicate of sequence 1")
+	check(operator.ReleaseOptions{}, nil, "1 true 1 stored as sequence 1", "does not match", "--stale accepts it", "--force", "5 true 1 duplicate of sequence 1")
 	if got := list(t, s); got != "2r 3r 4r" {
 		t.Fatal(got)
 	}
@@ -43,12 +44,12 @@ func TestRelease(t *testing.T) {
 	if err != nil || !strings.Contains(entries[0].Result, "does not match") {
 		t.Errorf("the list does not have the last result: %+v", entries)
 	}
-	check(quarantine.ReleaseOptions{Stale: true}, []uint64{3}, "3 true 2 stored as sequence 2")
-	check(quarantine.ReleaseOptions{Force: true}, []uint64{4, 2}, "4 true 3 stored as sequence 3", "does not match")
-	if _, err := s.Release(t.Context(), quarantine.ReleaseOptions{}, 4); !errors.Is(err, quarantine.ErrNotFound) {
+	check(operator.ReleaseOptions{Stale: true}, []uint64{3}, "3 true 2 stored as sequence 2")
+	check(operator.ReleaseOptions{Force: true}, []uint64{4, 2}, "4 true 3 stored as sequence 3", "does not match")
+	if _, err := s.Release(t.Context(), operator.ReleaseOptions{}, 4); !errors.Is(err, operator.ErrNotFound) {
 		t.Error(err)
 	}
-	if _, err := s.Purge(t.Context(), 4); !errors.Is(err, quarantine.ErrNotFound) {
+	if _, err := s.Purge(t.Context(), 4); !errors.Is(err, operator.ErrNotFound) {
 		t.Error(err)
 	}
 	if len(behind.stored) != 3 || !behind.stored[0].ReceivedAt.Equal(now) || behind.stored[0].Signature == "" {
@@ -69,7 +70,7 @@ func TestDryRun(t *testing.T) {
 	if err := s.Park(t.Context(), parked("a", "{}"), "too large"); err != nil {
 		t.Fatal(err)
 	}
-	entries, err := s.Release(t.Context(), quarantine.ReleaseOptions{DryRun: true})
+	entries, err := s.Release(t.Context(), operator.ReleaseOptions{DryRun: true})
 	if err != nil || len(entries) != 3 {
 		t.Fatalf("%+v %v", entries, err)
 	}
@@ -97,9 +98,9 @@ func TestReleaseAuthentic(t *testing.T) {
 	if err := s.Park(t.Context(), want, "too large"); err != nil {
 		t.Fatal(err)
 	}
-	release := func() quarantine.Entry {
+	release := func() operator.Entry {
 		t.Helper()
-		entries, err := s.Release(t.Context(), quarantine.ReleaseOptions{})
+		entries, err := s.Release(t.Context(), operator.ReleaseOptions{})
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("%+v %v", entries, err)
 		}
@@ -116,7 +117,7 @@ func TestReleaseAuthentic(t *testing.T) {
 		}
 	}
 	// The forwarder parks the new record, because the stream refuses it as before.
-	behind.republish = func(ctx context.Context, p quarantine.Parked) (uint64, error) {
+	behind.republish = func(ctx context.Context, p publisher.Parked) (uint64, error) {
 		p.Sequence = 8
 		if err := s.Park(ctx, p, "still too large"); err != nil {
 			t.Error(err)
@@ -127,15 +128,15 @@ func TestReleaseAuthentic(t *testing.T) {
 		t.Fatalf("%+v", e)
 	}
 	stays("refused again")
-	behind.republish = func(context.Context, quarantine.Parked) (uint64, error) { return 0, errors.New("journal full") }
+	behind.republish = func(context.Context, publisher.Parked) (uint64, error) { return 0, errors.New("journal full") }
 	if e := release(); e.Released || e.Result != "journal full" {
 		t.Fatalf("%+v", e)
 	}
 	stays("journal full")
 	// A release that is given up by who asked for it goes on, and is joined.
 	appended, acknowledged := 0, make(chan struct{})
-	var got quarantine.Parked
-	behind.republish = func(ctx context.Context, p quarantine.Parked) (uint64, error) {
+	var got publisher.Parked
+	behind.republish = func(ctx context.Context, p publisher.Parked) (uint64, error) {
 		appended++
 		got = p
 		select {
@@ -147,7 +148,7 @@ func TestReleaseAuthentic(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if entries, err := s.Release(ctx, quarantine.ReleaseOptions{}); !errors.Is(err, context.Canceled) || len(entries) != 1 || entries[0].Released {
+	if entries, err := s.Release(ctx, operator.ReleaseOptions{}); !errors.Is(err, context.Canceled) || len(entries) != 1 || entries[0].Released {
 		t.Fatalf("%+v %v", entries, err)
 	}
 	stays("not acknowledged")
@@ -171,7 +172,7 @@ func TestReleaseAuthentic(t *testing.T) {
 func TestCloseEndsReleases(t *testing.T) {
 	t.Parallel()
 	o := options(t)
-	o.Publisher.(*stream).republish = func(ctx context.Context, _ quarantine.Parked) (uint64, error) {
+	o.Publisher.(*stream).republish = func(ctx context.Context, _ publisher.Parked) (uint64, error) {
 		<-ctx.Done()
 		return 0, ctx.Err()
 	}
@@ -181,7 +182,7 @@ func TestCloseEndsReleases(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Release(ctx, quarantine.ReleaseOptions{}); !errors.Is(err, context.Canceled) {
+	if _, err := s.Release(ctx, operator.ReleaseOptions{}); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

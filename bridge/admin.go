@@ -1,0 +1,96 @@
+package bridge
+
+import (
+	"context"
+	"crypto/tls"
+
+	"github.com/jobbridge/jobbridge/bridge/internal/admin"
+	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
+	"github.com/jobbridge/jobbridge/bridge/internal/logging"
+	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
+	"github.com/jobbridge/jobbridge/bridge/internal/reload"
+	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher"
+	"go.uber.org/zap"
+)
+
+// LogDelivery is the message of the line that is logged for each request.
+const LogDelivery = ingress.LogDelivery
+
+// The parts of the health that are decided here.
+const (
+	drainPart  = "drain"
+	configPart = "configuration"
+)
+
+// startAdmin serves the operator: before the journal is open, and after the last
+// delivery.
+func (b *Bridge) startAdmin(ctx context.Context) error {
+	b.shutdown.add("listeners", func(context.Context) error {
+		b.webhook.Close() // both are closed already, unless they were never served
+		b.adminListener.Close()
+		return nil
+	})
+	b.admin = admin.New(b.health, b.opts.Metrics, logging.Sampled(b.log, b.opts.OnSampled))
+	// Kubelet and Prometheus have no certificate, and need none.
+	secure, err := b.useCertificate("certificate of the admin listener", "admin", b.settings.admin, tls.VerifyClientCertIfGiven, overHTTP)
+	if err != nil {
+		return wrong("Options.Admin.TLS: %w", err)
+	}
+	b.admin.SetToken(b.settings.token.Value)
+	reload.Add(b.reload, "admin token", b.settings.token, func(token string) error {
+		err := checkToken(token)
+		if err == nil {
+			b.admin.SetToken(token)
+		}
+		return err
+	})
+	if b.opts.Admin.Profile {
+		b.admin.Profile()
+	}
+	b.admin.ServeDrain(b.askedToDrain)
+	if b.opts.Admin.Settings != nil {
+		b.admin.ServeSettings(func() any { return b.opts.Admin.Settings(b.settings.verifier.Fingerprints()) })
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- b.admin.Serve(serving, b.adminListener, secure) }()
+	b.shutdown.add("admin listener", func(context.Context) error {
+		stop()
+		return <-done
+	})
+	b.log.Info("starting", zap.String("admin", b.Addrs().Admin), zap.String("dir", b.opts.DataDir))
+	return nil
+}
+
+// askedToDrain makes the bridge unready, or undoes that.
+func (b *Bridge) askedToDrain(cancel bool) {
+	if cancel {
+		b.log.Info("the drain was cancelled: readiness is as before")
+		b.health.Set(drainPart, publisher.Ready)
+		return
+	}
+	b.log.Info("drain was asked for: readiness says draining until the bridge is stopped, or until jobbridge drain --cancel")
+	b.health.Set(drainPart, operator.Draining, "drain was asked for: deliveries are accepted until the bridge is stopped; to undo: jobbridge drain --cancel")
+}
+
+// refusals is the quarantine as the ingress sees it.
+type refusals struct{ *quarantine.Store }
+
+// Add implements [ingress.Quarantine].
+func (q refusals) Add(r ingress.Refused) string { return q.Store.Add(quarantine.Refused(r)).String() }
+
+// Stale implements [ingress.Quarantine].
+func (q refusals) Stale() int { return q.Stats().Stale }
+
+// forwarded says how far the journal is forwarded.
+func (b *Bridge) forwarded(ctx context.Context) operator.Forwarded {
+	var answer operator.Forwarded
+	if f := b.Publisher().Stats(ctx).Forward; f != nil {
+		answer = operator.Forwarded{Lag: f.Lag, Forwarded: f.Forwarded, State: f.State.Kind.String(), Reason: f.State.Reason}
+	}
+	if q := b.quarantine.Load(); q != nil {
+		answer.Quarantined = q.Stats().Entries[operator.Authentic]
+	}
+	return answer
+}
