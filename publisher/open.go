@@ -236,7 +236,7 @@ func (p *Publisher) Reconnect() error {
 	if p.remote == nil {
 		return errors.New("publisher: there is no remote NATS")
 	}
-	return p.remote.Renew()
+	return p.remote.Reconnect()
 }
 
 // StopServer stops the embedded server as an outage would, and StartServer ends the

@@ -3,6 +3,7 @@ package publisher
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/internal/embedded"
@@ -10,6 +11,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/internal/journal"
 	"github.com/jobbridge/jobbridge/publisher/internal/remote"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // source is the journal as the forwarder reads it.
@@ -71,13 +73,7 @@ func (t local) Conn(context.Context) (*nats.Conn, error) {
 func (t local) Sync(context.Context) error    { return t.Server.Sync() }
 func (t local) SyncAll(context.Context) error { return t.Server.SyncAll() }
 
-func (t local) Info(ctx context.Context) (forward.Info, error) {
-	i, err := t.Server.Info(ctx)
-	return forward.Info{
-		Created: i.Created, FirstSeq: i.FirstSeq, LastSeq: i.LastSeq, Msgs: i.Msgs, Bytes: i.Bytes, MaxBytes: i.MaxBytes,
-		Duplicates: i.Duplicates, Lost: i.Lost, HasLeader: i.HasLeader,
-	}, err
-}
+func (t local) Info(ctx context.Context) (forward.Info, error) { return streamInfo(t.Server.Info(ctx)) }
 
 // distant is the operator's NATS as a target.
 type distant struct {
@@ -98,9 +94,19 @@ func (t distant) Restart(context.Context) error {
 }
 
 func (t distant) Info(ctx context.Context) (forward.Info, error) {
-	i, err := t.Remote.Info(ctx)
+	return streamInfo(t.Remote.Info(ctx))
+}
+
+// streamInfo returns what the forwarder needs of a stream's state.
+func streamInfo(i *jetstream.StreamInfo, err error) (forward.Info, error) {
+	if err != nil {
+		return forward.Info{}, err
+	}
 	return forward.Info{
-		Created: i.Created, FirstSeq: i.FirstSeq, LastSeq: i.LastSeq, Msgs: i.Msgs, Bytes: i.Bytes, MaxMsgs: i.MaxMsgs, MaxBytes: i.MaxBytes,
-		Duplicates: i.Duplicates, HasLeader: i.HasLeader,
-	}, err
+		Created: i.Created, FirstSeq: i.State.FirstSeq, LastSeq: i.State.LastSeq, Msgs: i.State.Msgs, Bytes: i.State.Bytes,
+		MaxMsgs: i.Config.MaxMsgs, MaxBytes: i.Config.MaxBytes, Duplicates: i.Config.Duplicates,
+		// The server lists sequence 0 for a stream that never had an event.
+		Lost:      slices.DeleteFunc(i.State.Deleted, func(sequence uint64) bool { return sequence == 0 }),
+		HasLeader: i.Cluster == nil || i.Cluster.Leader != "",
+	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,14 +63,25 @@ func publish(t *testing.T, s *Server, from, to int) {
 	}
 }
 
-// info returns the state of the stream.
-func info(t *testing.T, s *Server) Info {
+// streamInfo is what tests need of the state of the stream.
+type streamInfo struct {
+	jetstream.StreamState
+	Created    time.Time
+	MaxBytes   int64
+	Duplicates time.Duration
+	Lost       []uint64 // like StreamState.Deleted, but without the 0 that the server lists for a stream without events
+	Cluster    *jetstream.ClusterInfo
+}
+
+// info asks for the state of the stream.
+func info(t *testing.T, s *Server) streamInfo {
 	t.Helper()
 	i, err := s.Info(within(t, 5*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return i
+	lost := slices.DeleteFunc(i.State.Deleted, func(sequence uint64) bool { return sequence == 0 })
+	return streamInfo{i.State, i.Created, i.Config.MaxBytes, i.Config.Duplicates, lost, i.Cluster}
 }
 
 // connect opens the connection of a worker.

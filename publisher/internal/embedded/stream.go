@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -64,30 +62,14 @@ func (s *Server) ensureStream(ctx context.Context, js jetstream.JetStream) (jets
 	return stream, nil
 }
 
-// Info describes the stream.
-type Info struct {
-	Created                        time.Time
-	FirstSeq, LastSeq, Msgs, Bytes uint64
-	MaxBytes                       int64         // -1 means no bound
-	Duplicates                     time.Duration // the duplicate window
-	// Lost are the sequences between FirstSeq and LastSeq that have no message,
-	// ascending. Nobody may delete one, so each was damaged.
-	Lost      []uint64
-	HasLeader bool // always: the stream has one replica
-}
-
-// Info asks the server for the state of the stream.
-func (s *Server) Info(ctx context.Context) (Info, error) {
-	i, err := s.Stream().Info(ctx, jetstream.WithDeletedDetails(true))
+// Info asks the server for the state of the stream, with the sequences that have no message. Nobody may delete a message,
+// so each of them was damaged.
+func (s *Server) Info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	info, err := s.Stream().Info(ctx, jetstream.WithDeletedDetails(true))
 	if err != nil {
-		return Info{}, fmt.Errorf("stream info: %w", err)
+		return nil, fmt.Errorf("stream info: %w", err)
 	}
-	// Of a stream that never had an event, the server lists sequence 0.
-	lost := slices.DeleteFunc(i.State.Deleted, func(sequence uint64) bool { return sequence == 0 })
-	return Info{
-		Created: i.Created, FirstSeq: i.State.FirstSeq, LastSeq: i.State.LastSeq, Msgs: i.State.Msgs, Bytes: i.State.Bytes,
-		MaxBytes: i.Config.MaxBytes, Duplicates: i.Config.Duplicates, Lost: lost, HasLeader: true,
-	}, nil
+	return info, nil
 }
 
 // Get reads the message at a stream sequence. It returns [jetstream.ErrMsgNotFound]

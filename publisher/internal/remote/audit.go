@@ -5,50 +5,42 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
-// The pace of audits: soon again while something is wrong.
+// The time between two audits of the stream, while events cannot be stored and otherwise.
 const (
-	auditSoon  = 2 * time.Second
-	auditLater = 30 * time.Second
+	auditRetryInterval = 2 * time.Second
+	auditInterval      = 30 * time.Second
 )
 
-// run audits the stream on each change of the connection, and every 30 s. The log gets
-// the findings when they change, and fatal ones once a minute.
-func (r *Remote) run(ctx context.Context) {
-	next := time.NewTimer(0)
-	defer next.Stop()
-	var logged string
-	var last time.Time
+// auditLoop audits the stream after each change of the connection and at regular intervals, until ctx ends.
+func (r *Remote) auditLoop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var log auditLog
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.tell:
-		case <-next.C:
+		case <-r.auditNow:
+		case <-timer.C:
 		}
 		r.audit(ctx)
-		s := r.Status()
-		pace := auditSoon
-		if s.Audited && len(s.Misconfigured())+len(s.Outages()) == 0 {
-			pace = auditLater
-		}
-		next.Reset(pace)
 		if ctx.Err() != nil {
 			return
 		}
-		// A finding that only weakens the promise is no news when it is found again.
-		fatal := slices.ContainsFunc(s.Findings, func(f Finding) bool { return f.Fatal })
-		if now := fmt.Sprintf("%+v", s.Findings); now != logged || fatal && time.Since(last) >= remindEvery {
-			if len(s.Findings) == 0 && logged != "" {
-				r.log.Info("audit of the stream: nothing to change any more")
-			}
-			logged, last = now, time.Now()
+		s := r.Status()
+		timer.Reset(s.auditPause())
+		due, solved := log.due(s.Findings, time.Now())
+		if solved {
+			r.log.Info("audit of the stream: all problems are solved")
+		}
+		if due {
 			for _, f := range s.Findings {
 				r.log.Warn("audit of the stream", zap.String("problem", f.Problem), zap.String("fix", f.Fix), zap.Bool("fatal", f.Fatal))
 			}
@@ -56,10 +48,32 @@ func (r *Remote) run(ctx context.Context) {
 	}
 }
 
-// audit looks at the stream once.
+// auditLog decides when the log gets the findings: when they change, and fatal ones once a minute as well. A finding
+// that only weakens the promise is no news when it is found again.
+type auditLog struct {
+	logged string // the findings that were logged last
+	at     time.Time
+}
+
+// due reports whether the log gets the findings at now, and whether it says that there are none any more.
+func (l *auditLog) due(findings []Finding, now time.Time) (log, solved bool) {
+	fatal := slices.ContainsFunc(findings, func(f Finding) bool { return f.Fatal })
+	text := ""
+	if len(findings) > 0 {
+		text = fmt.Sprintf("%+v", findings)
+	}
+	if text == l.logged && (!fatal || now.Sub(l.at) < reminderInterval) {
+		return false, false
+	}
+	solved = text == ""
+	l.logged, l.at = text, now
+	return !solved, solved
+}
+
+// audit audits the stream once, and records the result.
 func (r *Remote) audit(ctx context.Context) {
 	if conn, _ := r.present(); !conn.IsConnected() {
-		// Of what goes wrong after the TCP connection, nobody is told otherwise.
+		// The client reports an error that follows the TCP connection, such as one of TLS, to nobody.
 		if err := conn.LastError(); err != nil {
 			r.disconnected(conn, err)
 		}
@@ -67,48 +81,42 @@ func (r *Remote) audit(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	findings, window, err := r.Audit(ctx)
-	refused := r.refusals()
+	findings, window, err := r.findings(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.status.Connected {
-		return
-	}
-	r.status.Problem, r.status.Denied = "", false
-	switch {
-	case len(refused) > 0:
-		r.status.Problem = "the NATS user may not publish to " + strings.Join(refused, ", ") + ": grant it"
-		// Without the API the stream cannot be looked at, but it takes events.
-		r.status.Denied = slices.ContainsFunc(refused, func(s string) bool { return !strings.HasPrefix(s, "$JS.API.") })
-	case err != nil:
-		r.status.Problem = err.Error()
-	}
-	if err != nil {
-		return
-	}
-	r.status.Audited, r.status.Findings = true, findings
-	if window > 0 {
-		r.status.Window = window
-	}
+	r.state.audited(findings, window, err, time.Now())
 }
 
-// Audit compares the stream with what the bridge needs. An error means that it
-// cannot be told now; a stream that is not there is a finding.
-func (r *Remote) Audit(ctx context.Context) ([]Finding, time.Duration, error) {
-	conn, js := r.present()
-	s, err := js.Stream(ctx, r.opts.Stream)
-	missing := ""
+// findings compares the stream with what the bridge needs, and returns the stream's duplicate window, 0 if there is no
+// stream. A stream that does not exist is a finding. An error means that the stream cannot be inspected now.
+func (r *Remote) findings(ctx context.Context) ([]Finding, time.Duration, error) {
+	info, err := r.Info(ctx)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		missing = "stream " + r.opts.Stream + ": it does not exist"
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		return []Finding{{
+			Problem: "stream " + r.opts.Stream + ": it does not exist",
+			Fix:     "jobbridge stream create --stream " + r.opts.Stream + ", with credentials that may", Fatal: true,
+		}}, 0, nil
+	case errors.Is(err, event.ErrMisconfigured):
 		return []Finding{{Problem: "JetStream is not enabled for this account", Fix: "enable it in the server's configuration", Fatal: true}}, 0, nil
 	case err != nil:
-		return nil, 0, fmt.Errorf("stream %s cannot be looked at: %w", r.opts.Stream, err)
+		return nil, 0, fmt.Errorf("the stream cannot be inspected: %w", err)
 	}
-	if missing != "" {
-		return []Finding{{Problem: missing, Fix: "jobbridge stream create --stream " + r.opts.Stream + ", with credentials that may", Fatal: true}}, 0, nil
-	}
-	info := s.CachedInfo()
+	conn, _ := r.present()
 	return append(Leaderless(info), r.opts.Needs.Audit(info.Config, conn.MaxPayload())...), info.Config.Duplicates, nil
+}
+
+// Info returns the stream's state and configuration. It returns [event.ErrMisconfigured] if the stream does not exist or
+// the account has no JetStream, and [event.ErrUnavailable] for every other error.
+func (r *Remote) Info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	_, js := r.present()
+	stream, err := js.Stream(ctx, r.opts.Stream)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrJetStreamNotEnabled),
+		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return nil, fmt.Errorf("%w: stream %s: %w", event.ErrMisconfigured, r.opts.Stream, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: stream %s: %w", event.ErrUnavailable, r.opts.Stream, err)
+	}
+	return stream.CachedInfo(), nil
 }

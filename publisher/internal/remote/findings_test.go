@@ -30,7 +30,8 @@ func TestAudit(t *testing.T) {
 		{"no batches", func(c *jetstream.StreamConfig) { c.Subjects = []string{"job.>"} }, 0, "batch.*", "batch.>", true},
 		{"one status", func(c *jetstream.StreamConfig) { c.Subjects = []string{"job.completed", "batch.>"} }, 0, "job.*", "job.>", true},
 		{"other depth", func(c *jetstream.StreamConfig) { c.Subjects = []string{"*.*.*", "batch.>"} }, 0, "job.*", "", true},
-		{"mirror", func(c *jetstream.StreamConfig) { c.Subjects, c.Mirror = nil, &jetstream.StreamSource{Name: "ORIGIN"} }, 0, "mirror", "--stream ORIGIN", true},
+		{"mirror", func(c *jetstream.StreamConfig) { c.Subjects, c.Mirror = nil, &jetstream.StreamSource{Name: "ORIGIN"} }, 0,
+			"mirror", "--stream ORIGIN", true},
 		{"sealed", func(c *jetstream.StreamConfig) { c.Sealed = true }, 0, "sealed", "stream create", true},
 		{"no ack", func(c *jetstream.StreamConfig) { c.NoAck = true }, 0, "no_ack", "no_ack", true},
 		{"memory", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, 0, "in memory", "file storage", false},
@@ -39,12 +40,17 @@ func TestAudit(t *testing.T) {
 		{"discard old", func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, 0, "drops old", "discard to new", false},
 		{"per subject", func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }, 0, "per subject", "max_msgs_per_subject", false},
 		{"window", func(c *jetstream.StreamConfig) { c.Duplicates = 2 * time.Minute }, 0, "2m0s", "at least 5m0s", false},
+		{"largest message fits", func(c *jetstream.StreamConfig) { c.MaxMsgSize = body + remote.HeaderRoom }, 0, "", "", false},
+		{"window as long as the tolerance", func(c *jetstream.StreamConfig) { c.Duplicates = 5 * time.Minute }, 0, "", "", false},
+		{"a life of an hour", func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }, 0, "", "", false},
+		{"no limit of age", func(c *jetstream.StreamConfig) { c.MaxAge = 0 }, 0, "", "", false},
 		{"short life", func(c *jetstream.StreamConfig) { c.MaxAge = time.Minute }, 0, "1m0s", "max_age", false},
 		{"message size", func(c *jetstream.StreamConfig) { c.MaxMsgSize = body }, 0, "1048576 bytes", "--max-body to 983040", false},
-		{"no room for a body", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 }, 0, "1000 bytes", "set max_msg_size to -1 or at least 1114112", false},
+		{"no room for a body", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 }, 0,
+			"1000 bytes", "set max_msg_size to -1 or at least 1114112", false},
 		{"async", func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }, 0, "before it writes", "persist_mode", false},
 		{"no direct", func(c *jetstream.StreamConfig) { c.AllowDirect = false }, 0, "the slow way", "allow_direct", false},
-		{"max_payload", func(*jetstream.StreamConfig) {}, body, "the NATS server takes", "max_payload to at least 1114112", false},
+		{"max_payload", func(*jetstream.StreamConfig) {}, body, "the NATS server accepts", "max_payload to at least 1114112", false},
 	} {
 		config := publisher.StreamOptions{}.Config()
 		r.bend(&config)
@@ -54,7 +60,8 @@ func TestAudit(t *testing.T) {
 			if len(found) != 0 {
 				t.Errorf("%s: %v", r.name, found)
 			}
-		case len(found) != 1 || !strings.Contains(found[0].Problem, r.problem) || !strings.Contains(found[0].Fix, r.fix) || strings.Contains(found[0].Fix, "--max-body to 0") || found[0].Fatal != r.fatal:
+		case len(found) != 1 || !strings.Contains(found[0].Problem, r.problem) || !strings.Contains(found[0].Fix, r.fix) ||
+			strings.Contains(found[0].Fix, "--max-body to 0") || found[0].Fatal != r.fatal:
 			t.Errorf("%s: %+v, want %q, %q, fatal %v", r.name, found, r.problem, r.fix, r.fatal)
 		}
 	}

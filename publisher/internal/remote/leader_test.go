@@ -8,12 +8,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestLeaderless: a stream whose cluster has no leader is a fatal finding that names
-// the replicas to start (case C22).
+// TestLeaderless audits a stream without a leader. The finding is fatal and names the replicas to start (case C22).
 func TestLeaderless(t *testing.T) {
 	t.Parallel()
 	peer := func(name string, current, offline bool) *jetstream.PeerInfo {
 		return &jetstream.PeerInfo{Name: name, Current: current, Offline: offline}
+	}
+	cluster := func(replicas ...*jetstream.PeerInfo) *jetstream.ClusterInfo {
+		return &jetstream.ClusterInfo{Replicas: replicas}
 	}
 	for _, r := range []struct {
 		name    string
@@ -22,9 +24,9 @@ func TestLeaderless(t *testing.T) {
 	}{
 		{"no cluster", nil, ""},
 		{"a leader", &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{peer("b", false, true)}}, ""},
-		{"two are down", &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{peer("a", true, false), peer("b", false, true), peer("c", false, false)}},
+		{"two are down", cluster(peer("a", true, false), peer("b", false, true), peer("c", false, false)),
 			"1 of 3 replicas answers: start b and c"},
-		{"an election", &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{peer("a", true, false), peer("b", true, false), peer("c", true, false)}},
+		{"an election", cluster(peer("a", true, false), peer("b", true, false), peer("c", true, false)),
 			"3 of 3 replicas answer: wait"},
 	} {
 		found := remote.Leaderless(&jetstream.StreamInfo{Config: jetstream.StreamConfig{Name: "JOBS"}, Cluster: r.cluster})

@@ -16,71 +16,37 @@ import (
 
 // Ack says where the stream stored a message.
 type Ack struct {
+	// Sequence is the sequence of the message in the stream.
 	Sequence uint64
-	// Duplicate tells that the stream had a message with the same id and the same
-	// data before.
+	// Duplicate reports whether the stream already had a message with the same id and the same data.
 	Duplicate bool
-	// Conflict tells that the stream had other data under the message id, so that
-	// the message is stored as the caller's alternative.
+	// Conflict reports whether the stream had other data under the message id, so that the alternative was stored.
 	Conflict bool
 }
 
-// Publish stores msg in the stream and returns when the stream has acknowledged
-// it. It tries as long as ctx allows: the message id makes it safe to send again
-// what may be stored already. If the stream holds other data under that message
-// id, Publish stores conflict() instead. Errors are of the classes of package
-// event.
+// Publish stores msg in the stream and returns when the stream has acknowledged it. It retries until ctx ends. A retry
+// is safe because of the message id. If the stream holds other data under that id, Publish stores conflict() instead.
+// Errors are of the classes of package event.
 func (r *Remote) Publish(ctx context.Context, msg *nats.Msg, conflict func() *nats.Msg) (Ack, error) {
-	ack, err := r.publishPatiently(ctx, msg)
-	r.observe(err)
+	ack, err := r.publishUntilDone(ctx, msg)
+	r.mu.Lock()
+	r.state.failures.add(err, time.Now())
+	r.mu.Unlock()
 	if err != nil || !ack.Duplicate {
 		return ack, err
 	}
-	same, err := r.holds(ctx, ack.Sequence, msg.Data)
+	same, err := r.hasData(ctx, ack.Sequence, msg.Data)
 	if err != nil || same {
 		return ack, err
 	}
-	ack, err = r.publishPatiently(ctx, conflict())
+	ack, err = r.publishUntilDone(ctx, conflict())
 	ack.Conflict = true
 	return ack, err
 }
 
-// The times of publishes that fail.
-const (
-	// failingTooLong is for how long every publish must fail to count as an outage.
-	failingTooLong = 5 * time.Second
-	// failureCounts is how long a failure counts. After that, a delivery may try again:
-	// nothing else can find out that the stream stores events.
-	failureCounts = 15 * time.Second
-)
-
-// failures is a row of publishes that failed, without one that succeeded.
-type failures struct {
-	since, last time.Time
-	err         error
-}
-
-// observe records the outcome of a publish. A message that is too large says nothing
-// about other messages.
-func (r *Remote) observe(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	switch {
-	case err == nil:
-		r.failures = failures{}
-	case errors.Is(err, event.ErrTooLarge):
-	case r.failures.err == nil || now.Sub(r.failures.last) > failureCounts:
-		r.failures = failures{now, now, err}
-	default:
-		r.failures.last, r.failures.err = now, err
-	}
-}
-
-// holds reports whether the message at seq has this data. A message that is gone,
-// or that may not be read, cannot be compared and counts as different: a needless
-// conflict is better than a lost event.
-func (r *Remote) holds(ctx context.Context, seq uint64, data []byte) (bool, error) {
+// hasData reports whether the message at a stream sequence has this data. A message that is deleted, or that the user
+// may not read, cannot be compared and counts as different: an unnecessary conflict is better than a lost event.
+func (r *Remote) hasData(ctx context.Context, seq uint64, data []byte) (bool, error) {
 	msg, err := r.Get(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, nats.ErrPermissionViolation) {
 		return false, nil
@@ -91,12 +57,12 @@ func (r *Remote) holds(ctx context.Context, seq uint64, data []byte) (bool, erro
 	return bytes.Equal(msg.Data, data), nil
 }
 
-// publishPatiently publishes msg, again and again until ctx ends.
-func (r *Remote) publishPatiently(ctx context.Context, msg *nats.Msg) (Ack, error) {
-	unknown := false
+// publishUntilDone publishes msg, and retries while a retry may help, until ctx ends.
+func (r *Remote) publishUntilDone(ctx context.Context, msg *nats.Msg) (Ack, error) {
+	unknown := false // an earlier attempt may have stored msg
 	for {
-		try, cancel := context.WithTimeout(ctx, tryTimeout)
-		ack, err := r.publishOnce(try, msg)
+		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
+		ack, err := r.publishOnce(attempt, msg)
 		cancel()
 		if err == nil {
 			return ack, nil
@@ -118,45 +84,44 @@ func (r *Remote) publishPatiently(ctx context.Context, msg *nats.Msg) (Ack, erro
 	}
 }
 
-// publishOnce waits for a connection and then tries once. If that connection ends,
-// so does the try: the answer would have come on it.
+// publishOnce waits for a connection and publishes msg once. The attempt ends with the connection, because the
+// acknowledgement would come on that connection.
 func (r *Remote) publishOnce(ctx context.Context, msg *nats.Msg) (Ack, error) {
-	if err := r.refused(msg.Subject); err != nil {
+	if err := r.checkPermission(msg.Subject); err != nil {
 		return Ack{}, err
 	}
 	if _, err := r.Conn(ctx); err != nil {
 		return Ack{}, fmt.Errorf("%w: %w", nats.ErrDisconnected, err)
 	}
-	try, cancel := context.WithCancelCause(ctx)
+	attempt, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.mu.Lock()
 	link, js := r.link, r.js
 	r.mu.Unlock()
 	defer context.AfterFunc(link, func() { cancel(context.Cause(link)) })()
-	ack, err := js.PublishMsg(try, msg, jetstream.WithExpectStream(r.opts.Stream), jetstream.WithRetryAttempts(0))
+	ack, err := js.PublishMsg(attempt, msg, jetstream.WithExpectStream(r.opts.Stream), jetstream.WithRetryAttempts(0))
 	if err != nil {
-		if !answered(err) {
-			err = fmt.Errorf("%w: %w: %w", event.ErrUnavailable, event.ErrUnknown, cmp.Or(context.Cause(try), err))
+		if !isRejection(err) {
+			err = fmt.Errorf("%w: %w: %w", event.ErrUnavailable, event.ErrUnknown, cmp.Or(context.Cause(attempt), err))
 		}
 		return Ack{}, err
 	}
-	// A subscriber to the subject can answer before the stream does.
+	// Anybody who subscribes to the subject can answer before the stream does.
 	if ack.Stream != r.opts.Stream {
 		return Ack{}, fmt.Errorf("%w: acknowledged by stream %q, want %q", event.ErrMisconfigured, ack.Stream, r.opts.Stream)
 	}
 	return Ack{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
 }
 
-// answered reports whether err says that the event is not stored, rather than
-// that nothing is known.
-func answered(err error) bool {
+// isRejection reports whether err means that the message is not stored. Every other error leaves that open.
+func isRejection(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrInvalidConnection)
 }
 
-// Class maps an error of the client or the server to one of the classes of package
-// event. An unknown error is [event.ErrUnavailable]: trying again may help.
+// Class maps an error of the client or the server to one of the classes of package event. An unknown error is
+// [event.ErrUnavailable], because a retry may help.
 func Class(err error) error {
 	for _, class := range []error{event.ErrUnavailable, event.ErrFull, event.ErrTooLarge, event.ErrMisconfigured} {
 		if errors.Is(err, class) {

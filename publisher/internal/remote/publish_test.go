@@ -17,8 +17,8 @@ func api(code jetstream.ErrorCode, description string) error {
 	return fmt.Errorf("nats: %w", &jetstream.APIError{Code: 503, ErrorCode: code, Description: description})
 }
 
-// TestErrorClasses maps what the client and the server say; codes and texts are
-// those of nats-server's errors.json and store.go.
+// TestErrorClasses maps errors of the client and the server. The codes and texts are those of nats-server's errors.json and
+// store.go.
 func TestErrorClasses(t *testing.T) {
 	t.Parallel()
 	for _, r := range []struct {
@@ -51,8 +51,8 @@ func TestErrorClasses(t *testing.T) {
 	}
 }
 
-// TestDuplicate publishes a message twice, other data under its id, and that again
-// after the first message was deleted: what cannot be compared is a conflict.
+// TestDuplicate publishes a message twice, and then other data under its id. At last the first message is deleted: what
+// cannot be compared is a conflict.
 func TestDuplicate(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Start(t, natsd.Options{})
@@ -85,11 +85,12 @@ func TestDuplicate(t *testing.T) {
 	}
 }
 
-// TestForeignStream is acknowledged by another stream than the configured one.
+// TestForeignStream publishes to a subject that belongs to another stream than the configured one.
 func TestForeignStream(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Start(t, natsd.Options{})
-	if _, err := srv.AdminJS(t).CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"job.>", "batch.>"}}); err != nil {
+	other := jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"job.>", "batch.>"}}
+	if _, err := srv.AdminJS(t).CreateStream(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
 	r := open(t, srv.URL)

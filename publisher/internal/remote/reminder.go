@@ -6,29 +6,26 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// remindEvery is how often the log repeats a trouble that lasts.
-const remindEvery = time.Minute
+// reminderInterval is how often the log repeats a problem that lasts.
+const reminderInterval = time.Minute
 
-// reminder bounds the lines of one kind of trouble: each change has a line, and one
-// that lasts has a line a minute, whatever its text says. Changes that come quickly
-// after one another have ten lines, and then one a minute.
+// reminder limits the log lines about one kind of problem. Each change of the problem is one line. A problem that lasts
+// is one line a minute. Changes in quick succession are ten lines, and then one line a minute.
 type reminder struct {
 	last    time.Time
 	state   string
 	changes *rate.Limiter
 }
 
-func newReminder() reminder { return reminder{changes: rate.NewLimiter(rate.Every(remindEvery), 10)} }
+func newReminder() reminder {
+	return reminder{changes: rate.NewLimiter(rate.Every(reminderInterval), 10)}
+}
 
-// due reports whether the log gets a line at now. state tells a change from a
-// repetition.
+// due reports whether the log gets a line at now. A state other than that of the last call is a change.
 func (r *reminder) due(state string, now time.Time) bool {
-	changed := state != r.state
+	changed, repeated := state != r.state, now.Sub(r.last) >= reminderInterval
 	r.state = state
-	if now.Sub(r.last) < remindEvery && !changed {
-		return false
-	}
-	if !r.changes.AllowN(now, 1) && now.Sub(r.last) < remindEvery {
+	if !changed && !repeated || !r.changes.AllowN(now, 1) && !repeated {
 		return false
 	}
 	r.last = now

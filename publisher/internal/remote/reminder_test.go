@@ -13,26 +13,26 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// quiet is a Remote without a connection, whose events the test makes.
+// quiet returns a Remote without a connection. The test calls the handlers of its events.
 func quiet() (*Remote, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.InfoLevel)
-	return &Remote{log: zap.New(core), opts: Options{Stream: "JOBS"}, denied: make(map[string]time.Time), up: make(chan struct{}), linkDown: func(error) {},
-		tell: make(chan struct{}, 1), link: nil, connection: newReminder(), refusal: newReminder()}, logs
+	return &Remote{
+		log: zap.New(core), state: newState(event.Template{}), up: make(chan struct{}), linkDown: func(error) {}, auditNow: make(chan struct{}, 1),
+	}, logs
 }
 
-// TestOutageIsQuiet: a server that cannot be reached has a line when that begins and
-// one a minute, although the address in the error changes with each attempt; and an
-// attempt is no reason to look at the stream (case C23).
+// TestOutageIsQuiet lets a server be unreachable for an hour. The log gets one line when the outage begins and one a
+// minute, although the address in the error changes with each attempt. An attempt does not cause an audit (case C23).
 func TestOutageIsQuiet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, logs := quiet()
-		looks := 0
+		audits := 0
 		for i := range 10 * 3600 {
 			r.disconnected(nil, fmt.Errorf("dial tcp 10.0.0.%d:4222: connection refused", i%3))
 			select {
-			case <-r.tell:
-				looks++
+			case <-r.auditNow:
+				audits++
 			default:
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -40,13 +40,13 @@ func TestOutageIsQuiet(t *testing.T) {
 		if n := logs.Len(); n < 59 || n > 61 {
 			t.Errorf("%d lines in an hour", n)
 		}
-		if looks > 1 {
-			t.Errorf("the stream was looked at %d times", looks)
+		if audits > 1 {
+			t.Errorf("%d audits", audits)
 		}
 		if got, want := r.Status().Problem, "no connection to NATS: dial tcp 10.0.0.2:4222: connection refused"; got != want {
 			t.Errorf("the reason is %q, want the present one: %q", got, want)
 		}
-		// Another kind of trouble has its line at once.
+		// A problem of another kind is logged at once.
 		before := logs.Len()
 		r.disconnected(nil, nats.ErrAuthorization)
 		r.disconnected(nil, nats.ErrAuthorization)
@@ -56,8 +56,7 @@ func TestOutageIsQuiet(t *testing.T) {
 	})
 }
 
-// TestFlappingIsQuiet: troubles that alternate have ten lines, and then one a minute
-// (case C23).
+// TestFlappingIsQuiet lets two problems alternate. The log gets ten lines, and then one a minute (case C23).
 func TestFlappingIsQuiet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -76,44 +75,43 @@ func TestFlappingIsQuiet(t *testing.T) {
 	})
 }
 
-// TestRefusalsAreQuiet: subjects that differ in the job's id are one refusal: one line,
-// one subject on /readyz, and the next event of another job fails at once instead of
-// waiting for an answer that never comes (case R4).
+// TestRefusalsAreQuiet refuses the subjects of many jobs. They count as one refusal: the log gets one line, /readyz has
+// one subject, and the next event of another job fails at once, because no acknowledgement would come (case R4).
 func TestRefusalsAreQuiet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r, logs := quiet()
-		r.opts.Needs.Subject = template(t, "{kind}.{status}.{id}")
+		r.state = newState(template(t, "{kind}.{status}.{id}"))
 		for i := range 5000 {
-			r.asyncError(nil, nil, fmt.Errorf("%w: Permissions Violation for Publish to %q", nats.ErrPermissionViolation, fmt.Sprintf("job.completed.id-%d", i)))
+			r.asyncError(nil, nil, refusal(fmt.Sprintf("job.completed.id-%d", i)))
 		}
 		if n := logs.Len(); n > 1 {
 			t.Errorf("%d lines", n)
 		}
-		if got := r.refusals(); len(got) != 1 || got[0] != "job.completed.*" {
+		if got := r.state.refusals.recent(time.Now()); len(got) != 1 || got[0] != "job.completed.*" {
 			t.Errorf("%d refused subjects, such as %q", len(got), got[0])
 		}
-		if err := r.refused("job.completed.another"); !errors.Is(err, nats.ErrPermissionViolation) {
+		if err := r.checkPermission("job.completed.another"); !errors.Is(err, nats.ErrPermissionViolation) {
 			t.Errorf("another job: %v", err)
 		}
-		if err := r.refused("job.failed.another"); err != nil {
+		if err := r.checkPermission("job.failed.another"); err != nil {
 			t.Errorf("another status: %v", err)
 		}
-		time.Sleep(deniedFor)
-		if err := r.refused("job.completed.another"); err != nil {
-			t.Errorf("after %s: %v", deniedFor, err)
+		time.Sleep(refusalCounts)
+		if err := r.checkPermission("job.completed.another"); err != nil {
+			t.Errorf("after %s: %v", refusalCounts, err)
 		}
 	})
 }
 
-// TestRefusalsAreBounded: subjects of any form do not fill memory or /readyz.
+// TestRefusalsAreBounded refuses many subjects that have nothing in common. They do not fill the memory or /readyz.
 func TestRefusalsAreBounded(t *testing.T) {
 	t.Parallel()
 	r, _ := quiet()
 	for i := range 5000 {
-		r.asyncError(nil, nil, fmt.Errorf("%w: Permissions Violation for Publish to %q", nats.ErrPermissionViolation, fmt.Sprintf("job.status%d", i)))
+		r.asyncError(nil, nil, refusal(fmt.Sprintf("job.status%d", i)))
 	}
-	if got := r.refusals(); len(got) > mostDenied {
+	if got := r.state.refusals.recent(time.Now()); len(got) > maxRefusals {
 		t.Errorf("%d refused subjects", len(got))
 	}
 }

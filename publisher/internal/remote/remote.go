@@ -1,24 +1,17 @@
-// Package remote is the connection to an operator's NATS, and to the stream of
-// events there.
+// Package remote connects to an operator's NATS and to the stream of events there.
 //
-// It promises that a connection which can come back does, however long that
-// takes; that nothing is sent later than its caller was told; and that whatever
-// is wrong with the stream, with the user's permissions or with the connection
-// is known, in words that say what to change.
+// It promises three things. A lost connection is made again, however long that takes. A publish that was
+// reported as failed is not sent later. Whatever is wrong with the stream, with the user's permissions or with
+// the connection is reported in words that say what to change.
 //
-// It leaves to others what is published, and what an outcome means (package
-// publisher).
+// It leaves to package publisher what is published and what a failure means for the sender.
 package remote
 
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -27,88 +20,67 @@ import (
 	"go.uber.org/zap"
 )
 
-// Inbox is the prefix of the subjects that answers come on: all that the
-// bridge's user may subscribe to.
+// Inbox is the prefix of the subjects on which the bridge receives answers. The bridge's user needs no other
+// permission to subscribe.
 const Inbox = "_INBOX_BRIDGE"
 
-// DefaultInbox is a [nats.Option] that makes answers come on [Inbox], unless
-// one before it chose another prefix.
+// DefaultInbox is a [nats.Option] that sets the inbox prefix to [Inbox], unless an earlier option has set one.
 func DefaultInbox(o *nats.Options) error {
-	if o.InboxPrefix == "" {
-		o.InboxPrefix = Inbox
-	}
+	o.InboxPrefix = cmp.Or(o.InboxPrefix, Inbox)
 	return nil
 }
 
-// Options configures a [Remote]. Connect and Stream are needed.
+// Options configures a [Remote]. Connect and Stream are required.
 type Options struct {
-	// Connect makes the connection, with the options given and with those for
-	// servers and credentials; usually a closure over [nats.Connect]. It also
-	// returns the JetStream domain, or "".
+	// Connect connects to NATS with the given options, and with those for servers and credentials. It is usually a
+	// closure over [nats.Connect]. It also returns the JetStream domain, or "".
 	Connect func(...nats.Option) (conn *nats.Conn, domain string, err error)
-	// Stream is the stream's name.
+	// Stream is the name of the stream.
 	Stream string
 	// Needs is what the stream is audited for.
 	Needs Needs
-	// Logger of the connection; nil means none.
+	// Logger may be nil.
 	Logger *zap.Logger
 }
 
-// Remote is a connection that comes back by itself. It may be used concurrently.
+// Remote is a connection that is made again after each loss. Its methods may be called concurrently.
 type Remote struct {
 	opts Options
 	log  *zap.Logger
 
-	mu                  sync.Mutex
-	conn                *nats.Conn
-	js                  jetstream.JetStream
-	status              Status
-	seen                bool     // a connection has been there
-	connection, refusal reminder // bound the lines of the log
-	closed              bool
-	denied              map[string]time.Time // subject → when the server last refused it
-	failures            failures
-	up                  chan struct{} // closed while connected
-	// link ends with the present connection.
+	mu     sync.Mutex // guards the fields up to the blank line
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	state  state
+	closed bool
+	up     chan struct{} // closed while there is a connection
+	// link ends when the present connection is lost.
 	link     context.Context //nolint:containedctx // it stands for the connection, not for a call
 	linkDown context.CancelCauseFunc
 
-	tell  chan struct{} // a look at the stream is due
-	stop  context.CancelFunc
-	watch sync.WaitGroup
+	auditNow chan struct{} // requests an audit of the stream
+	stop     context.CancelFunc
+	work     sync.WaitGroup
 }
 
-// The times of a connection. A stale one is noticed within two pings, and one
-// that is lost is tried again without delay: the provider does not wait.
+// A dead connection is noticed after two pings, and a lost one is made again soon, because the provider does not
+// retry a delivery.
 const (
 	pingInterval  = time.Second
 	maxPings      = 2
 	dialTimeout   = 2 * time.Second
 	reconnectWait = 200 * time.Millisecond
 	reconnectTLS  = time.Second
-	// tryTimeout is how long one publish waits for its PubAck before it is
-	// sent again, under the same message id.
-	tryTimeout = 1200 * time.Millisecond
-	// deniedFor is how long a refused subject is not tried again: the refusal
-	// does not name the message, so that each try costs its whole time.
-	deniedFor = 5 * time.Second
+	// attemptTimeout is how long one attempt to publish waits for its acknowledgement, before the message is sent
+	// again under the same message id.
+	attemptTimeout = 1200 * time.Millisecond
 )
 
-// Open begins to connect, and does not wait for it: a server that is down now
-// is found when it is up. Only options that can never work are an error.
+// Open begins to connect and does not wait for the connection: the server may start later. It returns an error
+// only for options that can never work.
 func Open(o Options) (*Remote, error) {
-	switch {
-	case o.Connect == nil:
-		return nil, errors.New("remote: Options.Connect is nil")
-	case o.Stream == "":
-		return nil, errors.New("remote: Options.Stream is empty")
-	}
-	if o.Logger == nil {
-		o.Logger = zap.NewNop()
-	}
-	r := &Remote{opts: o, log: o.Logger, denied: make(map[string]time.Time), up: make(chan struct{}), tell: make(chan struct{}, 1),
-		connection: newReminder(), refusal: newReminder()}
-	r.status.Problem = "not connected yet"
+	r := &Remote{opts: o, log: cmp.Or(o.Logger, zap.NewNop()), up: make(chan struct{}), auditNow: make(chan struct{}, 1)}
+	r.state = newState(o.Needs.Subject)
 	r.link, r.linkDown = context.WithCancelCause(context.Background())
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
@@ -116,18 +88,17 @@ func Open(o Options) (*Remote, error) {
 		stop()
 		return nil, err
 	}
-	r.watch.Go(func() { r.run(ctx) })
+	r.work.Go(func() { r.auditLoop(ctx) })
 	return r, nil
 }
 
-// connect makes a connection the present one, and returns the one before and
-// what ends what is under way there. With retry, the connection may come later;
-// without, one that cannot be made now changes nothing.
-func (r *Remote) connect(retry bool) (old *nats.Conn, oldDown context.CancelCauseFunc, err error) {
+// connect replaces the present connection. It returns the previous one, and the function that ends the attempts to
+// publish on it. If retry is true, the connection may come later. If retry is false, a connection that cannot be
+// made now is an error, and the present one stays.
+func (r *Remote) connect(retry bool) (previous *nats.Conn, previousDown context.CancelCauseFunc, err error) {
 	conn, domain, err := r.opts.Connect(
 		nats.Name("jobbridge"), DefaultInbox, nats.RetryOnFailedConnect(retry), nats.MaxReconnects(-1),
-		// Without a buffer, what is refused now is not sent later.
-		nats.ReconnectBufSize(-1),
+		nats.ReconnectBufSize(-1), // without a buffer, a publish that fails now is not sent later
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(maxPings), nats.Timeout(dialTimeout),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectTLS), nats.IgnoreAuthErrorAbort(),
 		nats.ConnectHandler(r.connected), nats.ReconnectHandler(r.connected), nats.DisconnectErrHandler(r.disconnected),
@@ -145,14 +116,14 @@ func (r *Remote) connect(retry bool) (old *nats.Conn, oldDown context.CancelCaus
 		return nil, nil, fmt.Errorf("remote NATS: %w", err)
 	}
 	r.mu.Lock()
-	if r.closed || r.conn != nil && r.status.Connected && !conn.IsConnected() { // the old one came back meanwhile
+	if r.closed || r.conn != nil && r.state.status.Connected && !conn.IsConnected() { // the previous one is connected again
 		r.mu.Unlock()
 		conn.Close()
 		return nil, nil, fmt.Errorf("remote NATS: %w", cmp.Or(conn.LastError(), nats.ErrDisconnected))
 	}
-	old, oldDown = r.conn, r.linkDown
+	previous, previousDown = r.conn, r.linkDown
 	r.conn, r.js = conn, js
-	if r.status.Connected {
+	if r.state.status.Connected {
 		r.link, r.linkDown = context.WithCancelCause(context.Background())
 	}
 	r.mu.Unlock()
@@ -161,37 +132,37 @@ func (r *Remote) connect(retry bool) (old *nats.Conn, oldDown context.CancelCaus
 	} else if err := conn.LastError(); err != nil {
 		r.disconnected(conn, err)
 	}
-	return old, oldDown, nil
+	return previous, previousDown, nil
 }
 
-// Renew connects anew, with what Options.Connect reads now, and returns when the
-// old connection is closed. While there is a connection, one that cannot be made
-// anew is an error, and changes nothing.
-func (r *Remote) Renew() error {
+// Reconnect replaces the connection by a new one, for which Options.Connect is called again. It returns when the
+// previous connection is closed. If there is a connection and a new one cannot be made, Reconnect returns an error
+// and the connection stays.
+func (r *Remote) Reconnect() error {
 	connected := r.Status().Connected
-	old, oldDown, err := r.connect(!connected)
+	previous, previousDown, err := r.connect(!connected)
 	if err != nil {
 		return err
 	}
 	if connected {
-		time.Sleep(tryTimeout) // for the answers to what is under way on the old one
+		time.Sleep(attemptTimeout) // for the acknowledgements that are still to come on the previous connection
 	}
-	oldDown(nats.ErrDisconnected)
-	old.Close()
+	previousDown(nats.ErrDisconnected)
+	previous.Close()
 	return nil
 }
 
-// present returns the connection, and the handle that publishes on it.
+// present returns the present connection, and the JetStream handle on it.
 func (r *Remote) present() (*nats.Conn, jetstream.JetStream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.conn, r.js
 }
 
-// Close ends the connection. What is in flight fails.
+// Close closes the connection. Publishes in flight fail.
 func (r *Remote) Close() {
 	r.stop()
-	r.watch.Wait()
+	r.work.Wait()
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
@@ -203,27 +174,14 @@ func (r *Remote) Close() {
 func (r *Remote) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.status
-	s.Findings = slices.Clone(s.Findings)
-	if f := r.failures; f.err != nil && time.Since(f.last) <= failureCounts {
-		s.failing, s.failure = f.last.Sub(f.since), f.err
-	}
-	return s
+	return r.state.statusAt(time.Now())
 }
 
-// JetStream returns the handle of the present connection.
-func (r *Remote) JetStream() jetstream.JetStream {
-	_, js := r.present()
-	return js
-}
-
-// Get returns the message with that sequence; [jetstream.ErrMsgNotFound] means that the
-// stream has none. It asks the stream's leader, as
-// only the older of the client's two packages always does: any replica answers a
-// direct get, and a replica that is behind does not have yet what the leader calls
-// a duplicate.
+// Get returns the message at a stream sequence, or [jetstream.ErrMsgNotFound] if there is none. It asks the stream's
+// leader. Only the older of the client's two packages always does so: any replica answers a direct get, and a replica
+// that is behind may not have the message yet that the leader calls a duplicate.
 func (r *Remote) Get(ctx context.Context, seq uint64) (*nats.Msg, error) {
-	if err := r.refused("$JS.API.STREAM.MSG.GET." + r.opts.Stream); err != nil {
+	if err := r.checkPermission("$JS.API.STREAM.MSG.GET." + r.opts.Stream); err != nil {
 		return nil, err
 	}
 	conn, js := r.present()
@@ -241,7 +199,7 @@ func (r *Remote) Get(ctx context.Context, seq uint64) (*nats.Msg, error) {
 	return &nats.Msg{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, nil
 }
 
-// Conn waits until there is a connection, and returns it.
+// Conn returns the connection. It waits for one until ctx ends.
 func (r *Remote) Conn(ctx context.Context) (*nats.Conn, error) {
 	r.mu.Lock()
 	up := r.up
@@ -255,95 +213,54 @@ func (r *Remote) Conn(ctx context.Context) (*nats.Conn, error) {
 	}
 }
 
-// current reports whether c is the present connection, or the first. The caller
-// holds mu.
-func (r *Remote) current(c *nats.Conn) bool { return r.conn == nil || r.conn == c }
+// isPresent reports whether c is the present connection, or the first one. The caller holds mu.
+func (r *Remote) isPresent(c *nats.Conn) bool { return r.conn == nil || r.conn == c }
 
+// connected handles a new connection to a server.
 func (r *Remote) connected(c *nats.Conn) {
 	r.mu.Lock()
-	if !r.current(c) {
+	if !r.isPresent(c) {
 		r.mu.Unlock()
 		return
 	}
-	again := r.status.Connected
-	if !again {
+	if !r.state.status.Connected {
 		close(r.up)
 		r.link, r.linkDown = context.WithCancelCause(context.Background())
-		if r.seen {
-			r.status.Reconnects++
-		}
-		r.seen = true
 	}
-	clear(r.denied)
-	r.status.Connected, r.status.Audited, r.status.Denied, r.status.Problem = true, false, false, "the stream was not looked at yet"
-	r.status.URL = c.ConnectedUrlRedacted()
-	due := !again && r.connection.due("up", time.Now())
+	log := r.state.connected(c.ConnectedUrlRedacted(), time.Now())
 	r.mu.Unlock()
-	if due {
+	if log {
 		r.log.Info("connected to NATS", zap.String("url", c.ConnectedUrlRedacted()))
 	}
-	r.look()
+	r.requestAudit()
 }
 
+// disconnected handles the loss of the connection, and a failed attempt to connect.
 func (r *Remote) disconnected(c *nats.Conn, err error) {
 	if err == nil {
-		return // closed by ourselves
+		return // Close or Reconnect closed the connection
 	}
 	r.mu.Lock()
-	if !r.current(c) {
+	if !r.isPresent(c) {
 		r.mu.Unlock()
 		return
 	}
-	was := r.status
-	problem := "no connection to NATS: " + err.Error()
-	if !was.Connected || isAuthError(err) {
-		problem += Hint(err)
-	}
-	if was.Connected {
+	if r.state.status.Connected {
 		r.up = make(chan struct{})
 		r.linkDown(nats.ErrDisconnected)
 	}
-	denied := isAuthError(err)
-	r.status.Connected, r.status.URL, r.status.Problem, r.status.Denied = false, "", problem, denied
-	// The text does not tell a change: it names the address of the last attempt.
-	due := r.connection.due(fmt.Sprint("down ", denied), time.Now())
+	log, audit := r.state.disconnected(err, time.Now())
+	problem := r.state.status.Problem
 	r.mu.Unlock()
-	if due {
+	if log {
 		r.log.Warn("cannot reach NATS", zap.String("problem", problem))
 	}
-	if was.Connected || was.Denied != denied {
-		r.look()
+	if audit {
+		r.requestAudit()
 	}
 }
 
-// Hint returns what may help against an error of connecting, as the end of a message,
-// or "".
-func Hint(err error) string {
-	var network *net.OpError
-	var noTLS tls.RecordHeaderError
-	switch {
-	case isAuthError(err):
-		return ": check the credentials"
-	case errors.As(err, &network) && network.Op == "read" && network.Timeout(), errors.Is(err, io.EOF) && !errors.Is(err, nats.ErrTLS): // whichever side gives up first
-		return ": the server sent nothing; if its configuration has handshake_first, set --nats-tls-first"
-	case errors.As(err, &noTLS):
-		return ": the server does not begin with TLS: unset --nats-tls-first"
-	}
-	return ""
-}
-
-// isAuthError reports whether the server knows the user no longer, or not yet.
-func isAuthError(err error) bool {
-	for _, auth := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
-		if errors.Is(err, auth) {
-			return true
-		}
-	}
-	return false
-}
-
-// asyncError learns of what the server refuses: it does not say so to whoever
-// asked.
+// asyncError handles an error that the server does not report to the caller that caused it.
 func (r *Remote) asyncError(c *nats.Conn, _ *nats.Subscription, err error) {
 	if isAuthError(err) {
 		if !c.IsConnected() {
@@ -352,25 +269,27 @@ func (r *Remote) asyncError(c *nats.Conn, _ *nats.Subscription, err error) {
 		return
 	}
 	r.mu.Lock()
-	subject, ok := refusedSubject(err)
-	pattern := r.pattern(subject)
-	if ok && r.current(c) { // what the old one may not do, the new one may
-		r.deny(pattern, time.Now())
-	}
-	due := r.refusal.due(cmp.Or(pattern, err.Error()), time.Now())
+	log := r.state.refused(err, r.isPresent(c), time.Now())
 	r.mu.Unlock()
-	if due {
+	if log {
 		r.log.Warn("NATS reports an error", zap.Error(err))
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
-		r.look()
+		r.requestAudit()
 	}
 }
 
-// look asks for an audit.
-func (r *Remote) look() {
+// checkPermission returns an error if the server has just refused a publish to subject.
+func (r *Remote) checkPermission(subject string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.refusals.check(subject, time.Now())
+}
+
+// requestAudit makes auditLoop audit the stream soon.
+func (r *Remote) requestAudit() {
 	select {
-	case r.tell <- struct{}{}:
+	case r.auditNow <- struct{}{}:
 	default:
 	}
 }

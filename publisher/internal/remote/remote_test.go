@@ -47,18 +47,27 @@ func message(id string) *nats.Msg {
 	return &nats.Msg{Subject: "job.completed", Header: nats.Header{jetstream.MsgIDHeader: {id}}, Data: []byte(id)}
 }
 
+// conn returns the present connection.
+func conn(t *testing.T, r *remote.Remote) *nats.Conn {
+	t.Helper()
+	c, err := r.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // once publishes by one attempt.
 func once(ctx context.Context, r *remote.Remote, id string) (remote.Ack, error) {
 	return remote.PublishOnce(r, ctx, message(id))
 }
 
-// patiently publishes as the product does.
-func patiently(ctx context.Context, r *remote.Remote, id string) (remote.Ack, error) {
+// publish publishes as the product does.
+func publish(ctx context.Context, r *remote.Remote, id string) (remote.Ack, error) {
 	return r.Publish(ctx, message(id), func() *nats.Msg { panic("there is no conflict") })
 }
 
-// TestLateServer opens a connection to a server that is not there yet, has no
-// stream, and then has one.
+// TestLateServer connects to a server that is started later, and that gets its stream even later.
 func TestLateServer(t *testing.T) {
 	t.Parallel()
 	port := natsd.FreePort(t)
@@ -83,7 +92,7 @@ func TestLateServer(t *testing.T) {
 	}
 }
 
-// TestOutcome loses answers: what may be stored is told from what is not.
+// TestOutcome loses acknowledgements. The error says whether the message may be stored.
 func TestOutcome(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Start(t, natsd.Options{})
@@ -100,14 +109,14 @@ func TestOutcome(t *testing.T) {
 	if _, err := once(within(300*time.Millisecond), r, "stalled"); !errors.Is(err, event.ErrUnknown) || !errors.Is(err, event.ErrUnavailable) {
 		t.Errorf("no answer: %v", err)
 	}
-	// The connection ends: the answer cannot come any more, and nobody waits.
+	// The connection ends, so the acknowledgement cannot come any more and the attempt must end too.
 	answer := make(chan error, 1)
-	sent := r.JetStream().Conn().Stats().OutMsgs
+	sent := conn(t, r).Stats().OutMsgs
 	go func() { _, err := once(within(10*time.Second), r, "reset"); answer <- err }()
 	patient := make(chan error, 1)
-	go func() { _, err := patiently(within(10*time.Second), r, "patient"); patient <- err }()
+	go func() { _, err := publish(within(10*time.Second), r, "patient"); patient <- err }()
 	traffic.Eventually(t, 15*time.Second, func() error {
-		if n := r.JetStream().Conn().Stats().OutMsgs - sent; n < 2 {
+		if n := conn(t, r).Stats().OutMsgs - sent; n < 2 {
 			return fmt.Errorf("%d of 2 were sent", n)
 		}
 		return nil
@@ -127,9 +136,9 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
-// TestRenew connects anew under load, and while the server is away: nothing
-// that is published fails, and nothing is stored twice.
-func TestRenew(t *testing.T) {
+// TestReconnect replaces the connection under load, and while the server is stopped. No publish fails, and nothing is
+// stored twice.
+func TestReconnect(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Start(t, natsd.Options{})
 	stream := natsd.CreateStream(t, srv.AdminJS(t), 1)
@@ -148,7 +157,7 @@ func TestRenew(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := patiently(ctx, r, fmt.Sprint(w, "-", i)); err != nil {
+				if _, err := publish(ctx, r, fmt.Sprint(w, "-", i)); err != nil {
 					t.Error(err)
 					return
 				}
@@ -157,11 +166,11 @@ func TestRenew(t *testing.T) {
 		})
 	}
 	for range 2 {
-		was := r.JetStream().Conn()
-		if err := r.Renew(); err != nil {
+		was := conn(t, r)
+		if err := r.Reconnect(); err != nil {
 			t.Fatal(err)
 		}
-		if !was.IsClosed() || r.JetStream().Conn() == was {
+		if !was.IsClosed() || conn(t, r) == was {
 			t.Error("the old connection is the present one")
 		}
 	}
@@ -172,7 +181,7 @@ func TestRenew(t *testing.T) {
 	}
 	srv.Stop(t)
 	await(t, r, "down", func(s remote.Status) bool { return !s.Connected })
-	if err := r.Renew(); err != nil {
+	if err := r.Reconnect(); err != nil {
 		t.Fatal(err)
 	}
 	srv.Restart(t)

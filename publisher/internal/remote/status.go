@@ -7,72 +7,70 @@ import (
 
 // Status is what is known of the remote stream.
 type Status struct {
-	// Connected to a server now.
+	// Connected reports whether there is a connection to a server.
 	Connected bool
-	// Audited says that the stream was seen since the last connect.
+	// Audited reports whether the stream was audited since the last connect.
 	Audited bool
-	// Problem is why there is no connection, or why the stream cannot be seen.
+	// Problem says why there is no connection, or why the stream cannot be audited. It is "" if there is no problem.
 	Problem string
-	// Denied says that Problem is a matter of credentials or permissions, not
-	// of the network.
+	// Denied reports whether Problem is about credentials or permissions, so that an operator must change something.
 	Denied bool
-	// Findings of the last audit.
+	// Findings are the findings of the last audit.
 	Findings []Finding
-	// Window is the stream's duplicate window, once it is known.
+	// Window is the stream's duplicate window, 0 until the stream has been audited.
 	Window time.Duration
-	// Reconnects since the start.
+	// Reconnects is the number of reconnects since the start.
 	Reconnects uint64
-	// failing is how long every publish has failed, and failure why the last one did.
-	failing time.Duration
-	failure error
-	// URL of the server, without credentials; empty if not connected.
+	// URL is the address of the server, without credentials. It is "" while there is no connection.
 	URL string
+
+	failing time.Duration // for how long every publish has failed
+	failure error         // of the last publish that failed
 }
 
-// Misconfigured returns, in words, what keeps events from being stored until an
-// operator changes it.
+// Misconfigured returns, in words, what prevents events from being stored until an operator changes it.
 func (s Status) Misconfigured() []string {
-	var reasons []string
+	reasons := s.reasons(func(f Finding) bool { return f.Fatal && !f.Outage })
 	if s.Denied {
-		reasons = append(reasons, s.Problem)
-	}
-	for _, f := range s.Findings {
-		if f.Fatal && !f.Outage {
-			reasons = append(reasons, f.String())
-		}
+		reasons = append([]string{s.Problem}, reasons...)
 	}
 	return reasons
 }
 
-// Outages returns, in words, what keeps events from being stored until servers or the
-// network are back.
+// Outages returns, in words, what prevents events from being stored until servers or the network are back.
 func (s Status) Outages() []string {
 	if !s.Connected {
 		return []string{s.Problem}
 	}
-	var reasons []string
-	for _, f := range s.Findings {
-		if f.Outage {
-			reasons = append(reasons, f.String())
-		}
-	}
-	if s.failing >= failingTooLong {
+	reasons := s.reasons(func(f Finding) bool { return f.Outage })
+	if s.failing >= outageAfter {
 		reasons = append(reasons, fmt.Sprintf("every publish has failed for %s: %v", s.failing.Round(time.Second), s.failure))
 	}
 	return reasons
 }
 
-// Warnings returns, in words, what weakens the promise, or keeps it from being
-// checked.
+// Warnings returns, in words, what weakens the promise or prevents the audit.
 func (s Status) Warnings() []string {
-	var reasons []string
+	reasons := s.reasons(func(f Finding) bool { return !f.Fatal })
 	if s.Connected && s.Problem != "" && !s.Denied {
-		reasons = append(reasons, s.Problem)
+		reasons = append([]string{s.Problem}, reasons...)
 	}
+	return reasons
+}
+
+func (s Status) reasons(match func(Finding) bool) (reasons []string) {
 	for _, f := range s.Findings {
-		if !f.Fatal {
+		if match(f) {
 			reasons = append(reasons, f.String())
 		}
 	}
 	return reasons
+}
+
+// auditPause returns how long to wait for the next audit.
+func (s Status) auditPause() time.Duration {
+	if s.Audited && len(s.Misconfigured())+len(s.Outages()) == 0 {
+		return auditInterval
+	}
+	return auditRetryInterval
 }
