@@ -17,8 +17,8 @@ type clock struct{ ahead atomic.Int64 }
 func (c *clock) now() time.Time           { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *clock) jump(ahead time.Duration) { c.ahead.Store(int64(ahead)) }
 
-// TestClockJumps sets the clock two days forward and two days back while the publisher
-// runs: no event is refused, lost, taken for new or forgotten.
+// TestClockJumps sets the clock two days forward and two days back while the publisher runs. No event is rejected or lost,
+// and every duplicate is recognized.
 func TestClockJumps(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
@@ -51,8 +51,8 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// TestClockAtOpen refuses a clock that is two days behind the newest event, and one that is
-// so far ahead that everything in the stream would expire; AcceptClock accepts both.
+// TestClockAtOpen opens a publisher with a clock that is two days behind the newest event, and with one that is so far ahead
+// that every event in the stream would expire. Both are errors, unless AcceptClock is set.
 func TestClockAtOpen(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour

@@ -11,17 +11,20 @@ import (
 
 // Stored is an event in the journal.
 type Stored struct {
+	// Sequence is the sequence of the event in the journal.
 	Sequence uint64
 	// At is the wall time at which the event was stored.
-	At      time.Time
+	At time.Time
+	// Subject is the subject that the event is published on.
 	Subject string
-	// Header of the published message, without the message id.
-	Header  map[string][]string
+	// Header holds the headers of the published message, except those that NATS and the forwarder add.
+	Header map[string][]string
+	// Payload holds the bytes that were signed.
 	Payload []byte
 }
 
-// Lookup returns all stored events of a job or batch with that id, oldest first. In
-// direct mode it returns [ErrNoJournal].
+// Lookup returns all stored events of the job and of the batch with this id, oldest first. In direct mode it returns
+// [ErrNoJournal].
 func (p *Publisher) Lookup(ctx context.Context, id string) ([]Stored, error) {
 	if p.journal == nil {
 		return nil, ErrNoJournal
@@ -39,12 +42,11 @@ func (p *Publisher) Lookup(ctx context.Context, id string) ([]Stored, error) {
 	return events, nil
 }
 
-// Parked is an event that the stream can never accept, as the journal holds it.
+// Parked is an event of the journal that the stream can never accept.
 type Parked journal.Record
 
-// Republish stores an event that was parked again, under its message id and without
-// the duplicate check, and returns the new sequence when the stream has acknowledged
-// it.
+// Republish stores a parked event again, under its message id, although the journal has it. It returns the new sequence when
+// the stream has acknowledged the event. In direct mode it returns [ErrNoJournal].
 func (p *Publisher) Republish(ctx context.Context, e Parked) (sequence uint64, err error) {
 	if p.journal == nil {
 		return 0, ErrNoJournal

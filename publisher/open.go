@@ -12,20 +12,24 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/internal/forward"
 	"github.com/jobbridge/jobbridge/publisher/internal/journal"
 	"github.com/jobbridge/jobbridge/publisher/internal/remote"
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 )
 
-// recordRoom is what a record of the journal may need besides payload and headers,
-// in bytes: its fixed part, key, message id and subject.
-const recordRoom = 4 << 10
+const (
+	// recordRoom is the size in bytes that a record of the journal may need besides payload and headers: for its fixed
+	// part, job key, message id and subject.
+	recordRoom = 4 << 10
+	// duplicateWindow is the duplicate window of the embedded stream. It must cover only what is in flight, because the
+	// forwarder compares the stream with the journal.
+	duplicateWindow = 2 * time.Minute
+	// prepareTimeout is how long Open waits for a remote stream, which may know sequences that the journal has lost.
+	prepareTimeout = time.Second
+)
 
-// duplicateWindow is the duplicate window of the embedded stream. The forwarder
-// compares the stream with the journal, so the window covers only what is in flight.
-const duplicateWindow = 2 * time.Minute
-
-// Open opens what the options ask for: it locks the data folder, recovers the
-// journal, starts the embedded server or begins to connect to the operator's NATS,
-// and starts to forward. ctx bounds the opening only.
+// Open locks the data folder, recovers the journal, starts the embedded server or begins to connect to the operator's
+// NATS, and starts to forward. It does not wait for the operator's NATS longer than a second. ctx limits the time of Open
+// only. Errors: [ErrLocked], [ErrClock], [ErrOldFolder], a wrong option, and those of the disk and the embedded server.
 func Open(ctx context.Context, o Options) (_ *Publisher, err error) {
 	if o, err = o.check(); err != nil {
 		return nil, err
@@ -33,7 +37,7 @@ func Open(ctx context.Context, o Options) (_ *Publisher, err error) {
 	p := &Publisher{opts: o, log: o.Logger, subject: o.Stream.Subject, failed: make(chan struct{}), forwarding: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.shut())
+			err = errors.Join(err, p.closeAll())
 		}
 	}()
 	if !o.Direct {
@@ -56,13 +60,13 @@ func (p *Publisher) openJournal(ctx context.Context) (err error) {
 	o := p.opts
 	p.journal, err = journal.Open(ctx, journal.Options{
 		Dir: o.Dir, Durability: o.Durability, MaxBytes: o.JournalMaxBytes, MaxRecord: o.MaxPayload + HeaderRoom + recordRoom,
-		Window: o.Stream.Dedupe, Retention: o.Stream.Retention, AcceptClock: o.AcceptClock, OnCommit: o.OnCommit, Logger: o.Logger.Named("journal"),
-		MakeRoom: p.checkpoint, Sync: o.Sync, Now: o.Now, SegmentBytes: o.SegmentBytes,
+		Window: o.Stream.Dedupe, Retention: o.Stream.Retention, AcceptClock: o.AcceptClock, OnCommit: o.OnCommit,
+		MakeRoom: p.checkpoint, Logger: o.Logger.Named("journal"), Sync: o.Sync, Now: o.Now, SegmentBytes: o.SegmentBytes,
 	})
 	return err
 }
 
-// checkpoint lets the journal delete what is forwarded.
+// checkpoint allows the journal to delete what is forwarded. It waits until the forwarder exists.
 func (p *Publisher) checkpoint(ctx context.Context) error {
 	select {
 	case <-p.forwarding:
@@ -77,38 +81,40 @@ func (p *Publisher) openServer(ctx context.Context) (err error) {
 	stream := o.Stream.Config()
 	stream.MaxBytes, stream.Duplicates = o.Stream.MaxBytes, min(duplicateWindow, o.Stream.Retention)
 	p.server, err = embedded.Open(ctx, embedded.Options{
-		Dir: filepath.Join(o.Dir, "nats"), Listen: o.Server.Listen, Workers: o.Server.Workers, MaxConnections: o.Server.MaxConnections, TLS: o.Server.TLS,
-		Stream: stream, MaxPayload: o.MaxPayload + HeaderRoom, Logger: o.Logger, OnSampled: o.Server.OnSampled, Sync: o.Sync,
+		Dir: filepath.Join(o.Dir, "nats"), Listen: o.Server.Listen, Workers: o.Server.Workers, MaxConnections: o.Server.MaxConnections,
+		TLS: o.Server.TLS, Stream: stream, MaxPayload: o.MaxPayload + HeaderRoom, Logger: o.Logger, OnSampled: o.Server.OnSampled, Sync: o.Sync,
 	})
 	return err
 }
 
 func (p *Publisher) openRemote() (err error) {
 	o := p.opts
-	audit := AuditOptions{Stream: o.Stream.Name, Subject: o.Stream.Subject, Tolerance: o.Tolerance, MaxBody: o.MaxPayload}
-	p.remote, err = remote.Open(remote.Options{Connect: o.Connect, Stream: o.Stream.Name, Needs: audit.needs(), Logger: o.Logger.Named("remote")})
+	audit := AuditOptions{Subject: o.Stream.Subject, Tolerance: o.Tolerance, MaxBody: o.MaxPayload}
+	p.remote, err = remote.Open(remote.Options{
+		Connect: o.Connect, Stream: o.Stream.Name, Needs: audit.needs(), Logger: o.Logger.Named("remote"),
+	})
 	return err
 }
 
-// startForwarder starts to forward the journal, and to watch for failures that only
-// a restart ends.
+// startForwarder compares the stream with the journal, starts to forward, and waits in the background for a failure of the
+// storage.
 func (p *Publisher) startForwarder(ctx context.Context) (err error) {
 	o := p.opts
-	var target forward.Target = distant{p.remote, o.Stream.Name}
+	var target forward.Target = remoteTarget{p.remote, o.Stream.Name}
 	if p.server != nil {
-		target = local{p.server, o.Stream.Name}
+		target = embeddedTarget{p.server, o.Stream.Name}
 	}
-	options := forward.Options{
-		Dir: o.Dir, Journal: source{p.journal}, Target: target, Retention: o.Stream.Retention,
-		Conflict: p.conflictSubject, Logger: o.Logger.Named("forward"), Tracer: o.Tracer,
-	}
-	options.Park = func(context.Context, forward.Record, string) error { return errors.New("there is no quarantine") }
-	if o.Park != nil {
-		options.Park = func(ctx context.Context, r forward.Record, reason string) error {
-			return o.Park(ctx, Parked(r), reason)
+	park := func(ctx context.Context, r forward.Record, reason string) error {
+		if o.Park == nil {
+			return errors.New("there is no quarantine")
 		}
+		return o.Park(ctx, Parked(r), reason)
 	}
-	if p.forwarder, err = forward.New(options); err != nil {
+	p.forwarder, err = forward.New(forward.Options{
+		Dir: o.Dir, Journal: source{p.journal}, Target: target, Retention: o.Stream.Retention,
+		Park: park, Conflict: p.conflictSubject, Logger: o.Logger.Named("forward"), Tracer: o.Tracer,
+	})
+	if err != nil {
 		return err
 	}
 	if err := p.prepare(ctx); err != nil {
@@ -132,12 +138,8 @@ func (p *Publisher) startForwarder(ctx context.Context) (err error) {
 	return nil
 }
 
-// prepareTimeout is how long Open waits for a remote stream that may know sequences
-// which the journal has lost.
-const prepareTimeout = time.Second
-
-// prepare compares the stream with the journal before the first event is stored. The
-// embedded stream must answer; a remote one may be down.
+// prepare compares the stream with the journal before the first event is stored. The embedded stream must answer. A remote
+// stream may be down, and is compared later.
 func (p *Publisher) prepare(ctx context.Context) error {
 	if p.server != nil {
 		return p.forwarder.Prepare(ctx)
@@ -145,26 +147,20 @@ func (p *Publisher) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
 	defer cancel()
 	if err := p.forwarder.Prepare(ctx); err != nil {
-		p.log.Info("the remote stream is compared with the journal later", zap.Error(err))
+		p.log.Info("the remote stream will be compared with the journal later", zap.Error(err))
 	}
 	return nil
 }
 
-// conflictSubject returns the subject for a record whose message id the stream holds
-// with another payload.
+// conflictSubject returns the conflict subject of a record.
 func (p *Publisher) conflictSubject(r forward.Record) string {
-	h := event.ParseHeader(r.Header)
-	first := func(name string) string {
-		if v := h[name]; len(v) > 0 {
-			return v[0]
-		}
-		return ""
-	}
-	return p.subject.Conflict(event.Event{Kind: first(event.JobKindHeader), Status: first(event.JobStatusHeader), ID: first(event.JobIDHeader)})
+	h := nats.Header(event.ParseHeader(r.Header))
+	e := event.Event{Kind: h.Get(event.JobKindHeader), Status: h.Get(event.JobStatusHeader), ID: h.Get(event.JobIDHeader)}
+	return p.subject.Conflict(e)
 }
 
-// Flush returns when everything that is durable now has been forwarded, or with ctx's
-// error.
+// Flush returns when every event that is durable now has been forwarded. If ctx ends before, Flush returns an error. In
+// direct mode it returns nil at once.
 func (p *Publisher) Flush(ctx context.Context) error {
 	if p.forwarder == nil {
 		return nil
@@ -172,28 +168,27 @@ func (p *Publisher) Flush(ctx context.Context) error {
 	return p.forwarder.Drain(ctx)
 }
 
-// Close forwards what is durable and waits for workers that have not acknowledged,
-// until ctx ends, and then closes everything. What was not forwarded follows at the
-// next Open. It may be called again.
+// Close forwards what is durable, and waits for workers to acknowledge the events that they have fetched, both until ctx
+// ends. Then it closes everything. What was not forwarded is forwarded after the next [Open]. Close may be called again.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.close.Do(func() {
 		if p.Err() == nil {
 			if err := p.Flush(ctx); err != nil {
-				p.log.Info("not everything is forwarded: the rest follows at the next start", zap.Error(err))
+				p.log.Info("not every event was forwarded; the others are forwarded after the next start", zap.Error(err))
 			}
 		}
 		if p.server != nil && p.Err() == nil {
 			if err := p.server.WaitUnacknowledged(ctx); err != nil {
-				p.log.Warn("the NATS server stops", zap.Error(err))
+				p.log.Warn("the NATS server stops before workers have acknowledged every event", zap.Error(err))
 			}
 		}
-		p.closed = p.shut()
+		p.closed = p.closeAll()
 	})
 	return p.closed
 }
 
-// shut closes what is open, in the reverse order of the opening.
-func (p *Publisher) shut() error {
+// closeAll closes what is open, in the reverse order of Open.
+func (p *Publisher) closeAll() error {
 	var errs []error
 	if p.stop != nil {
 		p.stop()
@@ -211,8 +206,8 @@ func (p *Publisher) shut() error {
 	return errors.Join(errs...)
 }
 
-// SetWorkers replaces the workers of the embedded server. A worker that is not in the
-// list any more is disconnected; nobody else is.
+// SetWorkers replaces the workers of the embedded server. It disconnects the workers that are not in the list any more, or
+// have another password there, and nobody else. The list must not be empty.
 func (p *Publisher) SetWorkers(workers []Worker) error {
 	if p.server == nil {
 		return errors.New("publisher: there is no embedded server")
@@ -220,8 +215,8 @@ func (p *Publisher) SetWorkers(workers []Worker) error {
 	return p.server.SetWorkers(workers)
 }
 
-// DuplicateWindow is how long the operator's stream remembers message ids, in direct
-// mode; 0 while that is not known.
+// DuplicateWindow returns for how long the operator's stream remembers message ids. It is 0 until the stream has been
+// audited, and without an operator's stream.
 func (p *Publisher) DuplicateWindow() time.Duration {
 	if p.remote == nil {
 		return 0
@@ -229,9 +224,8 @@ func (p *Publisher) DuplicateWindow() time.Duration {
 	return p.remote.Status().Window
 }
 
-// Reconnect connects to the operator's NATS again, with what Options.Connect reads
-// now, and returns when the old connection is closed. If that is impossible, the old
-// connection stays.
+// Reconnect calls Options.Connect again, for example to use new credentials, and returns when the previous connection is
+// closed. If there is a connection and a new one cannot be made, Reconnect returns an error and the connection stays.
 func (p *Publisher) Reconnect() error {
 	if p.remote == nil {
 		return errors.New("publisher: there is no remote NATS")
@@ -239,9 +233,8 @@ func (p *Publisher) Reconnect() error {
 	return p.remote.Reconnect()
 }
 
-// StopServer stops the embedded server as an outage would, and StartServer ends the
-// outage. They are for tests.
+// StopServer stops the embedded server, as an outage would. It is for tests.
 func (p *Publisher) StopServer() { p.server.Stop() }
 
-// StartServer starts the server that StopServer stopped.
+// StartServer starts the embedded server that StopServer stopped. It is for tests.
 func (p *Publisher) StartServer(ctx context.Context) error { return p.server.Restart(ctx) }

@@ -1,6 +1,7 @@
 package publisher
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -17,49 +18,46 @@ import (
 	"go.uber.org/zap"
 )
 
-// Options configures a [Publisher]. Dir is needed unless Direct is set.
+// Options configures a [Publisher]. Dir is required, except in direct mode.
 type Options struct {
-	// Dir is the data folder. It is created with mode 0700. One process at a time
-	// can hold it.
+	// Dir is the data folder. It is created with mode 0700. Only one process at a time can use it.
 	Dir string
-	// Connect makes a connection to the operator's NATS, with the options given,
-	// and returns the JetStream domain, or "". nil means the embedded server.
+	// Connect connects to the operator's NATS with the given options. It also returns the JetStream domain, or "". nil means
+	// that events are published to the embedded server.
 	Connect func(...nats.Option) (conn *nats.Conn, domain string, err error)
-	// Direct means that an event is stored when the operator's stream has
-	// acknowledged it: there is no journal. It needs Connect.
+	// Direct selects direct mode: there is no journal, and an event is stored when the operator's stream has acknowledged it.
+	// It requires Connect.
 	Direct bool
 	// Stream describes the stream of events.
 	Stream StreamOptions
 	// Server configures the embedded server.
 	Server ServerOptions
 
-	// Durability is [event.Fsync], the default, or [event.OS]. Direct mode ignores
-	// it.
+	// Durability is [event.Fsync] or [event.OS]. "" means event.Fsync. Direct mode ignores it.
 	Durability event.Durability
-	// JournalMaxBytes is the bound of the journal in bytes; 0 means the smaller of
-	// 4 GiB and a quarter of the free disk.
+	// JournalMaxBytes is the largest size of the journal, in bytes. 0 means the smaller of 4 GiB and a quarter of the free
+	// disk.
 	JournalMaxBytes int64
-	// MaxPayload is the largest event in bytes, without headers: at most [MaxPayload];
-	// 0 means 1 MiB.
+	// MaxPayload is the size of the largest payload, in bytes. 0 means 1 MiB. It must not exceed [MaxPayload].
 	MaxPayload int
-	// Tolerance is how long a delivery can be replayed. A remote stream's duplicate
-	// window must be as long; 0 means 5 minutes.
+	// Tolerance is for how long a delivery can be replayed. A remote stream's duplicate window should be at least as long.
+	// 0 means 5 minutes.
 	Tolerance time.Duration
-	// AcceptClock opens the journal although the check of the clock fails.
+	// AcceptClock makes Open accept an implausible clock instead of returning [ErrClock].
 	AcceptClock bool
-	// Park stores an event that the stream will never accept, durably, and returns
-	// when that is done. nil means that such an event is tried again for ever.
+	// Park stores an event that the stream can never accept in another place, and returns when the event is durable there.
+	// nil means that the event stays in the journal and is tried again without end.
 	Park func(ctx context.Context, e Parked, reason string) error
 
-	// Logger, Tracer and OnCommit may be nil. OnCommit is called after each commit
-	// of the journal; it must not block.
-	Logger   *zap.Logger
-	Tracer   trace.TracerProvider
+	// Logger receives the log. nil means none.
+	Logger *zap.Logger
+	// Tracer receives the spans of the forwarder. nil means none.
+	Tracer trace.TracerProvider
+	// OnCommit is called after each commit of the journal. It must not block. It may be nil.
 	OnCommit func(CommitStats)
 
-	// The rest is for tests. Sync replaces the fsync and fdatasync of the journal
-	// and the store, Now is the clock of the check at startup, and SegmentBytes is
-	// the size of the journal's segments.
+	// The following options are for tests. Sync replaces fsync and fdatasync, Now is the clock that Open checks, and
+	// SegmentBytes is the size of a segment of the journal.
 	Sync         func(*os.File) error
 	Now          func() time.Time
 	SegmentBytes int64
@@ -67,77 +65,59 @@ type Options struct {
 
 // ServerOptions configures the embedded NATS server.
 type ServerOptions struct {
-	// Listen is the TCP address for workers, such as "127.0.0.1:4222". Empty means
-	// that the server does not listen. Port 0 lets the system choose.
+	// Listen is the TCP address for workers, such as "127.0.0.1:4222". "" means that the server does not listen. With port 0
+	// the system chooses a port.
 	Listen string
-	// Workers may connect by name and password. Without any, everybody who reaches
-	// Listen is a worker, so Listen must be a loopback address.
+	// Workers may connect with their name and password. If there are none, every client that reaches Listen is a worker, and
+	// Listen must be a loopback address.
 	Workers []Worker
-	// MaxConnections is the number of connections of workers; 0 means
-	// [DefaultMaxConnections].
+	// MaxConnections is the largest number of connections of workers. 0 means [DefaultMaxConnections].
 	MaxConnections int
-	// TLS makes the server speak TLS; nil means plain TCP.
+	// TLS makes the server speak TLS. nil means plain TCP.
 	TLS *tls.Config
-	// OnSampled is called for each line of the server's log that Logger does not
-	// get because there were too many of its kind. It must not block, and may be
-	// nil.
+	// OnSampled is called for each line of the server's log that Logger does not get, because there were too many lines of
+	// its kind. It must not block. It may be nil.
 	OnSampled func()
 }
 
 // DefaultMaxConnections is the default of [ServerOptions.MaxConnections].
-const DefaultMaxConnections = 1024
+const DefaultMaxConnections = embedded.DefaultMaxConnections
 
-// MinMaxBytes is the smallest bound of the embedded server's stream, in bytes:
-// only whole message blocks can be trimmed.
+// MinMaxBytes is the smallest possible size limit of the embedded stream, in bytes.
 const MinMaxBytes = embedded.MinMaxBytes
 
-// MaxPayload is the largest value of [Options.MaxPayload]: nats-server stores no message
-// of more than 32 MiB, headers included.
+// MaxPayload is the largest value of [Options].MaxPayload, in bytes. The embedded server stores no message of more than
+// 32 MiB, headers included.
 const MaxPayload = 31 << 20
 
-// MinJournalBytes returns the smallest bound of a journal for events of maxPayload bytes.
+// MinJournalBytes returns the smallest possible [Options].JournalMaxBytes for payloads of maxPayload bytes.
 func MinJournalBytes(maxPayload int) int64 {
 	return journal.MinBytes(maxPayload + HeaderRoom + recordRoom)
 }
 
-// Worker is the name and password of a worker.
+// Worker is the name and the password of a worker.
 type Worker = embedded.Worker
 
 // CommitStats describes one commit of the journal.
 type CommitStats = journal.CommitStats
 
-// check refuses options that contradict each other, and replaces zero values.
+// check returns o with the defaults in place of zero values, or an error that names the wrong option.
 func (o Options) check() (Options, error) {
 	o.Stream = o.Stream.withDefaults()
+	o.Durability = cmp.Or(o.Durability, event.Fsync)
+	o.MaxPayload = cmp.Or(o.MaxPayload, 1<<20)
+	o.Tolerance = cmp.Or(o.Tolerance, 5*time.Minute)
+	o.Logger = cmp.Or(o.Logger, zap.NewNop())
 	switch {
 	case o.Direct && o.Connect == nil:
 		return o, errors.New("publisher: Options.Direct needs Options.Connect")
 	case !o.Direct && o.Dir == "":
 		return o, errors.New("publisher: Options.Dir is empty")
-	}
-	switch o.Durability {
-	case "":
-		o.Durability = event.Fsync
-	case event.Fsync, event.OS:
-	default:
+	case o.Durability != event.Fsync && o.Durability != event.OS:
 		return o, fmt.Errorf("publisher: Options.Durability is %q: want %s or %s", o.Durability, event.Fsync, event.OS)
-	}
-	if o.MaxPayload == 0 {
-		o.MaxPayload = 1 << 20
-	}
-	if o.MaxPayload > MaxPayload {
+	case o.MaxPayload > MaxPayload:
 		return o, fmt.Errorf("publisher: Options.MaxPayload is %d: want at most %d", o.MaxPayload, MaxPayload)
-	}
-	if o.Tolerance == 0 {
-		o.Tolerance = 5 * time.Minute
-	}
-	if o.Server.MaxConnections == 0 {
-		o.Server.MaxConnections = DefaultMaxConnections
-	}
-	if o.Logger == nil {
-		o.Logger = zap.NewNop()
-	}
-	if o.Dir == "" {
+	case o.Direct:
 		return o, nil
 	}
 	dir, err := filepath.Abs(o.Dir)
@@ -145,13 +125,13 @@ func (o Options) check() (Options, error) {
 		return o, fmt.Errorf("publisher: Options.Dir: %w", err)
 	}
 	o.Dir = dir
-	if _, err := os.Lstat(filepath.Join(dir, "jetstream")); err == nil && !o.Direct {
-		return o, fmt.Errorf("%w: %s holds the journal of a version that kept its events in NATS's own files: let that version forward them "+
+	if _, err := os.Lstat(filepath.Join(dir, "jetstream")); err == nil {
+		return o, fmt.Errorf("%w: %s was written by a version that kept its events in the files of NATS: let that version forward them "+
 			"and stop it, or move the folder away; then start with an empty folder", ErrOldFolder, dir)
 	}
 	return o, nil
 }
 
-// CheckListen refuses what [Open] refuses of [ServerOptions.Listen] and
-// [ServerOptions.Workers]: above all, to serve the network without passwords.
+// CheckListen returns the error that [Open] would return for [ServerOptions.Listen] and [ServerOptions.Workers]. Above all, an
+// address outside loopback needs workers with passwords.
 func CheckListen(addr string, workers []Worker) error { return embedded.CheckListen(addr, workers) }

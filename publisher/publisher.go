@@ -1,20 +1,5 @@
 // Package publisher stores job-status events durably and publishes them to NATS.
 //
-// [Open] opens one of three arrangements behind one [Publisher]:
-//
-//   - Standalone: events are appended to a journal, a write-ahead log of our own,
-//     and forwarded to an embedded NATS server that workers connect to.
-//   - Relay (Options.Connect): the same journal, forwarded to a stream on the
-//     operator's NATS. No server runs in the process.
-//   - Direct (Options.Connect and Options.Direct): no journal; an event is stored
-//     when the operator's stream has acknowledged it.
-//
-// It promises that a [Receipt] without an error means: the event is stored once
-// per job and status within the duplicate window, in exactly the bytes it was
-// handed, at the durability that the receipt names, and it will be published. A
-// second payload of the same job and status is stored too, on the conflict
-// subject.
-//
 //	p, err := publisher.Open(ctx, publisher.Options{Dir: "data", Server: publisher.ServerOptions{Listen: "127.0.0.1:4222"}})
 //	if err != nil {
 //		return err
@@ -22,8 +7,20 @@
 //	defer p.Close(ctx)
 //	receipt, err := p.Publish(ctx, event.Event{ID: "job-1", Status: "COMPLETED", Payload: body})
 //
-// It leaves to others to prove that the event is authentic (package verify). It
-// knows no HTTP.
+// [Open] opens one of three arrangements:
+//
+//   - Standalone: events are appended to a journal, which is a write-ahead log, and forwarded to an embedded NATS server
+//     that workers connect to.
+//   - Relay (Options.Connect): events are appended to the same journal and forwarded to a stream on the operator's NATS.
+//     No server runs in the process.
+//   - Direct (Options.Connect and Options.Direct): there is no journal. An event is stored when the operator's stream has
+//     acknowledged it.
+//
+// A [Receipt] without an error means that the event is stored, at the durability that the receipt names, and that it will
+// be published. It is stored once per job and status within the duplicate window, in exactly the bytes that were passed.
+// A second payload of the same job and status is stored too, and published on the conflict subject.
+//
+// The package leaves to its caller to prove that an event is authentic, see package verify. It contains no HTTP.
 package publisher
 
 import (
@@ -38,32 +35,31 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/internal/forward"
 	"github.com/jobbridge/jobbridge/publisher/internal/journal"
 	"github.com/jobbridge/jobbridge/publisher/internal/remote"
+	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
-// The errors that a caller acts on, besides those of package event.
+// The errors that a caller acts on. Package event has those of [Publisher.Publish].
 var (
-	// ErrLocked is returned when another process holds the data folder.
+	// ErrLocked is returned by [Open] when another process uses the data folder.
 	ErrLocked = journal.ErrLocked
-	// ErrClock is returned when the machine's clock is implausible: it would
-	// expire every event, or lies before what the journal has recorded.
+	// ErrClock is returned by [Open] when the machine's clock is implausible: it is behind the newest event in the
+	// journal, or so far ahead that every event in the stream would expire.
 	ErrClock = journal.ErrClock
-	// ErrOldFolder is returned when the data folder belongs to a version of
-	// jobbridge that had no journal of its own.
+	// ErrOldFolder is returned by [Open] when the data folder belongs to a version of jobbridge without a journal.
 	ErrOldFolder = errors.New("data folder of an earlier version")
-	// ErrNoJournal is returned in direct mode by what needs a journal.
+	// ErrNoJournal is returned in direct mode by the methods that need a journal.
 	ErrNoJournal = errors.New("direct mode has no journal")
 )
 
-// Publisher stores and publishes events. It may be used concurrently.
+// Publisher stores and publishes events. Its methods may be called concurrently.
 type Publisher struct {
 	opts    Options
 	log     *zap.Logger
 	subject event.Template
-	// journal and forwarder are nil in direct mode. server is nil unless NATS is
-	// embedded; otherwise remote is not nil.
+	// journal and forwarder are nil in direct mode. One of server and remote is nil.
 	journal    *journal.Journal
 	forwarder  *forward.Forwarder
 	forwarding chan struct{} // closed when forwarder is set
@@ -81,45 +77,50 @@ type Publisher struct {
 
 // Receipt says where an event is stored.
 type Receipt struct {
-	// Sequence of the event in the journal; in direct mode, in the stream. A
-	// duplicate has the sequence of the first event.
+	// Sequence is the sequence of the event in the journal, or in direct mode in the stream. A duplicate has the sequence
+	// of the first event.
 	Sequence uint64
-	// Subject that the event is published on.
+	// Subject is the subject that the event is published on.
 	Subject string
-	// Duplicate tells that the same event had been stored before.
+	// Duplicate reports whether the same event had been stored before.
 	Duplicate bool
-	// Conflict tells that the job and status had been stored before with another
-	// payload, so that this event is on the conflict subject.
+	// Conflict reports whether another payload of the same job and status had been stored before. The event is then
+	// published on the conflict subject.
 	Conflict bool
-	// Durability that the event has reached.
+	// Durability is the durability that the event has reached.
 	Durability event.Durability
-	// Took is the time from the call of Publish until the event was stored.
-	Took time.Duration
+	// Duration is the time from the call of Publish until the event was stored.
+	Duration time.Duration
 }
 
-// Publish stores e and returns when it is durable. ctx bounds the wait: it must
-// have a deadline, and should not end when the sender hangs up, or nobody knows
-// the outcome. Errors are of the classes of package event.
+// Publish stores e and returns when it is durable. ctx must have a deadline, which limits the wait. It should not end when
+// the sender closes its connection, because then nobody knows whether the event is stored. Every error wraps one of the
+// errors of package event.
 func (p *Publisher) Publish(ctx context.Context, e event.Event) (Receipt, error) {
+	start, name, store := time.Now(), "store", p.store
 	if p.journal == nil {
-		return p.publishRemote(ctx, e)
+		name, store = "publish", p.storeRemote
 	}
-	start := time.Now()
-	ctx, span := tracer(ctx).Start(ctx, "store", trace.WithSpanKind(trace.SpanKindProducer))
+	tracer := trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/jobbridge/jobbridge/publisher")
+	ctx, span := tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindProducer))
 	defer span.End()
-	r, err := p.store(ctx, e)
+	r, err := store(ctx, e)
 	if err != nil {
-		failSpan(span, err)
+		span.RecordError(err)
+		span.SetStatus(codes.Error, remote.Class(err).Error())
 		return Receipt{}, err
 	}
-	r.Took = time.Since(start)
+	r.Duration = time.Since(start)
 	return r, nil
 }
 
-// store appends e to the journal; a second payload of the same job and status
-// goes to the conflict subject, under the digest of the payload.
+// store appends e to the journal. A second payload of the same job and status is appended for the conflict subject, with
+// the digest of the payload as its message id.
 func (p *Publisher) store(ctx context.Context, e event.Event) (Receipt, error) {
-	r := p.record(e)
+	r := journal.Record{
+		Key: e.Key(), ID: e.MessageID(), Digest: e.Digest(), Subject: p.subject.Subject(e), Header: e.AppendHeader(make([]byte, 0, 512)),
+		Payload: e.Payload,
+	}
 	appended, err := p.journal.Append(ctx, r)
 	conflict := appended.Conflict
 	if err == nil && conflict {
@@ -134,26 +135,26 @@ func (p *Publisher) store(ctx context.Context, e event.Event) (Receipt, error) {
 	}, nil
 }
 
-// record returns the record of an event.
-func (p *Publisher) record(e event.Event) journal.Record {
-	digest := e.Digest()
-	return journal.Record{
-		Key: e.Key(), ID: e.MessageID(), Digest: digest, Subject: p.subject.Subject(e), Header: e.AppendHeader(make([]byte, 0, 512)), Payload: e.Payload,
+// storeRemote stores e in the remote stream, in direct mode.
+func (p *Publisher) storeRemote(ctx context.Context, e event.Event) (Receipt, error) {
+	message := func(subject, messageID string) *nats.Msg {
+		h := nats.Header(event.ParseHeader(e.AppendHeader(nil)))
+		h[event.MessageIDHeader] = []string{messageID}
+		return &nats.Msg{Subject: subject, Header: h, Data: e.Payload}
 	}
+	msg := message(p.subject.Subject(e), e.MessageID())
+	ack, err := p.remote.Publish(ctx, msg, func() *nats.Msg { return message(p.subject.Conflict(e), event.DigestID(e.Digest())) })
+	if err != nil {
+		return Receipt{}, err
+	}
+	r := Receipt{Sequence: ack.Sequence, Subject: msg.Subject, Duplicate: ack.Duplicate, Conflict: ack.Conflict, Durability: event.Remote}
+	if ack.Conflict {
+		r.Subject = p.subject.Conflict(e)
+	}
+	return r, nil
 }
 
-// failSpan records an error in a span.
-func failSpan(span trace.Span, err error) {
-	span.RecordError(err)
-	span.SetStatus(codes.Error, remote.Class(err).Error())
-}
-
-// tracer returns the tracer of the span in ctx.
-func tracer(ctx context.Context) trace.Tracer {
-	return trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/jobbridge/jobbridge/publisher")
-}
-
-// Durability is what a receipt means.
+// Durability returns the durability of every receipt.
 func (p *Publisher) Durability() event.Durability {
 	if p.journal == nil {
 		return event.Remote
@@ -161,7 +162,8 @@ func (p *Publisher) Durability() event.Durability {
 	return p.opts.Durability
 }
 
-// URL is where workers connect; empty if that is not known now.
+// URL returns the address of the NATS server that workers connect to. It is "" if the embedded server does not listen, and
+// while there is no connection to the remote server.
 func (p *Publisher) URL() string {
 	if p.server != nil {
 		return p.server.URL()
@@ -169,11 +171,11 @@ func (p *Publisher) URL() string {
 	return p.remote.Status().URL
 }
 
-// Failed is closed when the storage failed for good and only a restart helps;
-// [Publisher.Err] then says why.
+// Failed returns a channel that is closed when the storage has failed for good. No event is stored any more until the
+// publisher is opened again. [Publisher.Err] returns the reason.
 func (p *Publisher) Failed() <-chan struct{} { return p.failed }
 
-// Err returns nil, or why the storage failed.
+// Err returns why the storage has failed, or nil.
 func (p *Publisher) Err() error {
 	select {
 	case <-p.failed:
@@ -183,12 +185,12 @@ func (p *Publisher) Err() error {
 	}
 }
 
-// setFailed makes a failure final.
+// setFailed records the first failure.
 func (p *Publisher) setFailed(err error) {
 	p.fail.Do(func() { p.cause = err; close(p.failed) })
 }
 
-// Full returns why events are refused for lack of room, or "".
+// Full returns why there is no room for another event, or "".
 func (p *Publisher) Full() string {
 	if p.journal == nil {
 		return ""

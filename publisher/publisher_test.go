@@ -19,7 +19,7 @@ import (
 	"go.uber.org/zap/zaptest"
 )
 
-// patience bounds every wait of a test.
+// patience is the longest wait in a test.
 const patience = 10 * time.Second
 
 func open(t *testing.T, o publisher.Options) *publisher.Publisher {
@@ -50,8 +50,8 @@ func newEvent(id, status, payload string) event.Event {
 	return event.Event{ID: id, Status: status, Payload: []byte(payload), ReceivedAt: time.Now()}
 }
 
-// TestStandalone publishes an event, the same again, and another payload of it. A
-// plain subscriber gets each stored event once.
+// TestStandalone publishes an event, the same event again, and another payload of it. A plain subscriber receives each stored
+// event once.
 func TestStandalone(t *testing.T) {
 	t.Parallel()
 	p := open(t, publisher.Options{Server: publisher.ServerOptions{Listen: "127.0.0.1:0"}})
@@ -79,7 +79,10 @@ func TestStandalone(t *testing.T) {
 		{"[]", 2, "job.conflict", true, true},
 	} {
 		got, err := p.Publish(t.Context(), newEvent("a", "COMPLETED", r.payload))
-		if err != nil || got.Sequence != r.sequence || got.Subject != r.subject || got.Duplicate != r.duplicate || got.Conflict != r.conflict || got.Durability != event.Fsync {
+		want := publisher.Receipt{
+			Sequence: r.sequence, Subject: r.subject, Duplicate: r.duplicate, Conflict: r.conflict, Durability: event.Fsync, Duration: got.Duration,
+		}
+		if err != nil || got != want {
 			t.Errorf("%+v: %+v %v", r, got, err)
 		}
 	}
@@ -120,8 +123,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestSameAtOnce publishes one event a hundred times at once: one is stored, and no
-// answer comes before its fsync has returned.
+// TestSameAtOnce publishes one event a hundred times at once. It is stored once, and no call returns before an fsync has
+// returned.
 func TestSameAtOnce(t *testing.T) {
 	t.Parallel()
 	var synced atomic.Int64
@@ -151,19 +154,20 @@ func TestSameAtOnce(t *testing.T) {
 	}
 }
 
-// TestOldFolder refuses the data folder of a version without a journal of its own.
+// TestOldFolder opens the data folder of a version without a journal.
 func TestOldFolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "jetstream"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := publisher.Open(t.Context(), publisher.Options{Dir: dir}); !errors.Is(err, publisher.ErrOldFolder) || !strings.Contains(err.Error(), dir) {
+	_, err := publisher.Open(t.Context(), publisher.Options{Dir: dir})
+	if !errors.Is(err, publisher.ErrOldFolder) || !strings.Contains(err.Error(), dir) {
 		t.Error(err)
 	}
 }
 
-// connectTo returns what connects to a server.
+// connectTo returns a function that connects to a server, for Options.Connect.
 func connectTo(url string) func(...nats.Option) (*nats.Conn, string, error) {
 	return func(options ...nats.Option) (*nats.Conn, string, error) {
 		nc, err := nats.Connect(url, options...)
@@ -171,9 +175,8 @@ func connectTo(url string) func(...nats.Option) (*nats.Conn, string, error) {
 	}
 }
 
-// TestRelay forwards to a remote stream that comes up after the event was stored,
-// with an event that the stream can never accept: it is parked, and released when
-// the stream was changed.
+// TestRelay forwards two events to a remote stream that starts after they were stored. The stream can never accept one of
+// them. That event is parked, and published again when the stream was changed.
 func TestRelay(t *testing.T) {
 	t.Parallel()
 	port := natsd.FreePort(t)
@@ -219,7 +222,8 @@ func TestRelay(t *testing.T) {
 		t.Fatal(sequence, err)
 	}
 	msg, err := stream.GetMsg(ctx, 2)
-	if err != nil || msg.Header.Get(event.MessageIDHeader) != large.MessageID() || len(msg.Data) != 5000 || msg.Header.Get(event.JobIDHeader) != "large" {
+	if err != nil || len(msg.Data) != 5000 || msg.Header.Get(event.MessageIDHeader) != large.MessageID() ||
+		msg.Header.Get(event.JobIDHeader) != "large" {
 		t.Errorf("%+v %v", msg, err)
 	}
 }

@@ -12,78 +12,64 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/internal/remote"
 )
 
-// State is what a publisher can do for a sender now.
+// State says whether events are accepted, and published.
 type State string
 
-// The states, from the best to the worst. In the first two, events are accepted.
+// The states, from the best to the worst. Events are accepted in the first two only.
 const (
-	// Ready: everything works.
+	// Ready means that events are accepted and published.
 	Ready State = "ready"
-	// Journaling: events are stored in the journal, but do not reach NATS now.
+	// Journaling means that events are accepted and stored in the journal, but are not published now.
 	Journaling State = "journaling"
-	// Misconfigured: direct mode only. Events are refused until an operator
-	// changes something.
+	// Misconfigured means that events are rejected until an operator changes something. Direct mode only.
 	Misconfigured State = "misconfigured"
-	// Unavailable: direct mode only. Events are refused until the remote stream
-	// answers again.
+	// Unavailable means that events are rejected until the remote stream answers again. Direct mode only.
 	Unavailable State = "unavailable"
-	// Full: events are refused until there is room.
+	// Full means that events are rejected until there is room.
 	Full State = "full"
-	// Failed: the storage failed; only a restart helps.
+	// Failed means that the storage has failed: events are rejected until the publisher is opened again.
 	Failed State = "failed"
 )
 
 // Serving reports whether events are accepted.
 func (s State) Serving() bool { return s == Ready || s == Journaling }
 
-// byBadness are the states from the best to the worst.
-var byBadness = []State{Ready, Journaling, Misconfigured, Unavailable, Full, Failed}
+var fromBestToWorst = []State{Ready, Journaling, Misconfigured, Unavailable, Full, Failed}
 
-// Status is the state and, in words, the reasons for it. A publisher in state
-// [Ready] may have reasons too: they say what weakens the promise.
+// Status is the state of a publisher, and the reasons for it in words. The reasons in state [Ready] say what weakens the
+// promise.
 type Status struct {
 	State   State
 	Reasons []string
 }
 
-// add joins reasons with their state; the worst state counts.
+// add adds the reasons for a state. The worst state that was added counts.
 func (s *Status) add(state State, reasons ...string) {
-	if slices.Index(byBadness, state) > slices.Index(byBadness, s.State) {
+	if slices.Index(fromBestToWorst, state) > slices.Index(fromBestToWorst, s.State) {
 		s.State = state
 	}
 	s.Reasons = append(s.Reasons, reasons...)
 }
 
-// lagTooOld is the age of the oldest event that is not forwarded from which on the
-// state is [Journaling].
-const lagTooOld = 10 * time.Second
+// maxLag is the age of the oldest event that is not forwarded above which the state is [Journaling].
+const maxLag = 10 * time.Second
 
-// Status returns the present state. It does no I/O but for a look at the free disk.
+// Status returns the present state. It asks no server.
 func (p *Publisher) Status() Status {
 	s := Status{State: Ready}
 	if err := p.Err(); err != nil {
 		s.add(Failed, err.Error())
 	}
 	if p.remote != nil {
-		p.statusOfRemote(&s)
+		s.addRemote(p.remote.Status(), p.journal != nil)
 	}
 	if p.journal == nil {
 		return s
 	}
-	if why := p.journal.Full(); why != "" {
-		s.add(Full, why)
+	if reason := p.journal.Full(); reason != "" {
+		s.add(Full, reason)
 	}
-	f := p.forwarder.Stats()
-	switch {
-	case f.State.Kind != forward.Forwarding && f.State.Kind != forward.Starting && f.State.Kind != forward.Comparing:
-		reason := "forward: " + f.State.Kind.String()
-		if f.State.Reason != "" {
-			reason += ": " + f.State.Reason
-		}
-		s.add(Journaling, reason)
-	case f.OldestAge > lagTooOld:
-		s.add(Journaling, fmt.Sprintf("forward: %d events wait, the oldest for %s", f.Lag, f.OldestAge.Round(time.Second)))
-	}
+	s.addForwarder(p.forwarder.Stats())
 	if p.server != nil {
 		s.add(Ready, p.server.Warnings()...)
 	}
@@ -92,31 +78,64 @@ func (p *Publisher) Status() Status {
 	return s
 }
 
-// Stats are figures for metrics. What the arrangement does not have is nil.
+// addRemote adds what is known of the remote stream. With a journal, no problem of the stream is a reason to reject events.
+func (s *Status) addRemote(remote remote.Status, journal bool) {
+	reasons, outages := remote.Misconfigured(), remote.Outages()
+	switch {
+	case len(reasons) > 0 && journal:
+		for i := range reasons {
+			reasons[i] = "misconfigured: " + reasons[i]
+		}
+		s.add(Journaling, reasons...)
+	case len(reasons) > 0:
+		s.add(Misconfigured, reasons...)
+	case len(outages) > 0 && journal:
+		s.add(Journaling, outages...)
+	case len(outages) > 0:
+		s.add(Unavailable, outages...)
+	default:
+		s.add(Ready, remote.Warnings()...)
+	}
+}
+
+// addForwarder adds why events are not forwarded, or are forwarded late.
+func (s *Status) addForwarder(f forward.Stats) {
+	switch f.State.Kind {
+	case forward.Starting, forward.Comparing, forward.Forwarding:
+		if f.OldestAge > maxLag {
+			s.add(Journaling, fmt.Sprintf("forward: %d events wait, the oldest for %s", f.Lag, f.OldestAge.Round(time.Second)))
+		}
+	default:
+		reason := "forward: " + f.State.Kind.String()
+		if f.State.Reason != "" {
+			reason += ": " + f.State.Reason
+		}
+		s.add(Journaling, reason)
+	}
+}
+
+// Stats are figures for metrics. The parts that a publisher does not have are nil.
 type Stats struct {
 	Journal *journal.Stats
 	Forward *forward.Stats
-	// Server is nil also if the server did not answer.
+	// Server is also nil if the embedded server did not answer.
 	Server *embedded.Stats
 	Remote *remote.Status
 }
 
-// Stats returns the present figures. ctx bounds the questions to the embedded server.
+// Stats returns the present figures. ctx limits the time that the embedded server has for its answers.
 func (p *Publisher) Stats(ctx context.Context) Stats {
 	var s Stats
 	if p.journal != nil {
-		j, f := p.journal.Stats(), p.forwarder.Stats()
-		s.Journal, s.Forward = &j, &f
+		s.Journal, s.Forward = new(p.journal.Stats()), new(p.forwarder.Stats())
 	}
 	if p.remote != nil {
-		r := p.remote.Status()
-		s.Remote = &r
+		s.Remote = new(p.remote.Status())
 	}
-	if p.server == nil {
-		return s
-	}
-	if server, err := p.server.Stats(ctx); err == nil {
-		s.Server = &server
+	if p.server != nil {
+		if server, err := p.server.Stats(ctx); err == nil {
+			s.Server = &server
+		}
 	}
 	return s
 }

@@ -9,30 +9,29 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// The defaults of a stream.
+// The defaults of [StreamOptions].
 const (
 	DefaultStream    = "JOBS"
 	DefaultRetention = 7 * 24 * time.Hour
 	DefaultDedupe    = 24 * time.Hour
 )
 
-// StreamOptions describes the stream of events; the zero value is the default.
+// StreamOptions describes the stream of events.
 type StreamOptions struct {
-	// Name of the stream; empty means [DefaultStream].
+	// Name is the name of the stream. "" means [DefaultStream].
 	Name string
 	// Subject is the template whose subjects the stream covers.
 	Subject event.Template
-	// Retention is how long an event is kept; 0 means [DefaultRetention].
+	// Retention is how long the stream keeps an event. 0 means [DefaultRetention].
 	Retention time.Duration
-	// Dedupe is how long a job and status are remembered; 0 means
-	// [DefaultDedupe].
+	// Dedupe is for how long an event is recognized when it is delivered again. 0 means [DefaultDedupe].
 	Dedupe time.Duration
-	// MaxBytes is the bound of the stream in bytes. 0 means no bound; for the
-	// embedded server, the smaller of 10 GiB and half of the free disk.
+	// MaxBytes is the largest size of the stream, in bytes. 0 means the smaller of 10 GiB and half of the free disk for the
+	// embedded stream, and no limit for a remote one.
 	MaxBytes int64
 }
 
-// withDefaults replaces zero values.
+// withDefaults returns o with the defaults in place of zero values.
 func (o StreamOptions) withDefaults() StreamOptions {
 	o.Name = cmp.Or(o.Name, DefaultStream)
 	o.Retention = cmp.Or(o.Retention, DefaultRetention)
@@ -40,9 +39,9 @@ func (o StreamOptions) withDefaults() StreamOptions {
 	return o
 }
 
-// Config returns the stream's configuration. The stream refuses new events when
-// it is full, instead of dropping old ones: an acknowledged event must not vanish
-// unread. The duplicate window is never longer than the retention.
+// Config returns the configuration of the stream. A full stream rejects new events instead of dropping old ones, because an
+// event that was acknowledged must not be dropped before a worker has read it. The duplicate window is not longer than the
+// retention.
 func (o StreamOptions) Config() jetstream.StreamConfig {
 	o = o.withDefaults()
 	return jetstream.StreamConfig{

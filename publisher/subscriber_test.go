@@ -20,8 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// witness is the sync of the journal's files. It knows which events were in a file when
-// a sync began that has returned.
+// witness syncs the journal's files. It records which events were in a file when a sync began that has returned since.
 type witness struct {
 	mu      sync.Mutex
 	scanned map[*os.File]int64
@@ -64,9 +63,8 @@ func (w *witness) knows(payload []byte) bool {
 	return w.durable[string(mark.Find(payload))]
 }
 
-// TestSubscriber delivers each of 300 jobs four times at once. A plain subscriber on job.>
-// sees each event once, and only after an fsync of the journal that covers it has returned;
-// also across a full stream.
+// TestSubscriber publishes the event of each of 300 jobs four times at once, with room in the stream and with a full stream.
+// A plain subscriber on job.> receives each event once, and only after an fsync of the journal that covers it has returned.
 func TestSubscriber(t *testing.T) {
 	t.Parallel()
 	for name, pad := range map[string]int{"room": 100, "a full stream": 80 << 10} {
@@ -78,7 +76,8 @@ func subscriber(t *testing.T, pad int) {
 	const jobs = 300
 	w := &witness{scanned: make(map[*os.File]int64), durable: make(map[string]bool)}
 	p, err := publisher.Open(t.Context(), publisher.Options{
-		Dir: t.TempDir(), Server: publisher.ServerOptions{Listen: "127.0.0.1:0"}, Stream: publisher.StreamOptions{MaxBytes: publisher.MinMaxBytes},
+		Dir: t.TempDir(), Server: publisher.ServerOptions{Listen: "127.0.0.1:0"},
+		Stream:          publisher.StreamOptions{MaxBytes: publisher.MinMaxBytes},
 		JournalMaxBytes: 64 << 20, MaxPayload: 128 << 10, SegmentBytes: 512 << 10, Sync: w.sync,
 	})
 	if err != nil {
@@ -110,7 +109,8 @@ func subscriber(t *testing.T, pad int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	holder, err := js.CreateConsumer(t.Context(), publisher.DefaultStream, jetstream.ConsumerConfig{Durable: "holder", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: -1})
+	config := jetstream.ConsumerConfig{Durable: "holder", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: -1}
+	holder, err := js.CreateConsumer(t.Context(), publisher.DefaultStream, config)
 	if err != nil {
 		t.Fatal(err)
 	}

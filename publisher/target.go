@@ -14,24 +14,22 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// source is the journal as the forwarder reads it.
+// source adapts the journal to the forwarder.
 type source struct{ *journal.Journal }
 
 func (s source) NewReader(after uint64) forward.Reader {
 	return reader{s.Journal.NewReader(after).Next}
 }
 
-// reader is the journal's reader as the forwarder needs it.
+// reader adapts the journal's reader to the forwarder.
 type reader struct {
 	next func(context.Context) (journal.Record, error)
 }
 
-// readPause is how long a read that failed waits for the next attempt. After some
-// attempts the journal gives the place up, as damage.
+// readPause is the time between two attempts to read a record. After some attempts the journal reports the place as damage.
 const readPause = 50 * time.Millisecond
 
-// Next returns the next record that can be read. The journal itself reports records
-// that are damaged or were deleted.
+// Next returns the next record that can be read. The journal itself reports damaged and deleted records.
 func (r reader) Next(ctx context.Context) (forward.Record, error) {
 	for {
 		record, err := r.next(ctx)
@@ -51,18 +49,18 @@ func (r reader) Next(ctx context.Context) (forward.Record, error) {
 	}
 }
 
-// local is the embedded server as a target.
-type local struct {
+// embeddedTarget adapts the embedded server to the forwarder.
+type embeddedTarget struct {
 	*embedded.Server
 	stream string
 }
 
-func (t local) Name() string   { return "embedded/" + t.stream }
-func (t local) Stream() string { return t.stream }
-func (t local) Exact() bool    { return true }
-func (t local) Failed() error  { return t.Health() }
+func (t embeddedTarget) Name() string   { return "embedded/" + t.stream }
+func (t embeddedTarget) Stream() string { return t.stream }
+func (t embeddedTarget) Exact() bool    { return true }
+func (t embeddedTarget) Failed() error  { return t.Health() }
 
-func (t local) Conn(context.Context) (*nats.Conn, error) {
+func (t embeddedTarget) Conn(context.Context) (*nats.Conn, error) {
 	conn := t.Server.Conn()
 	if !conn.IsConnected() {
 		return nil, nats.ErrConnectionClosed
@@ -70,30 +68,32 @@ func (t local) Conn(context.Context) (*nats.Conn, error) {
 	return conn, nil
 }
 
-func (t local) Sync(context.Context) error    { return t.Server.Sync() }
-func (t local) SyncAll(context.Context) error { return t.Server.SyncAll() }
+func (t embeddedTarget) Sync(context.Context) error    { return t.Server.Sync() }
+func (t embeddedTarget) SyncAll(context.Context) error { return t.Server.SyncAll() }
 
-func (t local) Info(ctx context.Context) (forward.Info, error) { return streamInfo(t.Server.Info(ctx)) }
+func (t embeddedTarget) Info(ctx context.Context) (forward.Info, error) {
+	return streamInfo(t.Server.Info(ctx))
+}
 
-// distant is the operator's NATS as a target.
-type distant struct {
+// remoteTarget adapts the connection to the operator's NATS to the forwarder.
+type remoteTarget struct {
 	*remote.Remote
 	stream string
 }
 
-func (t distant) Name() string   { return "remote/" + t.stream }
-func (t distant) Stream() string { return t.stream }
-func (t distant) Exact() bool    { return false }
-func (t distant) Failed() error  { return nil }
+func (t remoteTarget) Name() string   { return "remote/" + t.stream }
+func (t remoteTarget) Stream() string { return t.stream }
+func (t remoteTarget) Exact() bool    { return false }
+func (t remoteTarget) Failed() error  { return nil }
 
-func (t distant) Room(context.Context, int64, uint64) error { return nil }
-func (t distant) Sync(context.Context) error                { return nil }
-func (t distant) SyncAll(context.Context) error             { return nil }
-func (t distant) Restart(context.Context) error {
+func (t remoteTarget) Room(context.Context, int64, uint64) error { return nil }
+func (t remoteTarget) Sync(context.Context) error                { return nil }
+func (t remoteTarget) SyncAll(context.Context) error             { return nil }
+func (t remoteTarget) Restart(context.Context) error {
 	return errors.New("a remote stream cannot be restarted from here")
 }
 
-func (t distant) Info(ctx context.Context) (forward.Info, error) {
+func (t remoteTarget) Info(ctx context.Context) (forward.Info, error) {
 	return streamInfo(t.Remote.Info(ctx))
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestReader reads a journal with a bad block, a damaged place and a deleted segment: the
-// forwarder gets what is behind them, and an error only when the journal is closed.
+// TestReader reads a journal with a bad block, a damaged place and a deleted segment. The forwarder receives the records after
+// them, and an error only when the journal is closed or the context ends.
 func TestReader(t *testing.T) {
 	t.Parallel()
 	answers := []error{

@@ -14,16 +14,21 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// HeaderRoom is the size in bytes that a message may need besides its payload, mainly for the sender's signature header.
+const HeaderRoom = remote.HeaderRoom
+
+// Finding is one way in which a remote stream breaks or weakens the promise.
+type Finding = remote.Finding
+
 // AuditOptions says what a remote stream is audited for.
 type AuditOptions struct {
-	// Stream is the stream's name; empty means [DefaultStream].
+	// Stream is the name of the stream. "" means [DefaultStream].
 	Stream string
-	// Subject is the template whose subjects must be covered.
+	// Subject is the template whose subjects the stream must cover.
 	Subject event.Template
-	// Tolerance is how long a delivery can be replayed; the duplicate window must
-	// be as long.
+	// Tolerance is for how long a delivery can be replayed. The stream's duplicate window must be at least as long.
 	Tolerance time.Duration
-	// MaxBody is the largest payload in bytes.
+	// MaxBody is the size of the largest payload, in bytes.
 	MaxBody int
 }
 
@@ -32,14 +37,14 @@ func (o AuditOptions) needs() remote.Needs {
 	return remote.Needs{Subject: o.Subject, Tolerance: o.Tolerance, Window: DefaultDedupe, Retention: DefaultRetention, MaxBody: o.MaxBody}
 }
 
-// Audit compares a stream's configuration, and the size in bytes of the largest
-// message that its server accepts (0 if that is unknown), with what the bridge needs.
+// Audit compares the configuration of a stream, and the size in bytes of the largest message that its server accepts (0 if
+// it is unknown), with what the bridge needs.
 func (o AuditOptions) Audit(config jetstream.StreamConfig, maxPayload int64) []Finding {
 	return o.needs().Audit(config, maxPayload)
 }
 
-// AuditStream compares a stream with what the bridge needs. No finding means that
-// there is nothing to change.
+// AuditStream compares a stream with what the bridge needs. Without a finding, there is nothing to change. A stream that does
+// not exist is an error.
 func AuditStream(ctx context.Context, js jetstream.JetStream, o AuditOptions) ([]Finding, error) {
 	stream, err := js.Stream(ctx, StreamOptions{Name: o.Stream}.Config().Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -52,8 +57,8 @@ func AuditStream(ctx context.Context, js jetstream.JetStream, o AuditOptions) ([
 	return append(remote.Leaderless(info), o.Audit(info.Config, js.Conn().MaxPayload())...), nil
 }
 
-// CreateStream creates the stream with that configuration and reports whether it
-// did. A stream that exists is left as it is: an operator may have changed it.
+// CreateStream creates a stream, and reports whether it did. It does not change a stream that exists, because an operator may
+// have configured it.
 func CreateStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig) (created bool, err error) {
 	if _, err := js.Stream(ctx, config.Name); err == nil {
 		return false, nil
@@ -64,12 +69,11 @@ func CreateStream(ctx context.Context, js jetstream.JetStream, config jetstream.
 	return true, nil
 }
 
-// BridgeInbox makes answers come on the subjects that the bridge's own user may
-// subscribe to, unless an option before it chose another prefix.
+// BridgeInbox is a [nats.Option] that sets the inbox prefix to the one that the bridge's user may subscribe to, unless an
+// earlier option has set one.
 func BridgeInbox(o *nats.Options) error { return remote.DefaultInbox(o) }
 
-// ConnectHint returns what may help against an error of [nats.Connect], as the end of
-// a message, or "".
+// ConnectHint returns the end of an error message, with what may help against an error of [nats.Connect], or "".
 func ConnectHint(err error) string { return remote.Hint(err) }
 
 // PrintOptions configures [PrintJournal].
@@ -78,11 +82,10 @@ type PrintOptions = journal.PrintOptions
 // JournalReport is what [CheckJournal] found.
 type JournalReport = journal.Report
 
-// PrintJournal writes the records of the journal in a data folder to w, one a line,
-// without payloads. It works beside a running bridge, up to the last whole group.
-// Records that are damaged are an error after the others were printed.
+// PrintJournal writes the records of the journal in the data folder dir to w, one per line. Another process may be using the
+// folder. If records are damaged, PrintJournal returns an error after it has printed the others.
 func PrintJournal(w io.Writer, dir string, o PrintOptions) error { return journal.Print(w, dir, o) }
 
-// CheckJournal reads the whole journal in a data folder and reports what is damaged.
-// It works beside a running bridge, up to the last whole group.
+// CheckJournal reads the whole journal in the data folder dir and reports what is damaged. Another process may be using the
+// folder.
 func CheckJournal(dir string) (JournalReport, error) { return journal.Check(dir) }

@@ -5,27 +5,24 @@ import (
 	"strings"
 )
 
-// The classes of error when an event is stored. Each tells the caller what to do
-// without reading the text; [errors.As] reaches the cause.
+// The classes of errors when an event is stored. Each of them tells the caller what to do.
 var (
-	// ErrUnavailable is returned when the event was not confirmed in time. The
-	// event may or may not be stored; sending it again is safe.
+	// ErrUnavailable is returned when the event was not acknowledged in time. It is safe to send the event again.
 	ErrUnavailable = errors.New("storage unavailable")
-	// ErrUnknown is returned together with ErrUnavailable when the event was
-	// handed over and no answer came: it may be stored.
+	// ErrUnknown is returned together with ErrUnavailable when the event may be stored, because it was sent or written but
+	// not acknowledged.
 	ErrUnknown = errors.New("outcome unknown")
 	// ErrFull is returned when there is no room for the event.
 	ErrFull = errors.New("storage full")
-	// ErrTooLarge is returned when the event exceeds a size that the server or
-	// the stream accepts: it will never be stored as it is.
+	// ErrTooLarge is returned when the event is larger than the journal, the server or the stream accepts. Sending it again
+	// does not help.
 	ErrTooLarge = errors.New("event too large")
-	// ErrMisconfigured is returned when the stream exists in a form that cannot
-	// accept the event, or the connection may not publish. An operator has to
-	// change something.
+	// ErrMisconfigured is returned when the stream is missing or configured in a way that cannot accept the event, or when
+	// the user may not publish. An operator must change something.
 	ErrMisconfigured = errors.New("stream misconfigured")
 )
 
-// JetStream error codes, from the server's errors.json.
+// The error codes of JetStream, from errors.json in nats-server.
 const (
 	codeInsufficientResources = 10002
 	codeStorageExceeded       = 10047
@@ -36,8 +33,8 @@ const (
 	codeStreamSealed          = 10109
 )
 
-// ClassOfCode returns the class of a JetStream error, given its err_code and its
-// description. An unknown code is [ErrUnavailable]: trying again may help.
+// ClassOfCode returns the class of a JetStream error with this err_code and description. The class of an unknown code is
+// [ErrUnavailable], because a retry may help.
 func ClassOfCode(code int, description string) error {
 	switch code {
 	case codeMessageTooLarge, codeHeaderTooLarge:
@@ -45,8 +42,7 @@ func ClassOfCode(code int, description string) error {
 	case codeInsufficientResources, codeStorageExceeded:
 		return ErrFull
 	case codeStoreFailed:
-		// The server reports several limits under this code; only the text
-		// differs (server/store.go, ErrMaxMsgs and its neighbours).
+		// The server reports several limits with this code and different texts (ErrMaxMsgs and others in server/store.go).
 		switch {
 		case strings.Contains(description, "message too large"):
 			return ErrTooLarge

@@ -1,14 +1,16 @@
-// Package event is what workers and the bridge agree on: the event, the subject
-// and the headers that it is published with, and the message id that makes it
-// unique.
+// Package event defines what the bridge publishes: the event, the subject and the headers of its message, and the message id
+// that makes it unique.
 //
-// A worker imports it for the names of the headers:
+// A worker uses it for the names of the headers:
 //
-//	msg, _ := sub.NextMsg(time.Second)
-//	id := msg.Header.Get(event.JobIDHeader)
+//	msg, err := sub.NextMsg(time.Minute)
+//	if err != nil {
+//		return err
+//	}
+//	id, status := msg.Header.Get(event.JobIDHeader), msg.Header.Get(event.JobStatusHeader)
 //
-// The package imports the standard library only, so that a worker's build stays
-// small. Storing and publishing are left to package event.
+// The package imports only the standard library, so that a worker's build stays small. It leaves storing and publishing to
+// package publisher.
 package event
 
 import (
@@ -18,58 +20,55 @@ import (
 	"time"
 )
 
-// The kinds of event.
+// The kinds of events.
 const (
 	Job   = "job"
 	Batch = "batch"
 )
 
-// Source is the provider that events come from. It is the first part of every
-// message id.
+// Source names the provider that sends the events. It is the first part of every message id that contains a job's id.
 const Source = "sync"
 
-// Event is one authentic notification.
+// Event is one authentic notification about a job or a batch.
 type Event struct {
-	// Kind is [Job] or [Batch]; empty means Job.
+	// Kind is [Job] or [Batch]. "" means Job.
 	Kind string
-	// Status as signed, for example "COMPLETED". A status that does not match
-	// [A-Za-z0-9_-]{1,64} makes the event unrecognized.
+	// Status is the status as signed, for example "COMPLETED". An event whose status does not match [A-Za-z0-9_-]{1,64} is
+	// not recognized.
 	Status string
-	// ID of the job or batch as signed. An id that does not match
-	// [A-Za-z0-9_-]{1,128} is not used: the payload's digest identifies the event.
+	// ID is the id of the job or batch as signed. An id that does not match [A-Za-z0-9_-]{1,128} is ignored, and the digest
+	// of the payload identifies the event.
 	ID string
 	// Payload is the data of the message: the bytes that were signed.
 	Payload []byte
-	// Signature is the sender's header, kept so that a worker can verify the
-	// payload again.
+	// Signature is the sender's signature header, so that a worker can verify the payload again.
 	Signature string
-	// ReceivedAt is when the delivery arrived.
+	// ReceivedAt is the time at which the delivery arrived.
 	ReceivedAt time.Time
-	// Traceparent is the W3C trace context of the delivery, or empty.
+	// Traceparent is the W3C traceparent header of the delivery, or "".
 	Traceparent string
-	// Tracestate belongs to Traceparent. A value above 512 bytes is dropped.
+	// Tracestate is the W3C tracestate header of the delivery, or "". A value of more than 512 bytes is not published.
 	Tracestate string
 }
 
-// Durability is what an acknowledged event survives.
+// Durability says what a stored event survives.
 type Durability string
 
 const (
-	// Fsync means that an fsync which began after the event was written has
-	// returned: the event survives power loss.
+	// Fsync means that an fsync has returned that began after the event was written. The event survives a power cut.
 	Fsync Durability = "fsync"
-	// OS means that the event is in the operating system's page cache: it
-	// survives a crash of the process, not of the machine.
+	// OS means that the event is in the page cache of the operating system. It survives a crash of the process, but not of
+	// the machine.
 	OS Durability = "os"
-	// Remote means what the remote stream's PubAck means.
+	// Remote means that the remote stream has acknowledged the event. The configuration of that stream decides what the
+	// event survives.
 	Remote Durability = "remote"
 )
 
 // Recognized reports whether e is a job or batch event with a usable status.
 func (e Event) Recognized() bool { return isToken(e.Status, maxStatus) }
 
-// UsableID returns the event's id if it can stand in a header and a subject,
-// and "" otherwise.
+// UsableID returns the event's id if it can be part of a header and a subject, and "" otherwise.
 func (e Event) UsableID() string {
 	if isToken(e.ID, maxID) {
 		return e.ID
@@ -77,7 +76,7 @@ func (e Event) UsableID() string {
 	return ""
 }
 
-// kind returns the event's kind. An event that is not recognized counts as a job.
+// kind returns the event's kind. An event that is not recognized counts as one of a job.
 func (e Event) kind() string {
 	if e.Kind == Batch && e.Recognized() {
 		return Batch
@@ -85,8 +84,8 @@ func (e Event) kind() string {
 	return Job
 }
 
-// Key returns the key of the event's job, such as "sync:job:job-42": all events
-// of a job have the same key. It is empty if the event has no usable id.
+// Key returns the key of the event's job, such as "sync:job:job-42". All events of a job have the same key. The key of an
+// event without a usable id is "".
 func (e Event) Key() string {
 	id := e.UsableID()
 	if id == "" {
@@ -95,13 +94,12 @@ func (e Event) Key() string {
 	return JobKey(e.kind(), id)
 }
 
-// JobKey returns the key of the job or batch with that id.
+// JobKey returns the key of the job or batch with this id.
 func JobKey(kind, id string) string { return Source + ":" + kind + ":" + id }
 
-// MessageID returns the id that makes the event unique: "sync:<id>:<STATUS>" for
-// a job, "sync:batch:<id>:<STATUS>" for a batch. An event without a usable id or
-// status has the digest of its payload instead, so that two events which cannot
-// be distinguished by name are both stored.
+// MessageID returns the id that makes the event unique: "sync:<id>:<STATUS>" for a job, "sync:batch:<id>:<STATUS>" for a batch.
+// For an event without a usable id or status it returns the [DigestID] of the payload, so that two such events with different
+// payloads are both stored.
 func (e Event) MessageID() string {
 	id := e.UsableID()
 	switch {
@@ -116,6 +114,5 @@ func (e Event) MessageID() string {
 // Digest returns the SHA-256 of the payload.
 func (e Event) Digest() [sha256.Size]byte { return sha256.Sum256(e.Payload) }
 
-// DigestID returns the message id of an event that is identified by the digest
-// of its payload: "sha256:<hex>".
+// DigestID returns the message id of an event that is identified by the digest of its payload: "sha256:<hex>".
 func DigestID(digest [sha256.Size]byte) string { return "sha256:" + hex.EncodeToString(digest[:]) }

@@ -7,30 +7,28 @@ import (
 
 // The headers of a published message.
 const (
-	// MessageIDHeader holds [Event.MessageID]; NATS discards a second message
-	// with the same id.
+	// MessageIDHeader holds [Event.MessageID]. A stream discards a second message with the same id within its duplicate
+	// window.
 	MessageIDHeader = "Nats-Msg-Id"
-	// JournalHeader holds the id of the journal that the event was stored in, and
-	// SequenceHeader its sequence there. In direct mode both are absent.
-	JournalHeader  = "Job-Journal"
+	// JournalHeader holds the id of the journal that stores the event. It is missing in direct mode.
+	JournalHeader = "Job-Journal"
+	// SequenceHeader holds the sequence of the event in that journal. It is missing in direct mode.
 	SequenceHeader = "Job-Sequence"
 
-	JobIDHeader       = "Job-Id"
-	JobStatusHeader   = "Job-Status"
-	JobKindHeader     = "Job-Kind"
-	SignatureHeader   = "Sync-Signature"
-	ReceivedAtHeader  = "Received-At" // RFC 3339 with nanoseconds, UTC
-	TraceparentHeader = "traceparent"
-	TracestateHeader  = "tracestate"
+	JobIDHeader       = "Job-Id"         // [Event.UsableID]; missing if that is ""
+	JobStatusHeader   = "Job-Status"     // Event.Status; missing if the event is not recognized
+	JobKindHeader     = "Job-Kind"       // "job" or "batch"
+	SignatureHeader   = "Sync-Signature" // Event.Signature
+	ReceivedAtHeader  = "Received-At"    // Event.ReceivedAt in RFC 3339 with nanoseconds, in UTC
+	TraceparentHeader = "traceparent"    // Event.Traceparent
+	TracestateHeader  = "tracestate"     // Event.Tracestate
 )
 
-// maxTracestate is the length that the W3C asks everybody to pass on at least.
+// maxTracestate is the length in bytes that the W3C requires everybody to propagate.
 const maxTracestate = 512
 
-// AppendHeader appends the event's headers to dst as lines of the NATS protocol,
-// "Name: value\r\n" each. It leaves out the headers that belong to one
-// publication: the message id, the journal and the sequence. [ParseHeader] is its
-// inverse.
+// AppendHeader appends the event's headers to dst as lines of the NATS protocol, each of the form "Name: value\r\n". It does
+// not append the message id, the journal and the sequence. [ParseHeader] is its inverse.
 func (e Event) AppendHeader(dst []byte) []byte {
 	dst = appendLine(dst, JobKindHeader, e.kind())
 	dst = append(dst, ReceivedAtHeader+": "...)
@@ -54,8 +52,8 @@ func (e Event) AppendHeader(dst []byte) []byte {
 	return dst
 }
 
-// appendLine appends one header line. A line break in the value would begin
-// another header, so it becomes a space.
+// appendLine appends one header line. It replaces a line break in the value by a space, because a line break would begin
+// another header.
 func appendLine(dst []byte, name, value string) []byte {
 	dst = append(dst, name...)
 	dst = append(dst, ": "...)
@@ -69,18 +67,17 @@ func appendLine(dst []byte, name, value string) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// ParseHeader returns the headers in lines that [Event.AppendHeader] wrote. Names
-// keep their case. What is no header line is skipped.
+// ParseHeader parses lines that [Event.AppendHeader] wrote. It does not change the case of names, and ignores text that is not
+// a header line.
 func ParseHeader(lines []byte) map[string][]string {
 	header := make(map[string][]string, 12)
 	ReadHeader(header, lines)
 	return header
 }
 
-// ReadHeader is [ParseHeader] into a map that is there already.
+// ReadHeader parses lines like [ParseHeader], and adds the headers to an existing map.
 func ReadHeader(header map[string][]string, lines []byte) {
-	// This is done for every event that is published. All names and values share
-	// one string, and all values one array.
+	// This runs for every event that is published. So all names and values share one string, and all values share one array.
 	rest := string(lines)
 	values := make([]string, 0, 10)
 	for rest != "" {

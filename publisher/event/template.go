@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// DefaultSubject is the template of a subject: job.completed, batch.failed.
+// DefaultSubject is the default template. It produces subjects such as job.completed and batch.failed.
 const DefaultSubject = "{kind}.{status}"
 
-// What stands in place of a status or an id that the event does not have.
+// The tokens that replace a status or an id in a subject.
 const (
 	unrecognized = "unrecognized"
 	conflict     = "conflict"
@@ -22,8 +22,8 @@ const (
 	maxID     = 128
 )
 
-// isToken reports whether s fits [A-Za-z0-9_-]{1,limit}: nothing in it can
-// split a subject, widen it to a wildcard or break a header line.
+// isToken reports whether s matches [A-Za-z0-9_-]{1,limit}. Such a text cannot split a subject, turn it into a wildcard or
+// break a header line.
 func isToken(s string, limit int) bool {
 	if s == "" || len(s) > limit {
 		return false
@@ -38,13 +38,12 @@ func isToken(s string, limit int) bool {
 	return true
 }
 
-// Template maps an event to its subject. The zero value is [DefaultSubject].
+// Template maps events to subjects. The zero value is the template [DefaultSubject].
 type Template struct{ text string }
 
-// ParseTemplate checks a subject template: dot-separated tokens of letters,
-// digits, "_" and "-", in which {kind}, {status} and {id} stand for the
-// event's. {status} is needed, and the first token must not depend on {status}
-// or {id}: the stream's subjects are derived from what precedes them.
+// ParseTemplate parses a template: tokens of letters, digits, "_" and "-", separated by dots, in which {kind}, {status} and {id}
+// stand for the values of the event. "" means [DefaultSubject]. A template must contain {status}, and its first token must
+// not contain {status} or {id}, because the subjects of the stream are derived from the tokens before those.
 func ParseTemplate(text string) (Template, error) {
 	if text == "" {
 		return Template{DefaultSubject}, nil
@@ -63,17 +62,18 @@ func ParseTemplate(text string) (Template, error) {
 		return Template{}, fmt.Errorf("subject template %s: subjects that begin with _ belong to NATS", text)
 	}
 	if varies(tokens[0]) {
-		return Template{}, fmt.Errorf("subject template %s: the first token must not contain {status} or {id}: the stream could not be told from other subjects", text)
+		return Template{}, fmt.Errorf("subject template %s: the first token must not contain {status} or {id}: "+
+			"the stream's subjects could not be distinguished from others", text)
 	}
 	return Template{text}, nil
 }
 
-// varies reports whether a template's token differs between the events of a
-// kind.
+// varies reports whether a token of a template differs between events of the same kind.
 func varies(token string) bool {
 	return strings.Contains(token, "{status}") || strings.Contains(token, "{id}")
 }
 
+// String returns the text of the template.
 func (t Template) String() string {
 	if t.text == "" {
 		return DefaultSubject
@@ -81,8 +81,7 @@ func (t Template) String() string {
 	return t.text
 }
 
-// expand returns the template with the values in place of its names. The values
-// are tokens: they have no braces.
+// expand replaces the names in the template by the values. The values contain no braces, because they are tokens.
 func (t Template) expand(kind, status, id string) string {
 	subject := make([]byte, 0, 64) // on the stack; the subject is one allocation
 	for rest := t.String(); rest != ""; {
@@ -95,7 +94,7 @@ func (t Template) expand(kind, status, id string) string {
 			subject = append(subject, kind...)
 		case "status":
 			subject = append(subject, status...)
-			lower(subject[len(subject)-len(status):])
+			toLower(subject[len(subject)-len(status):])
 		case "id":
 			subject = append(subject, id...)
 		}
@@ -103,8 +102,8 @@ func (t Template) expand(kind, status, id string) string {
 	return string(subject)
 }
 
-// lower makes the letters of a token lower-case.
-func lower(token []byte) {
+// toLower converts the letters of a token to lower case. Unlike bytes.ToLower, it allocates nothing.
+func toLower(token []byte) {
 	for i, c := range token {
 		if 'A' <= c && c <= 'Z' {
 			token[i] = c + 'a' - 'A'
@@ -112,8 +111,8 @@ func lower(token []byte) {
 	}
 }
 
-// Subject returns the subject of e, such as "job.completed"; of an event that
-// is not recognized, "job.unrecognized".
+// Subject returns the subject of e, such as "job.completed". The status in the subject of an event that is not recognized is
+// "unrecognized".
 func (t Template) Subject(e Event) string {
 	if !e.Recognized() {
 		return t.expand(Job, unrecognized, idToken(e))
@@ -121,8 +120,7 @@ func (t Template) Subject(e Event) string {
 	return t.expand(e.kind(), e.Status, idToken(e))
 }
 
-// Conflict returns the subject for a second payload of the same job and
-// status, such as "job.conflict".
+// Conflict returns the subject for a second payload of the same job and status, such as "job.conflict".
 func (t Template) Conflict(e Event) string { return t.expand(e.kind(), conflict, idToken(e)) }
 
 func idToken(e Event) string {
@@ -132,27 +130,18 @@ func idToken(e Event) string {
 	return unknownID
 }
 
-// StreamSubjects returns the subjects that cover whatever the template can
-// produce: "job.>" and "batch.>" for the default.
+// StreamSubjects returns subjects that cover every subject of the template: "job.>" and "batch.>" for the default template.
 func (t Template) StreamSubjects() []string {
-	var subjects []string
-	for _, kind := range []string{Job, Batch} {
-		var prefix []string
-		for token := range strings.SplitSeq(t.String(), ".") {
-			if varies(token) {
-				break
-			}
-			prefix = append(prefix, strings.ReplaceAll(token, "{kind}", kind))
-		}
-		if s := strings.Join(prefix, ".") + ".>"; !slices.Contains(subjects, s) {
-			subjects = append(subjects, s)
-		}
+	subjects := t.Patterns()
+	for i, pattern := range subjects {
+		prefix, _, _ := strings.Cut(pattern, "*") // every template contains {status}
+		subjects[i] = prefix + ">"
 	}
-	return subjects
+	return slices.Compact(subjects)
 }
 
-// Patterns returns the subjects that the template can produce, with a "*" for
-// each token that varies: "job.*" and "batch.*" for the default.
+// Patterns returns the subjects that the template can produce, with a "*" for each token that varies: "job.*" and "batch.*"
+// for the default template.
 func (t Template) Patterns() []string {
 	var patterns []string
 	for _, kind := range []string{Job, Batch} {

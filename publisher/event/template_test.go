@@ -8,6 +8,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
+// TestTemplate parses templates, and produces the subjects of an event and of its stream.
 func TestTemplate(t *testing.T) {
 	for _, r := range []struct {
 		template, subject, unrecognized, conflict string
@@ -39,15 +40,20 @@ func TestTemplate(t *testing.T) {
 			t.Errorf("%s: stream subjects %v, want %v", r.template, got, r.stream)
 		}
 	}
-	for _, bad := range []string{"job", "{status}", "{status}.{kind}", "{id}.{status}", "$JS.{status}", "_INBOX.{status}", "job..{status}", "job.{status}.", ".{status}",
-		"job.*.{status}", "job.>", "job {status}", "{kind}.{state}", "{kind}-{status}", "job.{status", "jöb.{status}"} {
+	alphabet := event.Event{Status: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"}
+	if got := (event.Template{}).Subject(alphabet); got != "job."+strings.ToLower(alphabet.Status) {
+		t.Errorf("subject %s", got)
+	}
+	for _, bad := range []string{"job", "{status}", "{status}.{kind}", "{id}.{status}", "$JS.{status}", "_INBOX.{status}",
+		"job..{status}", "job.{status}.", ".{status}", "job.*.{status}",
+		"job.>", "job {status}", "{kind}.{state}", "{kind}-{status}", "job.{status", "jöb.{status}"} {
 		if _, err := event.ParseTemplate(bad); err == nil || !strings.Contains(err.Error(), bad) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }
 
-// TestSubjectStaysInToken feeds what could break a subject or a header.
+// TestSubjectStaysInToken uses kinds, ids and statuses that could split a subject or a header line.
 func TestSubjectStaysInToken(t *testing.T) {
 	tmpl, err := event.ParseTemplate("{kind}.{status}.{id}")
 	if err != nil {

@@ -140,6 +140,6 @@ func (m *metrics) observe(d *delivery, outcome string, took time.Duration) {
 	}
 	if d.reason == "" && d.receipt.Durability != "" {
 		m.verify.Observe(d.verified.Seconds())
-		m.store.Observe(d.receipt.Took.Seconds())
+		m.store.Observe(d.receipt.Duration.Seconds())
 	}
 }
