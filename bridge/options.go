@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/acme"
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
 	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
 	"github.com/jobbridge/jobbridge/publisher"
@@ -29,6 +30,7 @@ const (
 	DefaultMaxConnections = ingress.DefaultMaxConnections
 	DefaultIdleTimeout    = ingress.DefaultIdleTimeout
 	DefaultForgeryRate    = ingress.DefaultForgeryRate
+	DefaultACMECA         = acme.DefaultCA
 
 	DefaultQuarantineBytes   = quarantine.DefaultMaxBytes
 	DefaultQuarantineAge     = quarantine.DefaultMaxAge
@@ -157,7 +159,7 @@ type ACMEOptions struct {
 	Domains []string
 	// Email is where the CA reaches the operator; it may be empty.
 	Email string
-	// CA is the URL of the ACME directory; empty means that of Let's Encrypt.
+	// CA is the URL of the ACME directory; empty means [DefaultACMECA], that of Let's Encrypt.
 	CA string
 	// Roots are what the directory's own certificate is checked against; nil means the
 	// system's.

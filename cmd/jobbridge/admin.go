@@ -15,10 +15,10 @@ import (
 
 // adminFlags say where the running bridge's operator listens, and who asks.
 type adminFlags struct {
-	URL       string         `name:"admin" help:"Admin listener of the running bridge." default:"http://127.0.0.1:8081"`
-	TokenFile string         `name:"admin-token-file" help:"File with the token of the bridge's --admin-token-file, if it is on another machine." placeholder:"FILE" type:"path"`
-	TLS       clientTLSFlags `embed:"" prefix:"admin-" set:"prefix=admin-" set:"instead=, instead of a token"`
-	JSON      bool           `name:"json" help:"Print JSON."`
+	URL       string         `name:"admin" default:"${admin_url}"`
+	TokenFile string         `name:"admin-token-file" placeholder:"FILE" type:"path"`
+	TLS       clientTLSFlags `embed:"" prefix:"admin-"`
+	JSON      bool           `name:"json"`
 }
 
 // send sends a request to the running bridge.

@@ -13,26 +13,28 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/alecthomas/kong"
 	"github.com/alecthomas/units"
 	"github.com/jobbridge/jobbridge/bridge/operator"
 	"go.yaml.in/yaml/v3"
 )
 
-// yamlFile gives flags the values of a YAML file, whose keys are the names of
-// the flags:
+// configFile gives flags the values of a YAML file, whose keys are the names of the flags:
 //
 //	listen: 0.0.0.0:8080
 //	durability: fsync
 //
-// The values are read as they are written, as those of variables are.
-type yamlFile map[string]yaml.Node
+// A value is parsed as it is written, in the same way as the value of a variable.
+type configFile struct {
+	values map[string]yaml.Node
+	parser *kong.Kong
+}
 
-func loadYAML(r io.Reader) (kong.Resolver, error) {
-	f := yamlFile{}
+// readConfig reads a configuration file. The parser suggests names for misspelled keys.
+func readConfig(r io.Reader, parser *kong.Kong) (kong.Resolver, error) {
+	f := configFile{map[string]yaml.Node{}, parser}
 	d := yaml.NewDecoder(r)
-	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+	if err := d.Decode(&f.values); err != nil && !errors.Is(err, io.EOF) {
 		var wrong *yaml.TypeError
 		if errors.As(err, &wrong) && !strings.Contains(err.Error(), "already defined") {
 			return nil, errors.New("configuration file: want the names of flags with their values, such as  listen: 0.0.0.0:8080")
@@ -45,83 +47,30 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 	return f, nil
 }
 
-// Validate refuses keys that name no flag: a misspelt limit must not be lost
-// silently.
-func (f yamlFile) Validate(app *kong.Application) error {
+// Validate refuses keys that name no flag, because a misspelled limit must not be ignored silently.
+func (f configFile) Validate(app *kong.Application) error {
 	known := flagsOfServe(app)
-	for key := range f {
+	for key := range f.values {
 		if slices.Contains(known, key) && key != "config" {
 			continue
 		}
-		hint := ""
-		if like := nearest(key, known); like != key && levenshtein.ComputeDistance(key, like) <= len(like)/2 {
-			hint = fmt.Sprintf("did you mean %q? ", like)
+		hint := suggestion(f.parser, key)
+		if hint != "" {
+			hint = "did you mean " + hint + "? "
 		}
 		return fmt.Errorf("configuration file: unknown key %q: %sWant the name of a flag of serve, without the dashes", redact(key), hint)
 	}
 	return nil
 }
 
-// flagsOfServe are the names of serve's flags.
-func flagsOfServe(app *kong.Application) (names []string) {
-	for _, command := range app.Children {
-		if command.Name == "serve" {
-			for _, flag := range command.Flags {
-				names = append(names, flag.Name)
-			}
-		}
-	}
-	return names
-}
-
-// misspelt returns, in words, the variables that are nearly those of flags. One
-// of another kind may be somebody else's: Kubernetes makes some of the names of
-// services.
-func misspelt(app *kong.Application, environ []string) (hints []string) {
-	var known []string
-	for _, name := range flagsOfServe(app) {
-		known = append(known, "JOBBRIDGE_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
-	}
-	for _, variable := range environ {
-		name, _, _ := strings.Cut(variable, "=")
-		if !strings.HasPrefix(name, "JOBBRIDGE_") || slices.Contains(known, name) {
-			continue
-		}
-		if positive := strings.Replace(name, "JOBBRIDGE_NO_", "JOBBRIDGE_", 1); slices.Contains(known, positive) {
-			hints = append(hints, fmt.Sprintf("variable %s has no effect: set %s=false", name, positive))
-		} else if like := nearest(name, known); levenshtein.ComputeDistance(name, like) <= 2 {
-			hints = append(hints, fmt.Sprintf("variable %s has no effect: did you mean %s?", name, like))
-		}
-	}
-	return hints
-}
-
-// redact hides what a value must not show: who connects, in a URL, and a secret
-// where none belongs.
-func redact(text string) string {
-	return userInfo.ReplaceAllString(secretWord.ReplaceAllString(text, "…"), "${1}…@")
-}
-
-var (
-	secretWord = regexp.MustCompile(`whsec_\S*`)
-	userInfo   = regexp.MustCompile(`(//|^|[ ,\[])[^/@ ,\[\]]*:[^@ ,\]]*@`)
-)
-
-// nearest returns the name that is most like s.
-func nearest(s string, names []string) string {
-	return slices.MinFunc(names, func(a, b string) int {
-		return levenshtein.ComputeDistance(s, a) - levenshtein.ComputeDistance(s, b)
-	})
-}
-
 // Resolve implements [kong.Resolver].
-func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, env := range flag.Envs {
 		if _, ok := os.LookupEnv(env); ok {
 			return nil, nil // the environment wins
 		}
 	}
-	node, ok := f[flag.Name]
+	node, ok := f.values[flag.Name]
 	switch {
 	case !ok || node.Tag == "!!null":
 		return nil, nil
@@ -137,21 +86,72 @@ func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 	return nil, fmt.Errorf("configuration file: %s: want one value", flag.Name)
 }
 
-// configCmd is about the configuration that serve would run with.
+// flagsOfServe returns the names of the flags of serve.
+func flagsOfServe(app *kong.Application) (names []string) {
+	for _, command := range app.Children {
+		if command.Name == "serve" {
+			for _, flag := range command.Flags {
+				names = append(names, flag.Name)
+			}
+		}
+	}
+	return names
+}
+
+// suggestion returns what kong suggests for a misspelled flag of serve: the quoted names of flags, or "".
+func suggestion(parser *kong.Kong, name string) string {
+	trace, err := kong.Trace(parser, []string{"serve", "--" + name})
+	if err == nil {
+		err = trace.Error
+	}
+	_, hint, _ := strings.Cut(fmt.Sprint(err), ", did you mean ")
+	return strings.ReplaceAll(strings.TrimSuffix(hint, "?"), `"--`, `"`)
+}
+
+// misspelled returns a warning for each variable whose name is nearly the name of a flag. Other unknown variables may belong to
+// somebody else: Kubernetes makes variables from the names of services.
+func misspelled(parser *kong.Kong, environ []string) (warnings []string) {
+	known := flagsOfServe(parser.Model)
+	for _, variable := range environ {
+		variable, _, _ := strings.Cut(variable, "=")
+		rest, ours := strings.CutPrefix(variable, "JOBBRIDGE_")
+		name := strings.ReplaceAll(strings.ToLower(rest), "_", "-")
+		positive := strings.TrimPrefix(name, "no-")
+		switch hint := suggestion(parser, name); {
+		case !ours || slices.Contains(known, name):
+		case slices.Contains(known, positive):
+			warnings = append(warnings, fmt.Sprintf("variable %s has no effect: set %s=false", variable, variableOf(positive)))
+		case hint != "" && !strings.HasPrefix(hint, "one of "):
+			warnings = append(warnings, fmt.Sprintf("variable %s has no effect: did you mean %s?", variable, variableOf(strings.Trim(hint, `"`))))
+		}
+	}
+	return warnings
+}
+
+// variableOf returns the environment variable of a flag.
+func variableOf(flag string) string {
+	return "JOBBRIDGE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// redact hides what a text must not show: user and password in a URL, and a secret in a place where none belongs.
+func redact(text string) string {
+	return userInfo.ReplaceAllString(secretWord.ReplaceAllString(text, "…"), "${1}…@")
+}
+
+var (
+	secretWord = regexp.MustCompile(`whsec_\S*`)
+	userInfo   = regexp.MustCompile(`(//|^|[ ,\[])[^/@ ,\[\]]*:[^@ ,\]]*@`)
+)
+
+// configCmd has the commands about the configuration that serve would run with.
 type configCmd struct {
-	Check configCheckCmd `cmd:"" help:"Say what is wrong with the flags, the environment and the file that serve is given, or nothing."`
-	Print configPrintCmd `cmd:"" help:"Print the value of each flag of serve, and where it comes from."`
-	// Running is Print for a bridge that has read its flags already.
-	Running configRunningCmd `cmd:"" help:"Print what a running bridge was started with, and the secrets that are in force."`
+	Check   configCheckCmd   `cmd:""`
+	Print   configPrintCmd   `cmd:""`
+	Running configRunningCmd `cmd:""`
 }
 
 type configCheckCmd struct {
 	Flags serveFlags `embed:""`
-}
-
-// Help replaces serve's.
-func (configCheckCmd) Help() string {
-	return "Takes the flags of serve. The files that they name must be readable. It opens no port, no connection and no data folder, and writes nothing: what is wrong with those, serve says."
 }
 
 // Run checks what serve checks before it begins.
@@ -160,7 +160,7 @@ func (c *configCheckCmd) Run(k *kong.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	for _, hint := range append(misspelt(k.Model, os.Environ()), o.Warnings()...) {
+	for _, hint := range append(misspelled(k.Kong, os.Environ()), o.Warnings()...) {
 		fmt.Fprintln(s.err, hint)
 	}
 	prints := c.Flags.fingerprints(s.getenv)
@@ -177,11 +177,6 @@ func (c *configCheckCmd) Run(k *kong.Context, s streams) error {
 
 type configPrintCmd struct {
 	Flags serveFlags `embed:""`
-}
-
-// Help replaces serve's.
-func (configPrintCmd) Help() string {
-	return "Takes the flags of serve. Secrets are shown by their fingerprints; the files that hold others by their names."
 }
 
 // Run prints the flags, and checks them.

@@ -4,13 +4,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/alecthomas/kong"
-	"github.com/alecthomas/units"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -174,11 +171,11 @@ func TestVariables(t *testing.T) {
 		t.Error(out, err)
 	}
 	hints := func(environ ...string) string {
-		parser, err := kong.New(new(cli), kong.NamedMapper("path", kong.MapperFunc(decodePath)))
+		parser, err := newParser(new(cli))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Join(misspelt(parser.Model, environ), "\n")
+		return strings.Join(misspelled(parser, environ), "\n")
 	}
 	for variable, want := range map[string]string{
 		"JOBBRIDGE_MAX_BDOY=1": "did you mean JOBBRIDGE_MAX_BODY?", "JOBBRIDGE_NO_QUARANTINE=true": "set JOBBRIDGE_QUARANTINE=false",
@@ -225,15 +222,7 @@ func TestWarnings(t *testing.T) {
 		{[]string{"--nats-listen", "[::]:4222", "--nats-auth-file", workers}, "the NATS listener a certificate"},
 		{[]string{"--nats-listen", "localhost:4222", "--nats-auth-file", workers}, ""},
 	} {
-		var command cli
-		parser, err := kong.New(&command, kong.NamedMapper("path", kong.MapperFunc(decodePath)), kong.TypeMapper(reflect.TypeFor[units.Base2Bytes](), kong.MapperFunc(decodeSize)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := parser.Parse(append([]string{"serve"}, c.args...)); err != nil {
-			t.Fatal(err)
-		}
-		o, err := command.Serve.Flags.options(func(string) string { return "" })
+		o, err := optionsOf(t, c.args...)
 		if err != nil {
 			t.Fatal(err)
 		}

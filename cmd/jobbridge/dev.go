@@ -25,21 +25,21 @@ func (f *serveFlags) welcome(ctx context.Context, s streams, secret string, addr
 	if natsURL != "" {
 		say("and publishes them to workers at  %s", natsURL)
 	}
-	say("operator: %s/readyz and /metrics; journal and --dev secret: %s\n", addrs.Admin, f.DataDir)
+	say("operator: %s/readyz and /metrics; journal and --dev secret: %s\n", addrs.Admin, f.Storage.DataDir)
 	if err := f.firstDelivery(ctx, say, secret, url, natsURL); err != nil && ctx.Err() == nil {
 		say("the first delivery failed: %v\n", err)
 	}
 	self := program()
 	say("In another terminal, see what workers get, and send more:\n\n  %s tail%s\n  %s send%s\n",
 		self, flag("nats-url", natsURL, "nats://127.0.0.1:4222"),
-		self, flag("url", url, "http://127.0.0.1:8080/webhook")+flag("data-dir", f.DataDir, absolute("./jobbridge-data")))
+		self, flag("url", url, "http://127.0.0.1:8080/webhook")+flag("data-dir", f.Storage.DataDir, absolute("./jobbridge-data")))
 }
 
 // firstDelivery subscribes as a worker, posts as the provider, and prints both.
 func (f *serveFlags) firstDelivery(ctx context.Context, say func(string, ...any), secret, url, natsURL string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if natsURL == "" || f.NATSAuthFile != "" {
+	if natsURL == "" || f.Workers.AuthFile != "" {
 		return nil // a worker would need its password here
 	}
 	nc, err := nats.Connect(natsURL, nats.Name("jobbridge serve --dev"))
@@ -48,7 +48,7 @@ func (f *serveFlags) firstDelivery(ctx context.Context, say func(string, ...any)
 	}
 	defer nc.Close()
 	id := uuid.NewString()
-	subject := strings.NewReplacer("{kind}", event.Job, "{status}", "completed", "{id}", id).Replace(f.Subject)
+	subject := strings.NewReplacer("{kind}", event.Job, "{status}", "completed", "{id}", id).Replace(f.Stream.Subject)
 	sub, err := nc.SubscribeSync(subject)
 	if err != nil {
 		return fmt.Errorf("subscribe a worker: %w", err)
@@ -58,7 +58,7 @@ func (f *serveFlags) firstDelivery(ctx context.Context, say func(string, ...any)
 	}
 	body := generation(id, "COMPLETED")
 	header := verify.Sign(secret, time.Now(), body)
-	say("A first delivery, signed and sent from here:\n  → POST %s  Sync-Signature: %s…", f.Path, header[:min(len(header), 28)])
+	say("A first delivery, signed and sent from here:\n  → POST %s  Sync-Signature: %s…", f.Webhook.Path, header[:min(len(header), 28)])
 	r, err := deliver(ctx, http.DefaultClient, url, header, body)
 	if err != nil {
 		return err

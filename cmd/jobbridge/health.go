@@ -14,8 +14,8 @@ import (
 
 // healthCmd is a health check without curl.
 type healthCmd struct {
-	Ready   bool          `help:"Print the state and its reasons, and fail unless the state is ready or journaling. Without this flag, it is enough that the process lives."`
-	Timeout time.Duration `help:"How long to wait for an answer." default:"2s"`
+	Ready   bool
+	Timeout time.Duration `default:"2s"`
 	Admin   adminFlags    `embed:""`
 }
 
@@ -47,16 +47,9 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 
 // drainCmd comes before a bridge with a journal goes for good.
 type drainCmd struct {
-	Timeout time.Duration `help:"How long to wait." default:"10m"`
-	Cancel  bool          `help:"Undo a drain: the bridge says on /readyz again what it can do."`
-	Admin   adminFlags    `embed:""`
-}
-
-// Help implements kong's long help.
-func (drainCmd) Help() string {
-	return `From now on the bridge says "draining" on /readyz, so that load balancers send deliveries elsewhere; it still accepts those that come. It stays so until it is restarted or until jobbridge drain --cancel, also if this command fails. ` +
-		`This command ends when the stream has every event of the journal. Then stop the bridge: with a remote stream, its data folder then holds nothing that the stream does not have. ` +
-		`The command fails if events are left at the end of the timeout, or if the quarantine holds events that the stream can never accept: they are in the bridge's data folder alone.`
+	Timeout time.Duration `default:"10m"`
+	Cancel  bool
+	Admin   adminFlags `embed:""`
 }
 
 const (

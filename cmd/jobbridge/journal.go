@@ -9,26 +9,19 @@ import (
 
 // journalCmd reads the journal in a data folder.
 type journalCmd struct {
-	Print journalPrintCmd `cmd:"" help:"List the events in the journal, oldest first."`
-	Check journalCheckCmd `cmd:"" help:"Read the whole journal; exit 1 if a part of it is damaged."`
+	Print journalPrintCmd `cmd:""`
+	Check journalCheckCmd `cmd:""`
 }
 
 // journalFlags say where the journal is.
 type journalFlags struct {
-	DataDir string `help:"Data folder of the bridge, which may be running." default:"./jobbridge-data" type:"path"`
-	JSON    bool   `name:"json" help:"Print JSON."`
+	DataDir string `default:"${data_dir}" type:"path"`
+	JSON    bool   `name:"json"`
 }
 
 type journalPrintCmd struct {
-	After uint64 `help:"Print the events after this sequence." placeholder:"SEQUENCE"`
+	After uint64 `placeholder:"SEQUENCE"`
 	journalFlags
-}
-
-// Help implements kong's long help.
-func (journalPrintCmd) Help() string {
-	return "Prints sequence, time, subject, message id, size and job key of each event; with --json, its headers and its payload in base64, too. " +
-		"Events are printed in the order of their sequences. " +
-		"The journal keeps an event for serve's --dedupe-window. When the journal needs room, it deletes forwarded events earlier."
 }
 
 // Run prints the records.

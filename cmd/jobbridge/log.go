@@ -14,8 +14,8 @@ import (
 
 // logFlags say what is logged, and how.
 type logFlags struct {
-	LogLevel  zapcore.Level `help:"Least level that is logged: ${enum}." enum:"debug,info,warn,error" default:"info"`
-	LogFormat string        `help:"Form of the log on stderr: ${enum}; auto is console on a terminal." enum:"auto,console,json" default:"auto"`
+	LogLevel  zapcore.Level `enum:"debug,info,warn,error" default:"info"`
+	LogFormat string        `enum:"auto,console,json" default:"auto"`
 }
 
 // logger returns what logs to w, and the queue in between, for the caller to

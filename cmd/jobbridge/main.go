@@ -20,62 +20,67 @@ func main() {
 	tune(os.Getenv)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	hangup := make(chan os.Signal, 1)
-	heed := func() <-chan os.Signal { signal.Notify(hangup, syscall.SIGHUP); return hangup }
-	outlive := func() { signal.Ignore(syscall.SIGPIPE) }
-	os.Exit(exitCode(run(ctx, os.Args[1:], streams{os.Getenv, os.Stdin, os.Stdout, os.Stderr, heed, outlive}), os.Stderr))
+	os.Exit(exitCode(run(ctx, os.Args[1:], streams{os.Getenv, os.Stdin, os.Stdout, os.Stderr}), os.Stderr))
 }
 
-// cli is every knob there is; flags win over the environment, and that over
-// the configuration file.
+// cli has all commands. A flag wins over the environment, and the environment over the configuration file. help.yaml has the texts.
 type cli struct {
-	Serve      serveCmd      `cmd:"" help:"Receive webhooks, store them durably and publish them to NATS."`
-	Send       sendCmd       `cmd:"" help:"Sign a delivery and post it, as the provider does."`
-	Tail       tailCmd       `cmd:"" help:"Print the events that workers get."`
-	Verify     verifyCmd     `cmd:"" help:"Say why a captured delivery does or does not verify."`
-	Stream     streamCmd     `cmd:"" help:"Create, audit or print the stream on your own NATS server."`
-	Quarantine quarantineCmd `cmd:"" help:"List, show, release or remove what was refused or could not be published."`
-	Journal    journalCmd    `cmd:"" help:"List the events in the journal of a data folder, or check the journal for damage."`
-	Config     configCmd     `cmd:"" help:"Check or print the configuration that serve would run with."`
-	Status     statusCmd     `cmd:"" help:"Show a running bridge: its state, lag, quarantine, consumers and last delivery."`
-	Health     healthCmd     `cmd:"" help:"Ask a running bridge whether it is well; for a container's health check."`
-	Drain      drainCmd      `cmd:"" help:"Take a running bridge out of service, and wait until its stream has all events."`
-	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Serve      serveCmd      `cmd:""`
+	Send       sendCmd       `cmd:""`
+	Tail       tailCmd       `cmd:""`
+	Verify     verifyCmd     `cmd:""`
+	Stream     streamCmd     `cmd:""`
+	Quarantine quarantineCmd `cmd:""`
+	Journal    journalCmd    `cmd:""`
+	Config     configCmd     `cmd:""`
+	Status     statusCmd     `cmd:""`
+	Health     healthCmd     `cmd:""`
+	Drain      drainCmd      `cmd:""`
+	Version    versionCmd    `cmd:""`
+	Completion completionCmd `cmd:""`
+	Man        manCmd        `cmd:""`
 }
 
-// streams are what a command reads and writes, and what it is told meanwhile.
+// streams are the environment, the input and the outputs of a command.
 type streams struct {
 	getenv func(string) string
 	in     io.Reader
 	out    io.Writer
 	err    io.Writer
-	// hangup makes SIGHUP mean that files are to be read again, where it would
-	// end the process, and returns where it comes.
-	hangup func() <-chan os.Signal
-	// outlive makes a write to out or err fail when its reader is gone, where it
-	// would end the process.
-	outlive func()
 }
 
-// usageError is a mistake in what was asked for, not in doing it.
+// usageError is a mistake in what was asked for, not a failure while doing it.
 type usageError struct{ error }
 
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// run parses args and runs the command they name.
-func run(ctx context.Context, args []string, s streams) error {
-	var c cli
-	exited := false
-	parser, err := kong.New(&c, kong.Name("jobbridge"),
-		kong.Description("A bridge from signed webhooks to NATS: verified, durable, once per job and status.\n\n"+
-			"Start with:  jobbridge serve --dev"),
-		kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(loadYAML), kong.Writers(s.out, s.err),
+// newParser returns the parser that fills c.
+func newParser(c *cli, options ...kong.Option) (parser *kong.Kong, err error) {
+	load := func(r io.Reader) (kong.Resolver, error) { return readConfig(r, parser) }
+	parser, err = kong.New(c, append([]kong.Option{
+		kong.Name("jobbridge"),
+		kong.Description("A bridge from signed webhooks to NATS: verified, durable, once per job and status."),
+		defaults, kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(load),
 		kong.NamedMapper("path", kong.MapperFunc(decodePath)),
 		kong.TypeMapper(reflect.TypeFor[units.Base2Bytes](), kong.MapperFunc(decodeSize)),
 		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.Exit(func(int) { exited = true }), // --help
-		kong.UsageOnError())
+		kong.ValueFormatter(func(value *kong.Value) string { return value.Help }),
+		kong.UsageOnError(),
+	}, options...)...)
+	if err != nil {
+		return nil, err
+	}
+	limitVariables(parser.Model)
+	ignoreEmpty(parser.Model)
+	return parser, addHelp(parser.Model)
+}
+
+// run parses args and runs the command that they name.
+func run(ctx context.Context, args []string, s streams) error {
+	var c cli
+	exited := false
+	parser, err := newParser(&c, kong.Writers(s.out, s.err), kong.Exit(func(int) { exited = true })) // --help exits
 	if err != nil {
 		return err
 	}
@@ -85,8 +90,6 @@ func run(ctx context.Context, args []string, s streams) error {
 	if args[0] == "--version" {
 		args[0] = "version"
 	}
-	limitVariables(parser.Model)
-	ignoreEmpty(parser.Model)
 	k, err := parser.Parse(args)
 	if exited {
 		return nil
@@ -98,8 +101,8 @@ func run(ctx context.Context, args []string, s streams) error {
 	return k.Run(s)
 }
 
-// exitCode tells the user what went wrong: 1 if it failed, 2 if it was asked
-// for wrongly.
+// exitCode prints the error, and returns the exit code: 1 for a failure, 2 for a mistake in what was asked for. It does not wait
+// for a reader of w that does not read.
 func exitCode(err error, w io.Writer) int {
 	if err == nil {
 		return 0
@@ -109,11 +112,11 @@ func exitCode(err error, w io.Writer) int {
 	if errors.As(err, &u) {
 		text, code = text+"See jobbridge --help, or --help of the command.\n", 2
 	}
-	told := make(chan struct{})
-	go func() { defer close(told); _, _ = io.WriteString(w, text) }()
+	printed := make(chan struct{})
+	go func() { defer close(printed); _, _ = io.WriteString(w, text) }()
 	select {
-	case <-told:
-	case <-time.After(flushTimeout): // nobody reads it
+	case <-printed:
+	case <-time.After(flushTimeout):
 	}
 	return code
 }

@@ -80,23 +80,6 @@ func TestDiagnosis(t *testing.T) {
 	}
 }
 
-// TestHelp: each command explains itself, and every flag says what it is for.
-func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "serve", "send", "tail", "verify", "version"} {
-		out, err := call(t, nil, strings.Fields(command+" --help")...)
-		if err != nil || !strings.Contains(out, "Usage: jobbridge") {
-			t.Errorf("%s: %v\n%s", command, err, out)
-		}
-	}
-}
-
-func TestVersion(t *testing.T) {
-	out, err := call(t, nil, "version")
-	if err != nil || !strings.HasPrefix(out, "jobbridge ") || strings.Count(out, "\n") != 1 {
-		t.Errorf("%q %v", out, err)
-	}
-}
-
 func TestExitCodes(t *testing.T) {
 	for want, err := range map[int]error{0: nil, 1: errors.New("x"), 2: fmt.Errorf("wrapped: %w", usage("x"))} {
 		if got := exitCode(err, io.Discard); got != want {

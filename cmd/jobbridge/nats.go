@@ -15,21 +15,21 @@ import (
 	"github.com/synadia-io/orbit.go/natscontext"
 )
 
-// natsFlags say how to reach a NATS server of the operator's, and as whom. The
-// files are read at each connect, and serve connects again when they change.
+// natsFlags say how to connect to a NATS server of the operator's. The files are read for each connection. serve connects again
+// when they change.
 type natsFlags struct {
-	URL          []string `name:"url" help:"NATS servers, such as nats://a:4222,nats://b:4222." placeholder:"URL"`
-	Context      string   `help:"Context of the nats command to connect with, by its name or file, instead of --nats-url." placeholder:"NAME"`
-	Creds        string   `help:"Credentials file." placeholder:"FILE" type:"path"`
-	Nkey         string   `help:"File with an nkey seed." placeholder:"FILE" type:"path"`
-	User         string   `help:"User name; with --nats-password-file." placeholder:"NAME"`
-	PasswordFile string   `help:"File with the password of --nats-user." placeholder:"FILE" type:"path"`
-	CA           string   `name:"ca" help:"File with the CA certificates of the NATS servers; default: those of the system." placeholder:"FILE" type:"path"`
-	Cert         string   `help:"Client certificate." placeholder:"FILE" type:"path"`
-	Key          string   `help:"Key of --nats-cert." placeholder:"FILE" type:"path"`
-	TLSFirst     bool     `name:"tls-first" help:"Begin with the TLS handshake, for servers with handshake_first in their configuration."`
-	Inbox        string   `help:"Prefix of the subjects on which answers arrive. Default: the prefix of the context; else _INBOX_BRIDGE for serve and stream audit, and _INBOX for the other commands." placeholder:"PREFIX"`
-	Domain       string   `help:"JetStream domain." placeholder:"NAME"`
+	URL          []string `name:"url" placeholder:"URL"`
+	Context      string   `placeholder:"NAME"`
+	Creds        string   `placeholder:"FILE" type:"path"`
+	Nkey         string   `placeholder:"FILE" type:"path"`
+	User         string   `placeholder:"NAME"`
+	PasswordFile string   `placeholder:"FILE" type:"path"`
+	CA           string   `name:"ca" placeholder:"FILE" type:"path"`
+	Cert         string   `placeholder:"FILE" type:"path"`
+	Key          string   `placeholder:"FILE" type:"path"`
+	TLSFirst     bool     `name:"tls-first"`
+	Domain       string   `placeholder:"NAME"`
+	Inbox        string   `placeholder:"PREFIX" hidden:""`
 }
 
 // Configured reports whether a server is named at all.

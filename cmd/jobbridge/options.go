@@ -12,39 +12,44 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// options turns the flags into options. The error joins what is wrong with flags that
-// no option stands for.
+// options turns the flags into options. The error joins the problems of flags that no option stands for.
 func (f *serveFlags) options(getenv func(string) string) (bridge.Options, error) {
-	if f.DataDir == "" && f.Journal == "on" { // config print shows what depends on other flags
-		f.DataDir = absolute(defaultDataDir)
+	if f.Storage.DataDir == "" && f.Storage.Journal == "on" { // config print shows what depends on other flags
+		f.Storage.DataDir = absolute(defaultDataDir)
 	}
-	if f.MaxBodyMemory > 0 {
-		f.MaxBodyMemory = max(f.MaxBodyMemory, 8*f.MaxBody)
+	if f.Webhook.MaxBodyMemory > 0 {
+		f.Webhook.MaxBodyMemory = max(f.Webhook.MaxBodyMemory, 8*f.Webhook.MaxBody)
 	}
+	w := f.Webhook
 	o := bridge.Options{
-		DataDir:   f.DataDir,
+		DataDir:   f.Storage.DataDir,
 		Secrets:   f.secrets(getenv),
-		Tolerance: f.Tolerance,
+		Tolerance: w.Tolerance,
 		Webhook: bridge.WebhookOptions{
-			Listen: f.Listen, Path: f.Path, MaxBody: int(f.MaxBody), MaxBodyMemory: int(f.MaxBodyMemory), MaxInFlight: f.MaxInFlight,
-			MaxConnections: f.MaxConnections, IdleTimeout: f.IdleTimeout, ForgeryRate: cmp.Or(f.ForgeryRate, -1),
+			Listen: w.Listen, Path: w.Path, MaxBody: int(w.MaxBody), MaxBodyMemory: int(w.MaxBodyMemory), MaxInFlight: w.MaxInFlight,
+			MaxConnections: w.MaxConnections, IdleTimeout: w.IdleTimeout, ForgeryRate: cmp.Or(w.ForgeryRate, -1),
 		},
-		Admin:   bridge.AdminOptions{Listen: f.AdminListen, Profile: f.Pprof},
-		Journal: bridge.JournalOptions{Off: f.Journal == "off", MaxBytes: int64(f.JournalMaxBytes), Durability: event.Durability(f.Durability), AcceptClock: f.AcceptClock},
-		Stream:  publisher.StreamOptions{Name: f.Stream, Retention: f.Retention, Dedupe: f.DedupeWindow, MaxBytes: int64(f.MaxBytes)},
-		NATS:    bridge.NATSOptions{Listen: f.NATSListen, NoListen: f.NATSListen == "", MaxConnections: f.MaxWorkers},
+		Admin: bridge.AdminOptions{Listen: f.Admin.Listen, Profile: f.Admin.Pprof},
+		Journal: bridge.JournalOptions{
+			Off: f.Storage.Journal == "off", MaxBytes: int64(f.Storage.MaxBytes),
+			Durability: event.Durability(f.Storage.Durability), AcceptClock: f.Storage.AcceptClock,
+		},
+		Stream: publisher.StreamOptions{
+			Name: f.Stream.Stream, Retention: f.Stream.Retention, Dedupe: f.Storage.DedupeWindow, MaxBytes: int64(f.Stream.MaxBytes),
+		},
+		NATS: bridge.NATSOptions{Listen: f.Workers.Listen, NoListen: f.Workers.Listen == "", MaxConnections: f.Workers.Max},
 		Quarantine: bridge.QuarantineOptions{
 			Off: !f.Quarantine.Enabled, MaxBytes: int64(f.Quarantine.Bytes), MaxAge: f.Quarantine.Age, MaxBody: int(f.Quarantine.MaxBody),
 		},
-		Shutdown: bridge.ShutdownOptions{Delay: f.DrainDelay, Forward: cmp.Or(f.DrainTimeout, -1)},
+		Shutdown: bridge.ShutdownOptions{Delay: f.Shutdown.DrainDelay, Forward: cmp.Or(f.Shutdown.DrainTimeout, -1)},
 	}
-	problems := []error{f.check()}
+	problems := []error{f.check(), f.checkZeros()}
 	add := func(err error) { problems = append(problems, err) }
 	var err error
-	if o.Stream.Subject, err = event.ParseTemplate(f.Subject); err != nil {
+	if o.Stream.Subject, err = event.ParseTemplate(f.Stream.Subject); err != nil {
 		add(usage("--subject: %w", err))
 	}
-	for _, s := range f.TrustedProxies {
+	for _, s := range w.TrustedProxies {
 		_, network, err := net.ParseCIDR(strings.TrimSpace(s))
 		if err != nil {
 			add(usage("--trusted-proxies: %w: want a network such as 10.0.0.0/8, or 10.0.0.1/32 for one address", err))
@@ -52,10 +57,10 @@ func (f *serveFlags) options(getenv func(string) string) (bridge.Options, error)
 		}
 		o.Webhook.TrustedProxies = append(o.Webhook.TrustedProxies, network)
 	}
-	if path := f.AdminTokenFile; path != "" {
+	if path := f.Admin.TokenFile; path != "" {
 		o.Admin.Token = bridge.Files(func() (string, error) { return readToken(path) }, path)
 	}
-	if path := f.NATSAuthFile; path != "" {
+	if path := f.Workers.AuthFile; path != "" {
 		o.NATS.Workers = bridge.Files(func() ([]publisher.Worker, error) { return readWorkers(path) }, path)
 	}
 	if f.NATS.Configured() {
@@ -65,52 +70,51 @@ func (f *serveFlags) options(getenv func(string) string) (bridge.Options, error)
 			add(err)
 		}
 	}
-	add(f.certificates(&o))
-	return o, errors.Join(problems...)
+	var certificates [4]error
+	o.Webhook.ACME, certificates[0] = f.ACME.options(f.Storage.DataDir)
+	o.Webhook.TLS, certificates[1] = f.TLS.source("")
+	o.Admin.TLS, certificates[2] = f.AdminTLS.source("admin-")
+	o.NATS.TLS, certificates[3] = f.WorkersTLS.source("nats-")
+	return o, errors.Join(append(problems, certificates[:]...)...)
 }
 
-// checked returns the options, and joins all that serve would not start with.
+// checked returns the options. The error joins all problems that would keep serve from starting.
 func (f *serveFlags) checked(getenv func(string) string) (bridge.Options, error) {
 	o, err := f.options(getenv)
 	return o, errors.Join(err, inFlags(o.Check()))
 }
 
-// certificates adds the certificates of the listeners to the options.
-func (f *serveFlags) certificates(o *bridge.Options) error {
-	var problems [4]error
-	o.Webhook.ACME, problems[0] = f.ACME.options(f.DataDir)
-	o.Webhook.TLS, problems[1] = f.WebhookTLS.source("")
-	o.Admin.TLS, problems[2] = f.AdminTLS.source("admin-")
-	o.NATS.TLS, problems[3] = f.NATSTLS.source("nats-")
-	return errors.Join(problems[:]...)
-}
-
-// check refuses what the options cannot express: flags that contradict each other,
-// and a 0 that would mean the default there.
+// check refuses flags that contradict each other in a way that the options cannot express.
 func (f *serveFlags) check() error {
 	_, err := f.Trace.endpoint()
 	problems := []error{err}
-	for _, rule := range []struct {
-		broken  bool
-		message string
-	}{
-		{f.Dev && (f.WebhookTLS.Configured() || len(f.ACME.Domain) > 0 || f.AdminTLS.Configured() || f.NATSTLS.Configured()), "--dev speaks plainly: leave out the certificates"},
-		{f.Dev && f.NATS.Configured(), "--dev is for a try without other servers: leave out --nats-url and --nats-context"},
-		{!f.NATS.Configured() && f.NATS.Creds+f.NATS.Nkey+f.NATS.User != "", "there are credentials for NATS, and no server: give --nats-url too"},
-		{f.ForgeryRate < 0 || f.DrainTimeout < 0, "--forgery-rate and --drain-timeout must not be below 0"},
-	} {
-		if rule.broken {
-			problems = append(problems, usage("%s", rule.message))
+	refuse := func(broken bool, message string) {
+		if broken {
+			problems = append(problems, usage("%s", message))
 		}
 	}
+	refuse(f.Dev && (f.TLS.Configured() || len(f.ACME.Domain) > 0 || f.AdminTLS.Configured() || f.WorkersTLS.Configured()),
+		"--dev does not use TLS: leave out the certificates")
+	refuse(f.Dev && f.NATS.Configured(), "--dev is for a try without other servers: leave out --nats-url and --nats-context")
+	refuse(!f.NATS.Configured() && f.NATS.Creds+f.NATS.Nkey+f.NATS.User != "", "there are credentials for NATS, and no server: give --nats-url too")
+	refuse(f.Webhook.ForgeryRate < 0 || f.Shutdown.DrainTimeout < 0, "--forgery-rate and --drain-timeout must not be below 0")
+	return errors.Join(problems...)
+}
+
+// checkZeros refuses a value that is empty or 0 where the options would replace it with the default.
+func (f *serveFlags) checkZeros() error {
+	w := f.Webhook
+	var problems []error
 	for _, flag := range []struct {
 		name string
 		zero bool
 	}{
-		{"--listen", f.Listen == ""}, {"--admin-listen", f.AdminListen == ""}, {"--stream", f.Stream == ""}, {"--tolerance", f.Tolerance == 0},
-		{"--retention", f.Retention == 0}, {"--dedupe-window", f.DedupeWindow == 0}, {"--max-body", f.MaxBody == 0}, {"--max-body-memory", f.MaxBodyMemory == 0},
-		{"--max-in-flight", f.MaxInFlight == 0}, {"--max-connections", f.MaxConnections == 0}, {"--max-workers", f.MaxWorkers == 0}, {"--idle-timeout", f.IdleTimeout == 0},
-		{"--quarantine-bytes", f.Quarantine.Bytes == 0}, {"--quarantine-age", f.Quarantine.Age == 0}, {"--quarantine-max-body", f.Quarantine.MaxBody == 0},
+		{"--listen", w.Listen == ""}, {"--admin-listen", f.Admin.Listen == ""}, {"--stream", f.Stream.Stream == ""},
+		{"--tolerance", w.Tolerance == 0}, {"--retention", f.Stream.Retention == 0}, {"--dedupe-window", f.Storage.DedupeWindow == 0},
+		{"--max-body", w.MaxBody == 0}, {"--max-body-memory", w.MaxBodyMemory == 0}, {"--max-in-flight", w.MaxInFlight == 0},
+		{"--max-connections", w.MaxConnections == 0}, {"--idle-timeout", w.IdleTimeout == 0}, {"--max-workers", f.Workers.Max == 0},
+		{"--quarantine-bytes", f.Quarantine.Bytes == 0}, {"--quarantine-age", f.Quarantine.Age == 0},
+		{"--quarantine-max-body", f.Quarantine.MaxBody == 0},
 	} {
 		if flag.zero {
 			problems = append(problems, usage("%s must not be empty or 0", flag.name))
@@ -119,8 +123,8 @@ func (f *serveFlags) check() error {
 	return errors.Join(problems...)
 }
 
-// inFlags returns an error of the bridge with the names of flags in the place of those
-// of options. What is wrong with an option, or with the folder, was asked for wrongly.
+// inFlags returns an error of the bridge with the names of flags instead of the names of options. A wrong option, and a data
+// folder of the first version, are mistakes in what was asked for.
 func inFlags(err error) error {
 	if err == nil {
 		return nil
@@ -133,8 +137,7 @@ func inFlags(err error) error {
 	return text
 }
 
-// flagNames are the flags of serve by the options that they set. A name comes before
-// those that it begins with.
+// flagNames replaces the name of each option with the flag of serve that sets it. A longer name comes before its own beginning.
 var flagNames = strings.NewReplacer(
 	"Options.DataDir", "--data-dir",
 	"Options.Secrets", "--secret-file",

@@ -18,10 +18,10 @@ import (
 // quarantineCmd is about what needs an operator: refused requests that may be
 // authentic, and authentic events that the stream did not accept.
 type quarantineCmd struct {
-	List    quarantineListCmd    `cmd:"" help:"List the refused requests, and the authentic events that the stream did not accept."`
-	Show    quarantineShowCmd    `cmd:"" help:"Print one entry: its headers to standard error, its body to standard output. A body that came compressed is printed inflated."`
-	Release quarantineReleaseCmd `cmd:"" help:"Publish entries: refused requests that verify with the present secrets, and authentic events once more. Exit 1 if any stays in the quarantine."`
-	Purge   quarantinePurgeCmd   `cmd:"" help:"Remove entries for good. An authentic event that is removed is lost: the stream does not have it."`
+	List    quarantineListCmd    `cmd:""`
+	Show    quarantineShowCmd    `cmd:""`
+	Release quarantineReleaseCmd `cmd:""`
+	Purge   quarantinePurgeCmd   `cmd:""`
 }
 
 type quarantineListCmd struct {
@@ -64,7 +64,7 @@ func printQuarantined(s streams, asJSON bool, list []operator.Entry) error {
 }
 
 type quarantineShowCmd struct {
-	Sequence uint64     `arg:"" help:"Number of the entry in the list."`
+	Sequence uint64     `arg:""`
 	Admin    adminFlags `embed:""`
 }
 
@@ -95,10 +95,10 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 }
 
 type quarantineReleaseCmd struct {
-	Sequence []uint64   `arg:"" optional:"" help:"Numbers of the entries in the list; default: all."`
-	DryRun   bool       `help:"Only say what a release would do: which requests verify with the present secrets, and for which jobs they are."`
-	Stale    bool       `help:"Also requests whose time of signing was further from their arrival than --tolerance of serve allows: after a wrong clock or a pause."`
-	Force    bool       `help:"Also requests that are older than the duplicate window (--dedupe-window of serve). Look for their jobs in the stream first: an event that is stored already would be stored twice."`
+	Sequence []uint64 `arg:"" optional:""`
+	DryRun   bool
+	Stale    bool
+	Force    bool
 	Admin    adminFlags `embed:""`
 }
 
@@ -128,8 +128,8 @@ func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 }
 
 type quarantinePurgeCmd struct {
-	Sequence []uint64   `arg:"" optional:"" help:"Numbers of the entries in the list."`
-	All      bool       `help:"Remove all entries, authentic events included."`
+	Sequence []uint64 `arg:"" optional:""`
+	All      bool
 	Admin    adminFlags `embed:""`
 }
 

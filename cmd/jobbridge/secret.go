@@ -24,7 +24,7 @@ const secretEnv = "SYNC_WEBHOOK_SECRET"
 // secretFlags is where the signing secret comes from. It is never an argument:
 // those are seen by every user of the machine.
 type secretFlags struct {
-	SecretFile string `help:"File with the signing secret; several, one a line, during a rotation. Else the variable SYNC_WEBHOOK_SECRET (comma or newline between several)." placeholder:"FILE" type:"path"`
+	SecretFile string `placeholder:"FILE" type:"path"`
 }
 
 // read returns the secrets of the file and the variable; none is no error.

@@ -26,17 +26,17 @@ import (
 )
 
 type sendCmd struct {
-	URL         string         `help:"Where to post." default:"http://127.0.0.1:8080/webhook"`
-	Status      string         `help:"Status of the generation." default:"COMPLETED"`
-	ID          string         `help:"Id of the generation; all of --count get the same. Default: a new one each." placeholder:"ID"`
-	File        string         `help:"Send these bytes instead; - is standard input." placeholder:"FILE"`
-	Count       int            `help:"How many to send." default:"1"`
-	Rate        float64        `help:"How many a second at most; 0 is as fast as answers come."`
-	Concurrency int            `help:"How many at once." default:"1"`
-	At          string         `help:"Time of signing: RFC 3339, or relative to now, such as --at=-10m." placeholder:"TIME"`
-	Tamper      string         `help:"Part of the delivery to damage after signing: ${enum}." enum:"none,body,signature,header" default:"none"`
-	DataDir     string         `help:"Data folder of a bridge started with serve --dev; its secret is used unless --secret-file or SYNC_WEBHOOK_SECRET is given." default:"./jobbridge-data" type:"path"`
-	TLS         clientTLSFlags `embed:"" set:"prefix=" set:"instead="`
+	URL         string `default:"${webhook_url}"`
+	Status      string `default:"COMPLETED"`
+	ID          string `placeholder:"ID"`
+	File        string `placeholder:"FILE"`
+	Count       int    `default:"1"`
+	Rate        float64
+	Concurrency int            `default:"1"`
+	At          string         `placeholder:"TIME"`
+	Tamper      string         `enum:"none,body,signature,header" default:"none"`
+	DataDir     string         `default:"${data_dir}" type:"path"`
+	TLS         clientTLSFlags `embed:""`
 	Secrets     secretFlags    `embed:""`
 }
 

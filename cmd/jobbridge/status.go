@@ -19,14 +19,8 @@ import (
 
 // statusCmd shows a running bridge on one page.
 type statusCmd struct {
-	Timeout time.Duration `help:"How long to wait for the answers." default:"5s"`
+	Timeout time.Duration `default:"5s"`
 	Admin   adminFlags    `embed:""`
-}
-
-// Help implements kong's long help.
-func (statusCmd) Help() string {
-	return "Prints the state of a running bridge, how many events wait to be forwarded, what the quarantine holds, the consumers of the embedded stream, and the last delivery. " +
-		"It exits with 0 whatever the state is; jobbridge health --ready is for checks."
 }
 
 // bridgeStatus is what the command prints. What the bridge does not have is nil.

@@ -18,19 +18,19 @@ import (
 // streamCmd is about the stream on an operator's NATS: serve itself only looks
 // at it.
 type streamCmd struct {
-	Print  streamPrintCmd  `cmd:"" help:"Print the stream's configuration, for nats stream add --config."`
-	Create streamCreateCmd `cmd:"" help:"Create the stream, with credentials that may do so. A stream that exists is audited and not changed."`
-	Audit  streamAuditCmd  `cmd:"" help:"Say what is wrong with the stream, and what to change; exit 1 if events cannot be stored."`
+	Print  streamPrintCmd  `cmd:""`
+	Create streamCreateCmd `cmd:""`
+	Audit  streamAuditCmd  `cmd:""`
 }
 
 // streamFlags describe the stream.
 type streamFlags struct {
-	Stream       string           `help:"Name of the stream." default:"JOBS"`
-	Subject      string           `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
-	Retention    time.Duration    `help:"How long the stream keeps an event." default:"168h"`
-	DedupeWindow time.Duration    `help:"Duplicate window of the stream: how long it remembers a message id." default:"24h"`
-	MaxBytes     units.Base2Bytes `help:"Bound of the stream; 0 is none." default:"10GiB"`
-	Replicas     int              `help:"How many servers hold the stream: 1, 3 or 5." default:"1"`
+	Stream       string           `default:"${stream}"`
+	Subject      string           `default:"${subject}"`
+	Retention    time.Duration    `default:"${retention}"`
+	DedupeWindow time.Duration    `default:"${dedupe_window}"`
+	MaxBytes     units.Base2Bytes `default:"10GiB"`
+	Replicas     int              `default:"1"`
 }
 
 func (f streamFlags) config() (jetstream.StreamConfig, error) {
@@ -62,9 +62,9 @@ func (c *streamPrintCmd) Run(s streams) error {
 
 // auditFlags say what the stream must be good for.
 type auditFlags struct {
-	Tolerance time.Duration    `help:"How far the time of signing may be in the past or in the future, as for serve." default:"5m"`
-	MaxBody   units.Base2Bytes `help:"Largest body, as for serve." default:"1MiB"`
-	JSON      bool             `name:"json" help:"Print the findings as JSON."`
+	Tolerance time.Duration    `default:"${tolerance}"`
+	MaxBody   units.Base2Bytes `default:"${max_body}"`
+	JSON      bool             `name:"json"`
 }
 
 type streamCreateCmd struct {
@@ -156,8 +156,8 @@ func differences(have, want jetstream.StreamConfig) (list []string) {
 }
 
 type streamAuditCmd struct {
-	Stream  string     `help:"Name of the stream." default:"JOBS"`
-	Subject string     `help:"Subject of an event, as for serve." default:"{kind}.{status}"`
+	Stream  string     `default:"${stream}"`
+	Subject string     `default:"${subject}"`
 	Audit   auditFlags `embed:""`
 	NATS    natsFlags  `embed:"" prefix:"nats-"`
 }

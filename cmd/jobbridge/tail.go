@@ -15,13 +15,13 @@ import (
 )
 
 type tailCmd struct {
-	Subject   string    `arg:"" optional:"" help:"Subject, with * and > as in NATS." default:"job.>"`
-	AuthFile  string    `help:"File with a name:password line to connect with." placeholder:"FILE" type:"path"`
-	Stream    string    `help:"Stream for --from-start." default:"JOBS"`
-	FromStart bool      `help:"Begin with the oldest event of the stream, then follow. Without it, a plain subscription shows new events only."`
-	Job       string    `help:"Only the events of this job." placeholder:"ID"`
-	JSON      bool      `name:"json" help:"Print one JSON object a line: subject, sequence, headers, data."`
-	Count     int       `help:"Stop after this number of events; 0 is never."`
+	Subject   string `arg:"" optional:"" default:"job.>"`
+	AuthFile  string `placeholder:"FILE" type:"path"`
+	Stream    string `default:"${stream}"`
+	FromStart bool
+	Job       string `placeholder:"ID"`
+	JSON      bool   `name:"json"`
+	Count     int
 	NATS      natsFlags `embed:"" prefix:"nats-"`
 }
 

@@ -13,9 +13,9 @@ import (
 // tlsFlags make a listener speak TLS with certificates from files. They are
 // there once for each listener, under a prefix.
 type tlsFlags struct {
-	Cert     string `name:"tls-cert" help:"Certificate chain (PEM) of the ${listener}, which then speaks TLS. Read again when it changes." placeholder:"FILE" type:"path"`
-	Key      string `name:"tls-key" help:"Key of --${prefix}tls-cert." placeholder:"FILE" type:"path"`
-	ClientCA string `name:"tls-client-ca" help:"Certificates of the CAs ${clients}." placeholder:"FILE" type:"path"`
+	Cert     string `name:"tls-cert" placeholder:"FILE" type:"path"`
+	Key      string `name:"tls-key" placeholder:"FILE" type:"path"`
+	ClientCA string `name:"tls-client-ca" placeholder:"FILE" type:"path"`
 }
 
 // Configured reports whether the listener speaks TLS.
@@ -60,10 +60,10 @@ func (f tlsFlags) read(prefix string) (c bridge.Certificate, err error) {
 
 // clientTLSFlags say whom a command trusts, and who it is itself.
 type clientTLSFlags struct {
-	CA         string `name:"ca" help:"File with the certificates that the listener's is checked against, if it speaks TLS; default: the system's." placeholder:"FILE" type:"path"`
-	Cert       string `help:"Your certificate, of its --${prefix}tls-client-ca${instead}." placeholder:"FILE" type:"path"`
-	Key        string `help:"Key of --${prefix}cert." placeholder:"FILE" type:"path"`
-	ServerName string `help:"Name in the listener's certificate, if it is not that in the URL." placeholder:"NAME"`
+	CA         string `name:"ca" placeholder:"FILE" type:"path"`
+	Cert       string `placeholder:"FILE" type:"path"`
+	Key        string `placeholder:"FILE" type:"path"`
+	ServerName string `placeholder:"NAME"`
 }
 
 // config reads the files; the prefix of the flags is for what is wrong.
@@ -105,11 +105,11 @@ func readRoots(path string) (*x509.CertPool, error) {
 // acmeFlags make the webhook listener speak TLS with certificates of its own,
 // from a CA that speaks ACME.
 type acmeFlags struct {
-	Domain []string `help:"Domains to get a certificate for by ACME (TLS-ALPN): port 443 of each must lead to the webhook listener. Implies that you agree to the CA's terms." placeholder:"NAME"`
-	Email  string   `help:"Where the CA reaches you." placeholder:"ADDRESS"`
-	CA     string   `name:"ca" help:"ACME directory of the CA." default:"https://acme-v02.api.letsencrypt.org/directory" placeholder:"URL"`
-	Root   string   `help:"Certificates that the directory's own is checked against, for a CA of yours." placeholder:"FILE" type:"path"`
-	Dir    string   `help:"Folder for the account and the certificates; default: acme in the data folder." placeholder:"DIR" type:"path"`
+	Domain []string `placeholder:"NAME"`
+	Email  string   `placeholder:"ADDRESS"`
+	CA     string   `name:"ca" default:"${acme_ca}"`
+	Root   string   `placeholder:"FILE" type:"path"`
+	Dir    string   `placeholder:"DIR" type:"path"`
 }
 
 // options turns the flags into options. dataDir may be empty.

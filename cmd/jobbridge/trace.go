@@ -20,8 +20,8 @@ import (
 
 // traceFlags turn traces on.
 type traceFlags struct {
-	OtlpEndpoint string  `help:"OpenTelemetry collector to send traces to over OTLP/HTTP, such as http://127.0.0.1:4318; its headers and certificates come from the OTEL_EXPORTER_OTLP_ variables, names from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. Empty, or with OTEL_SDK_DISABLED=true: no traces." placeholder:"URL"`
-	TraceRatio   float64 `help:"Part of the deliveries that are traced, where the sender has not decided." default:"1"`
+	OtlpEndpoint string  `placeholder:"URL"`
+	TraceRatio   float64 `default:"1" hidden:""`
 }
 
 // traceTimeout bounds the last export.
@@ -65,7 +65,7 @@ func (f traceFlags) tracer(ctx context.Context, getenv func(string) string, log 
 		return nil, nil, usage("--otlp-endpoint: %w", err)
 	}
 	// The last one wins: the environment knows better what we are called here.
-	self, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(attribute.String("service.name", "jobbridge"), attribute.String("service.version", version())), resource.WithFromEnv())
+	self, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(attribute.String("service.name", "jobbridge"), attribute.String("service.version", readBuild().Version)), resource.WithFromEnv())
 	if self == nil {
 		return nil, nil, fmt.Errorf("traces: %w", err)
 	}

@@ -19,11 +19,11 @@ import (
 )
 
 type verifyCmd struct {
-	Header    string        `help:"The Sync-Signature header as it came." required:"" placeholder:"t=…,v1=…"`
-	File      string        `help:"The body as it came; - is standard input." default:"-" placeholder:"FILE"`
-	At        string        `help:"Verify as of this time: RFC 3339, or relative to now, such as --at=-1h. Default: now." placeholder:"TIME"`
-	Tolerance time.Duration `help:"How far the time of signing may be in the past or in the future." default:"5m"`
-	DataDir   string        `help:"Data folder of a bridge started with serve --dev; its secret is used unless --secret-file or SYNC_WEBHOOK_SECRET is given." default:"./jobbridge-data" type:"path"`
+	Header    string        `required:"" placeholder:"t=…,v1=…"`
+	File      string        `default:"-" placeholder:"FILE"`
+	At        string        `placeholder:"TIME"`
+	Tolerance time.Duration `default:"${tolerance}"`
+	DataDir   string        `default:"${data_dir}" type:"path"`
 	Secrets   secretFlags   `embed:""`
 }
 
