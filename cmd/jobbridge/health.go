@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
 // healthCmd is a health check without curl.
@@ -37,7 +38,7 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 		operator.Report
 	}
 	_ = json.NewDecoder(resp.Body).Decode(&report) // the code says enough
-	said := strings.Join(append([]string{report.Status + string(report.State)}, report.Reasons...), "; ")
+	said := event.Printable(strings.Join(append([]string{report.Status + string(report.State)}, report.Reasons...), "; "), 0)
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", resp.Status, said)
 	}
@@ -119,7 +120,7 @@ func left(stats operator.Forwarded) error {
 	}
 	why := ""
 	if stats.Reason != "" {
-		why = ": " + stats.Reason
+		why = ": " + event.Printable(stats.Reason, 0)
 	}
 	return fmt.Errorf("%d events are not forwarded yet%s", stats.Lag, why)
 }

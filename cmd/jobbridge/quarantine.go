@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
 // quarantineCmd is about what needs an operator: refused requests that may be
@@ -58,7 +59,8 @@ func printQuarantined(s streams, asJSON bool, list []operator.Entry) error {
 			result += ", job " + e.Job
 		}
 		received := e.ReceivedAt.Local().Format(time.DateTime)
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, received, e.Kind, e.Reason, from, e.Bytes, result)
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", e.Sequence, received, e.Kind,
+			event.Printable(e.Reason, 0), event.Printable(from, 0), e.Bytes, event.Printable(result, 0))
 	}
 	return w.Flush()
 }
@@ -84,11 +86,11 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 		fmt.Fprintf(s.err, "received %s from %s: %s\n", e.ReceivedAt.Format(time.RFC3339Nano), e.Remote, e.Reason)
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
-		fmt.Fprintf(s.err, "%s: %s\n", name, shorten([]byte(e.Header[name])))
+		fmt.Fprintf(s.err, "%s: %s\n", name, shorten(e.Header[name]))
 	}
 	body := e.Body
 	if isTerminal(s.out) {
-		body = append([]byte(printable(body)), '\n')
+		body = append([]byte(event.Printable(string(body), 0)), '\n')
 	}
 	_, err := io.Copy(s.out, bytes.NewReader(body))
 	return err

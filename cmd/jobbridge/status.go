@@ -150,7 +150,7 @@ func (b bridgeStatus) print(w io.Writer, now time.Time) error {
 	}
 	row("state", "%s", b.State)
 	for _, reason := range b.Reasons {
-		row("", "%s", printable([]byte(reason)))
+		row("", "%s", event.Printable(reason, 0))
 	}
 	row("started", "%s", ago(&b.StartedAt))
 	if b.Durability != "" {

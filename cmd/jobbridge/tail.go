@@ -163,30 +163,13 @@ func (c *tailCmd) printer(w io.Writer) func(stored) error {
 			seq = fmt.Sprintf("#%d ", e.seq)
 		}
 		_, err := fmt.Fprintf(w, "%s %s%s %s %s\n", faint.Sprint(received.Local().Format("15:04:05.000")), seq,
-			paint.Sprintf("%-16s", e.subject), e.headers.Get(event.JobIDHeader), faint.Sprint(shorten(e.data)))
+			paint.Sprintf("%-16s", shorten(e.subject)), shorten(e.headers.Get(event.JobIDHeader)), faint.Sprint(shorten(string(e.data))))
 		return err
 	}
 }
 
-// shorten keeps a line a line.
-func shorten(data []byte) string {
-	const limit = 96
-	text := printable(data)
-	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit]) + "…"
-	}
-	return text
-}
-
-// printable drops what a terminal would take for more than text.
-func printable(data []byte) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 {
-			return ' ' // an escape sequence would reach the terminal
-		}
-		return r
-	}, strings.ToValidUTF8(string(data), "\ufffd"))
-}
+// shorten makes one line of at most 96 characters of data.
+func shorten(data string) string { return event.Printable(data, 96) }
 
 // jsonLine prints data as JSON where it is, and as a string where not.
 func jsonLine(w io.Writer) func(stored) error {

@@ -52,18 +52,11 @@ func (e Event) AppendHeader(dst []byte) []byte {
 	return dst
 }
 
-// appendLine appends one header line. It replaces a line break in the value by a space, because a line break would begin
-// another header.
+// appendLine appends one header line.
 func appendLine(dst []byte, name, value string) []byte {
 	dst = append(dst, name...)
 	dst = append(dst, ": "...)
-	start := len(dst)
-	dst = append(dst, value...)
-	for i, c := range dst[start:] {
-		if c == '\r' || c == '\n' {
-			dst[start+i] = ' '
-		}
-	}
+	dst = append(dst, Printable(value, 0)...) // a line break would begin another header
 	return append(dst, "\r\n"...)
 }
 

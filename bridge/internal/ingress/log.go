@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/logging"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
 )
 
@@ -53,8 +54,8 @@ func (in *Ingress) logDelivery(r *http.Request, d *delivery, outcome string, sta
 			zap.String("durability", string(d.receipt.Durability)))
 	}
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
-		fields = append(fields, zap.String("method", logging.Printable(r.Method, 32)),
-			zap.String("path", logging.Printable(r.URL.Path, 128)))
+		fields = append(fields, zap.String("method", event.Printable(r.Method, 32)),
+			zap.String("path", event.Printable(r.URL.Path, 128)))
 	}
 	if d.reason == wrongPath {
 		fields = append(fields, zap.String("hint", "the webhook is at "+in.cfg.Path+": correct the URL at the sender, or set the bridge's path"))

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/jobbridge/jobbridge/bridge/internal/logging"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/labstack/echo/v4"
 	"go.uber.org/zap"
 )
@@ -45,7 +45,7 @@ func (f *forwarded) client(direct string, header []string) string {
 		if addr, ok = parseForwarded(entries[i]); !ok {
 			f.warned.Do(func() {
 				f.log.Warn("X-Forwarded-For holds what is not an address: such requests count as their proxy's; this is logged once",
-					zap.String("entry", logging.Printable(entries[i], 64)), zap.String("proxy", direct))
+					zap.String("entry", event.Printable(entries[i], 64)), zap.String("proxy", direct))
 			})
 			return direct
 		}

@@ -9,8 +9,8 @@ import (
 	stdlog "log"
 	"strings"
 	"time"
-	"unicode"
 
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -57,23 +57,6 @@ type errorWriter struct{ log *zap.Logger }
 
 // Write implements [io.Writer].
 func (w errorWriter) Write(p []byte) (int, error) {
-	w.log.Info("http server", zap.String("error", Printable(string(bytes.TrimSpace(p)), 4096)))
+	w.log.Info("http server", zap.String("error", event.Printable(string(bytes.TrimSpace(p)), 4096)))
 	return len(p), nil
-}
-
-// Printable returns at most limit runes of a text that a sender chose, and replaces
-// those that a terminal obeys.
-func Printable(s string, limit int) string {
-	var b strings.Builder
-	for _, r := range s {
-		if limit--; limit < 0 {
-			b.WriteRune('…')
-			break
-		}
-		if !unicode.IsPrint(r) && r != '\n' && r != '\t' { // the log writes these two as \n and \t
-			r = unicode.ReplacementChar
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

@@ -58,7 +58,7 @@ func (c *contents) head() []byte {
 	var b bytes.Buffer
 	line := func(name, value string) {
 		if value != "" || slices.Contains(required, name) {
-			fmt.Fprintf(&b, "%s: %s\n", name, oneLine(value))
+			fmt.Fprintf(&b, "%s: %s\n", name, event.Printable(value, 0))
 		}
 	}
 	line(reasonLine, c.Reason)
@@ -76,16 +76,6 @@ func (c *contents) head() []byte {
 	b.Write(bytes.ReplaceAll(c.header, []byte("\r\n"), []byte("\n")))
 	b.WriteByte('\n')
 	return b.Bytes()
-}
-
-// oneLine replaces the characters that would end a line.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\r' || r == '\n' || r == 0 {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 // parseHead is the inverse of head. Its second result is the length of the head.

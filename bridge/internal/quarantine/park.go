@@ -58,7 +58,7 @@ func (s *Store) parkAgain(p publisher.Parked, reason string) bool {
 	if e == nil || e.digest != p.Digest {
 		return false
 	}
-	e.Reason = oneLine(reason)
+	e.Reason = event.Printable(reason, 0)
 	if e.release != nil {
 		e.release.refuse(reason)
 	}

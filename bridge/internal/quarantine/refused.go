@@ -11,6 +11,7 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge/internal/source"
 	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
 )
@@ -159,7 +160,7 @@ func (s *Store) writeRefused(r Refused) {
 	var header []byte
 	for _, name := range keptHeaders {
 		if v := strings.Join(r.Header.Values(name), ","); v != "" && len(v) <= keptHeader {
-			header = fmt.Appendf(header, "%s: %s\r\n", name, oneLine(v))
+			header = fmt.Appendf(header, "%s: %s\r\n", name, event.Printable(v, 0))
 		}
 	}
 	c := &contents{Entry: operator.Entry{Kind: operator.Refused, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, header: header}

@@ -2,11 +2,11 @@ package embedded
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -33,7 +33,7 @@ func newServerLogger(log *zap.Logger, onSampled func()) *serverLogger {
 	return &serverLogger{log: log.Sugar(), sampled: sampled}
 }
 
-// maxLine is the number of bytes of a server log line that are logged.
+// maxLine is the number of characters of a server log line that are logged.
 const maxLine = 300
 
 // write logs a line. The sampler counts by message, so the message is first the
@@ -44,9 +44,8 @@ func (l *serverLogger) write(level zapcore.Level, format string, v []any) {
 		kind = "text"
 	}
 	if line := l.sampled.Check(level, strings.TrimPrefix(kind, "- ")); line != nil {
-		text := strconv.QuoteToGraphic(fmt.Sprintf(format, v...))
 		line.Message = "NATS server"
-		line.Write(zap.String("line", text[1:min(len(text)-1, maxLine)]))
+		line.Write(zap.String("line", event.Printable(fmt.Sprintf(format, v...), maxLine-1)))
 	}
 }
 

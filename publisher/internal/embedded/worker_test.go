@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -422,7 +423,7 @@ func TestManyLogins(t *testing.T) {
 		t.Errorf("%d lines, %d left out", got, sampled.Load())
 	}
 	for _, line := range logs.All() {
-		if text, _ := line.ContextMap()["line"].(string); len(text) == 0 || len(text) > maxLine || strings.Contains(text, "\x1b") {
+		if text, _ := line.ContextMap()["line"].(string); len(text) == 0 || utf8.RuneCountInString(text) > maxLine || strings.Contains(text, "\x1b") {
 			t.Errorf("%q", text)
 		}
 	}
