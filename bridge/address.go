@@ -5,9 +5,11 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"github.com/jobbridge/jobbridge/publisher"
 )
 
-// checkAddress wants a host, which may be empty, and a port.
+// checkAddress returns an error unless addr is a host, which may be empty, and a port.
 func checkAddress(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil {
@@ -19,8 +21,8 @@ func checkAddress(addr string) error {
 	return nil
 }
 
-// sameAddress reports whether one listener would keep another one from its address,
-// also if the two are written in different ways. Both were checked by [checkAddress].
+// sameAddress reports whether two listeners would need the same address, even if the
+// two addresses are written in different ways. [checkAddress] has accepted both.
 func sameAddress(a, b string) bool {
 	hostA, portA, _ := net.SplitHostPort(a)
 	hostB, portB, _ := net.SplitHostPort(b)
@@ -32,16 +34,11 @@ func sameAddress(a, b string) bool {
 	if everyAddress(hostA) || everyAddress(hostB) || strings.EqualFold(hostA, hostB) {
 		return true
 	}
-	ipA, ipB := net.ParseIP(hostA), net.ParseIP(hostB)
-	switch {
-	case ipA != nil && ipB != nil:
-		return ipA.Equal(ipB)
-	case ipA != nil:
-		return strings.EqualFold(hostB, "localhost") && ipA.IsLoopback()
-	case ipB != nil:
-		return strings.EqualFold(hostA, "localhost") && ipB.IsLoopback()
+	if strings.EqualFold(hostA, "localhost") || strings.EqualFold(hostB, "localhost") {
+		return publisher.IsLoopback(hostA) && publisher.IsLoopback(hostB)
 	}
-	return false
+	ip := net.ParseIP(hostA)
+	return ip != nil && ip.Equal(net.ParseIP(hostB))
 }
 
 // everyAddress reports whether a listener for host listens on every address of the
@@ -49,11 +46,4 @@ func sameAddress(a, b string) bool {
 func everyAddress(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "" || host == "*" || ip != nil && ip.IsUnspecified()
-}
-
-// isLoopback reports whether only this machine reaches an address that was checked.
-func isLoopback(addr string) bool {
-	host, _, _ := net.SplitHostPort(addr)
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -89,10 +89,10 @@ func (o Options) Check() error {
 // Warnings says in words what works and should not be so.
 func (o Options) Warnings() (list []string) {
 	o = o.withDefaults()
-	if !o.Admin.Token.IsZero() && o.Admin.TLS.IsZero() && !isLoopback(o.Admin.Listen) {
+	if !o.Admin.Token.IsZero() && o.Admin.TLS.IsZero() && !publisher.IsLoopback(o.Admin.Listen) {
 		list = append(list, "the admin token goes over the network in plain text: give the admin listener a certificate")
 	}
-	if !o.NATS.Workers.IsZero() && o.NATS.TLS.IsZero() && o.NATS.Listen != "" && !isLoopback(o.NATS.Listen) {
+	if !o.NATS.Workers.IsZero() && o.NATS.TLS.IsZero() && o.NATS.Listen != "" && !publisher.IsLoopback(o.NATS.Listen) {
 		list = append(list, "the passwords of workers go over the network in plain text: give the NATS listener a certificate")
 	}
 	return list
@@ -193,7 +193,7 @@ func (o Options) checkAddresses() error {
 			rules = append(rules, rule{sameAddress(other.addr, l.addr), "%s %s and %s %s are the same address: want an address each", []any{other.field, other.addr, l.field, l.addr}})
 		}
 		if l.field == "Options.NATS.Listen" {
-			rules = append(rules, rule{o.NATS.Workers.IsZero() && !isLoopback(l.addr),
+			rules = append(rules, rule{o.NATS.Workers.IsZero() && !publisher.IsLoopback(l.addr),
 				"Options.NATS.Listen: %s is not a loopback address: name the workers and their passwords with Options.NATS.Workers", []any{l.addr}})
 		}
 		taken = append(taken, l)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/publisher/internal/embedded"
 	"github.com/jobbridge/jobbridge/publisher/internal/journal"
 	"github.com/jobbridge/jobbridge/publisher/internal/remote"
 	"github.com/nats-io/nats.go"
@@ -72,6 +73,15 @@ func CreateStream(ctx context.Context, js jetstream.JetStream, config jetstream.
 // BridgeInbox is a [nats.Option] that sets the inbox prefix to the one that the bridge's user may subscribe to, unless an
 // earlier option has set one.
 func BridgeInbox(o *nats.Options) error { return remote.DefaultInbox(o) }
+
+// JetStream returns the JetStream of a domain; an empty domain is the connection's own.
+func JetStream(conn *nats.Conn, domain string) (jetstream.JetStream, error) {
+	return remote.JetStream(conn, domain)
+}
+
+// IsLoopback reports whether only this machine reaches an address, which is a host with
+// or without a port.
+func IsLoopback(addr string) bool { return embedded.IsLoopback(addr) }
 
 // ConnectHint returns the end of an error message, with what may help against an error of [nats.Connect], or "".
 func ConnectHint(err error) string { return remote.Hint(err) }

@@ -222,9 +222,6 @@ func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to NATS: %w%s", err, publisher.ConnectHint(err))
 	}
-	js, err := jetstream.New(nc)
-	if domain != "" {
-		js, err = jetstream.NewWithDomain(nc, domain)
-	}
+	js, err := publisher.JetStream(nc, domain)
 	return nc, js, err
 }

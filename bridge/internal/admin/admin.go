@@ -31,6 +31,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/internal/listener"
 	"github.com/jobbridge/jobbridge/bridge/internal/logging"
 	"github.com/jobbridge/jobbridge/bridge/operator"
+	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
@@ -73,7 +74,7 @@ func (a *Server) SetToken(token string) { a.token.Store(&token) }
 // under a name of this machine (or a page could reach us by one that it made
 // point here) and by no proxy that says so, or shows a certificate or the token.
 func (a *Server) trusts(r *http.Request) bool {
-	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) && !proxied(r.Header) {
+	if publisher.IsLoopback(r.RemoteAddr) && publisher.IsLoopback(r.Host) && !proxied(r.Header) {
 		return true
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
@@ -143,15 +144,6 @@ func (a *Server) guard(pattern string, handle http.HandlerFunc) {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(operateTimeout))
 		handle(w, r)
 	})))
-}
-
-// isLoopback reports whether a host, with or without a port, is this machine.
-func isLoopback(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // maxAdminConnections is how many connections the operator's listener has open.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -23,14 +24,23 @@ func CheckListen(addr string, workers []Worker) error {
 	if addr == "" {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return fmt.Errorf("embedded: Options.Listen: %w", err)
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && len(workers) == 0 {
+	if !IsLoopback(addr) && len(workers) == 0 {
 		return fmt.Errorf("embedded: %s is not a loopback address: workers need passwords", addr)
 	}
 	return nil
+}
+
+// IsLoopback reports whether only this machine reaches an address, which is a host
+// with or without a port.
+func IsLoopback(addr string) bool {
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		addr = host
+	}
+	ip := net.ParseIP(strings.Trim(addr, "[]"))
+	return strings.EqualFold(addr, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // serverOptions returns the configuration of nats-server. Once the server has listened,

@@ -107,10 +107,7 @@ func (r *Remote) connect(retry bool) (previous *nats.Conn, previousDown context.
 	if err != nil {
 		return nil, nil, fmt.Errorf("remote NATS: %w", err)
 	}
-	js, err := jetstream.NewWithDomain(conn, domain)
-	if domain == "" {
-		js, err = jetstream.New(conn)
-	}
+	js, err := JetStream(conn, domain)
 	if err != nil {
 		conn.Close()
 		return nil, nil, fmt.Errorf("remote NATS: %w", err)
@@ -150,6 +147,14 @@ func (r *Remote) Reconnect() error {
 	previousDown(nats.ErrDisconnected)
 	previous.Close()
 	return nil
+}
+
+// JetStream returns the JetStream of a domain; an empty domain is the connection's own.
+func JetStream(conn *nats.Conn, domain string) (jetstream.JetStream, error) {
+	if domain == "" {
+		return jetstream.New(conn)
+	}
+	return jetstream.NewWithDomain(conn, domain)
 }
 
 // present returns the present connection, and the JetStream handle on it.
