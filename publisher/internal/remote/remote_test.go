@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,6 +92,26 @@ func TestLateServer(t *testing.T) {
 	if m, err := r.Get(ctx, 1); err != nil || string(m.Data) != "a" {
 		t.Error(m, err)
 	}
+}
+
+// TestSilentServer connects to a server that does not run, and later closes each connection without a greeting. The status
+// says each time what may be wrong.
+func TestSilentServer(t *testing.T) {
+	t.Parallel()
+	addr := fmt.Sprintf("127.0.0.1:%d", natsd.FreePort(t))
+	r := open(t, "nats://"+addr)
+	await(t, r, "refused", func(s remote.Status) bool { return strings.Contains(s.Problem, "refused") })
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			c.Close()
+		}
+	}()
+	await(t, r, "without an answer", func(s remote.Status) bool { return !s.Connected && strings.Contains(s.Problem, "handshake_first") })
 }
 
 // TestOutcome loses acknowledgements. The error says whether the message may be stored.
