@@ -12,48 +12,44 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Accounts of the server. The stream of events and the bridge are in the events
-// account. Each worker that the auth file names has an account of its own; workers
-// without a name share one.
+// The accounts of the server. The stream of events and the bridge are in the events account. Each worker with a name has an
+// account of its own. Workers without a name share one.
 const (
 	eventsAccount = "EVENTS"
 	sharedAccount = "WORKERS"
 	bridgeInbox   = "_INBOX_BRIDGE" // prefix of the bridge's inboxes
 )
 
-// jetStreamAccounts declares the account that has JetStream. Only the server's
-// configuration language can enable JetStream before the server listens.
+// jetStreamAccounts declares the account that has JetStream. Only the server's configuration language can enable JetStream
+// before the server listens.
 const jetStreamAccounts = `accounts { ` + eventsAccount + ` { jetstream: enabled } }`
 
 // accounts decides who may connect to the server, and to which account.
 //
-// Workers share no account with the stream: the server checks the subject of a
-// worker's message, but not its reply subject, and it publishes the answer there
-// with rights of its own. In an account without JetStream and without the bridge,
-// such an answer reaches nobody but the workers of that account.
+// Workers do not share the stream's account. The server checks the subject of a worker's message, but not its reply subject,
+// and publishes the answer there with its own permissions. In an account without JetStream and without the bridge, such an
+// answer reaches only the workers of that account.
 //
-// A worker's account is added while the server runs. A reload of the server's
-// configuration would replace the imports of every account, and lose what other
-// workers ask in that instant.
+// A worker's account is added while the server runs. A reload of the server's configuration would replace the imports of every
+// account, and lose the requests that other workers send at that moment.
 type accounts struct {
-	srv         *server.Server                    // is set before the server starts
-	requests    map[string]server.ServiceRespType // what a worker may publish
-	streams     []string                          // what a worker may subscribe to in the events account
+	srv         *server.Server                    // set before the server starts
+	requests    map[string]server.ServiceRespType // the subjects that a worker may publish to
+	streams     []string                          // the subjects of the events account that a worker may subscribe to
 	permissions server.Permissions                // of a worker in its own account
 
 	mu        sync.RWMutex
-	passwords map[string]string // by account; "" lets in clients without one
+	passwords map[string]string // by account; "" allows clients without a password
 }
 
-// newAccounts fills Accounts and CustomClientAuthentication of the server's options.
-// Nobody may connect before setWorkers.
+// newAccounts sets Accounts and CustomClientAuthentication of the server's options. Nobody can connect before setWorkers.
 func newAccounts(opts *server.Options, stream string, subjects []string) (*accounts, error) {
 	if err := opts.ProcessConfigString(jetStreamAccounts); err != nil {
 		return nil, fmt.Errorf("accounts: %w", err)
 	}
 	// Push consumers deliver to an inbox in the events account.
 	a := &accounts{requests: workerRequests(stream), streams: append([]string{"_INBOX.>"}, subjects...)}
-	publish := []string{"_INBOX.>"} // to answer requests of workers in the same account
+	publish := []string{"_INBOX.>"} // for answers to requests of workers in the same account
 	var errs []error
 	for subject, answers := range a.requests {
 		publish = append(publish, subject)
@@ -63,13 +59,13 @@ func newAccounts(opts *server.Options, stream string, subjects []string) (*accou
 		errs = append(errs, opts.Accounts[0].AddStreamExport(subject, server.IsPublicExport))
 	}
 	a.permissions.Publish = &server.SubjectPermission{Allow: publish}
-	a.permissions.Subscribe = &server.SubjectPermission{Allow: []string{">"}, Deny: []string{"$JS.>", "$SYS.>"}} // requests of others
+	// Workers of the same account must not see each other's requests.
+	a.permissions.Subscribe = &server.SubjectPermission{Allow: []string{">"}, Deny: []string{"$JS.>", "$SYS.>"}}
 	opts.CustomClientAuthentication = a
 	return a, errors.Join(errs...)
 }
 
-// setWorkers replaces the workers that may connect, and disconnects those that may
-// no longer.
+// setWorkers replaces the workers that may connect, and disconnects the others.
 func (a *accounts) setWorkers(workers []Worker) error {
 	passwords := map[string]string{eventsAccount: ""}
 	for _, w := range workers {
@@ -80,7 +76,7 @@ func (a *accounts) setWorkers(workers []Worker) error {
 	}
 	for name := range passwords {
 		if account, isNew := a.srv.LookupOrRegisterAccount(name); isNew {
-			if err := a.imports(account); err != nil {
+			if err := a.addImports(account); err != nil {
 				return fmt.Errorf("account %s: %w", name, err)
 			}
 		}
@@ -93,31 +89,31 @@ func (a *accounts) setWorkers(workers []Worker) error {
 		if password, ok := passwords[name]; ok && password == old {
 			continue
 		}
-		// By account: a client that sends an nkey too hides its user from Connz.
-		gone, err := a.srv.Connz(&server.ConnzOptions{Account: name, Limit: math.MaxInt})
+		// Connz does not show the user of a client that also sends an nkey, so the connections are found by their account.
+		outdated, err := a.srv.Connz(&server.ConnzOptions{Account: name, Limit: math.MaxInt})
 		if err != nil {
 			return fmt.Errorf("connections of account %s: %w", name, err)
 		}
-		for _, c := range gone.Conns {
-			_ = a.srv.DisconnectClientByID(c.Cid) // it may have gone by itself
+		for _, c := range outdated.Conns {
+			_ = a.srv.DisconnectClientByID(c.Cid) // it may be closed already
 		}
 	}
 	return nil
 }
 
-// Check implements [server.Authentication].
+// Check implements [server.Authentication]: it reports whether a client may connect, and assigns its account.
 func (a *accounts) Check(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
 	name, user := sharedAccount, &server.User{Username: o.Username, Permissions: &a.permissions}
 	switch addr := c.RemoteAddress(); {
-	case addr == nil: // the client is gone
+	case addr == nil: // the connection is closed
 		return false
 	case addr.Network() == "pipe": // the connection of this process
 		name, user.Permissions = eventsAccount, nil
 	case o.Username != "" || o.Password != "" || o.Token != "" || o.Nkey != "" || o.JWT != "":
 		name = workerAccount(o.Username)
 	}
-	a.mu.RLock() // until the user is registered: setWorkers must find it
+	a.mu.RLock() // until the user is registered, because setWorkers must find it
 	defer a.mu.RUnlock()
 	password, ok := a.passwords[name]
 	if !ok || !samePassword(password, o.Password) {
@@ -131,7 +127,7 @@ func (a *accounts) Check(c server.ClientAuthentication) bool {
 	return true
 }
 
-// samePassword compares with a password or its bcrypt hash.
+// samePassword reports whether got is the password want, or the one that has the bcrypt hash want.
 func samePassword(want, got string) bool {
 	if _, err := bcrypt.Cost([]byte(want)); err == nil {
 		return bcrypt.CompareHashAndPassword([]byte(want), []byte(got)) == nil
@@ -139,15 +135,14 @@ func samePassword(want, got string) bool {
 	return subtle.ConstantTimeCompare([]byte(want), []byte(got)) == 1
 }
 
-// workerAccount returns the account's name of a named worker. A worker's name may
-// hold any character, an account's name is part of subjects: hence hex.
+// workerAccount returns the name of a worker's account. It contains the worker's name in hex, because an account's name is
+// part of subjects and a worker's name may contain any character.
 func workerAccount(user string) string { return "WORKER_" + hex.EncodeToString([]byte(user)) }
 
-// workerRequests lists what a worker may ask of the server: read the stream and
-// its consumers, create and delete consumers, fetch, acknowledge and answer flow
-// control. There is one export and one import per subject of the JetStream API: a
-// wildcard that covers several subjects makes the server answer that the worker's
-// account has no JetStream.
+// workerRequests returns the subjects of the requests that a worker may send to the server: read the stream and its consumers,
+// create and delete consumers, fetch, acknowledge, and answer flow control. There is one export and one import per subject of
+// the JetStream API, because with a wildcard over several subjects the server answers that the worker's account has no
+// JetStream.
 func workerRequests(stream string) map[string]server.ServiceRespType {
 	const one, several = server.Singleton, server.Streamed
 	return map[string]server.ServiceRespType{
@@ -158,13 +153,13 @@ func workerRequests(stream string) map[string]server.ServiceRespType {
 		"$JS.API.CONSUMER.DURABLE.CREATE." + stream + ".*": one, "$JS.API.CONSUMER.DELETE." + stream + ".*": one,
 		"$JS.API.CONSUMER.MSG.NEXT." + stream + ".*": several,
 		"$JS.ACK." + stream + ".>":                   one, "$JS.FC." + stream + ".>": one,
-		// The same with the server's feature flag js_ack_fc_v2.
+		// These two subjects replace the two above when the server's feature flag js_ack_fc_v2 is set.
 		"$JS.ACK.*.*." + stream + ".*.*.*.*.*.*": one, "$JS.FC.*.*." + stream + ".*.*": one,
 	}
 }
 
-// imports gives a worker's account what newAccounts has exported.
-func (a *accounts) imports(account *server.Account) error {
+// addImports imports into a worker's account what newAccounts has exported.
+func (a *accounts) addImports(account *server.Account) error {
 	events, err := a.srv.LookupAccount(eventsAccount)
 	errs := []error{err}
 	for subject := range a.requests {

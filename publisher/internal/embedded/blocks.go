@@ -38,11 +38,10 @@ func listBlocks(dir string) ([]block, error) {
 	return blocks, nil
 }
 
-// The head of a record in a message block (nats-server, filestore.go:
-// writeMsgRecordLocked), little-endian:
+// The head of a record in a message block, in little-endian order (writeMsgRecordLocked in filestore.go of nats-server):
 //
-//	0   4  length of the record; the highest bit is set if it has headers
-//	4   8  sequence; one of the two highest bits is set if it is no event
+//	0   4  length of the record; the highest bit is set if the record has headers
+//	4   8  sequence; one of the two highest bits is set if the record is not an event
 //	12  8  time in nanoseconds since 1970
 const (
 	recordHead    = 20
@@ -52,7 +51,7 @@ const (
 	erasedFlag    = 1 << 63
 )
 
-// border is where a message block begins: the sequence and the time of its first event.
+// border is the beginning of a message block: the sequence and the time of its first event.
 type border struct {
 	seq uint64
 	at  time.Time
@@ -60,8 +59,8 @@ type border struct {
 
 var errNoEvent = errors.New("the block has no event")
 
-// readBorder reads the border of a block. It returns errNoEvent for a block
-// without an event, and an error that is [os.ErrNotExist] for one that is gone.
+// readBorder reads the border of a block. It returns errNoEvent for a block without an event, and an error that wraps
+// [os.ErrNotExist] for a block that does not exist.
 func readBorder(path string) (border, error) {
 	f, err := os.Open(path)
 	if err != nil {

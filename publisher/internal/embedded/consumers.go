@@ -16,8 +16,8 @@ import (
 // consumers are the states of consumers, by name.
 type consumers map[string]*jetstream.ConsumerInfo
 
-// durables returns the durable consumers that acknowledge. Only these come
-// back for an event, so only these keep it from being trimmed.
+// durables returns the durable consumers that acknowledge. Other consumers do not prevent the trimming of an event, because they
+// do not fetch it again.
 func (s *Server) durables(ctx context.Context) (consumers, error) {
 	list, durables := s.Stream().ListConsumers(ctx), make(consumers)
 	for c := range list.Info() {
@@ -31,21 +31,21 @@ func (s *Server) durables(ctx context.Context) (consumers, error) {
 	return durables, nil
 }
 
-// held returns the first sequence that a durable consumer has not acknowledged, and
-// that consumer in words; the largest sequence and "" if there is none.
-func (s *Server) held(ctx context.Context) (floor uint64, holder string, err error) {
+// firstUnacknowledged returns the first sequence that a durable consumer has not acknowledged, and a description of that
+// consumer. If there is none, it returns the largest sequence and "".
+func (s *Server) firstUnacknowledged(ctx context.Context) (sequence uint64, holder string, err error) {
 	durables, err := s.durables(ctx)
 	if err != nil {
 		return 0, "", err
 	}
-	floor = math.MaxUint64
+	sequence = math.MaxUint64
 	for _, c := range durables {
 		first, err := s.firstPending(ctx, c)
 		if err != nil {
 			return 0, "", fmt.Errorf("first pending event of consumer %s: %w", c.Name, err)
 		}
-		if first < floor {
-			floor = first
+		if first < sequence {
+			sequence = first
 			holder = fmt.Sprintf("consumer %q has %d events to fetch and %d to acknowledge, from sequence %d on",
 				c.Name, c.NumPending, c.NumAckPending, first)
 			if c.Delivered.Last != nil {
@@ -53,12 +53,11 @@ func (s *Server) held(ctx context.Context) (floor uint64, holder string, err err
 			}
 		}
 	}
-	return floor, holder, nil
+	return sequence, holder, nil
 }
 
-// firstPending returns the sequence of the first event that a consumer has not
-// acknowledged; the largest sequence if there is none. The consumer's ack floor
-// alone misleads: it stays at the last event that matched the filter.
+// firstPending returns the sequence of the first event that a consumer has not acknowledged, or the largest sequence if there is
+// none. The consumer's ack floor is not enough, because it stays at the last event that matched the filter.
 func (s *Server) firstPending(ctx context.Context, c *jetstream.ConsumerInfo) (uint64, error) {
 	if c.NumPending == 0 && c.NumAckPending == 0 {
 		return math.MaxUint64, nil
@@ -82,20 +81,18 @@ func (s *Server) firstPending(ctx context.Context, c *jetstream.ConsumerInfo) (u
 		}
 		first = min(first, msg.Sequence)
 	}
-	// If no delivered event matches the filter, the filter was changed since, and
-	// what is to be acknowledged matched the old one.
+	// If no delivered event matches the filter, then the filter was changed, and the pending events matched the old one.
 	if c.NumAckPending > 0 && first > c.Delivered.Stream {
 		return after + 1, nil
 	}
 	return first, nil
 }
 
-// unacknowledgedEvery is how often WaitUnacknowledged asks the server.
-const unacknowledgedEvery = 50 * time.Millisecond
+// acknowledgedInterval is the time between two questions of WaitUnacknowledged to the server.
+const acknowledgedInterval = 50 * time.Millisecond
 
-// WaitUnacknowledged returns nil when no durable consumer has delivered events to
-// acknowledge, or no worker is connected that could. If ctx ends before, it returns
-// an error that names the consumers.
+// WaitUnacknowledged returns nil when the workers have acknowledged every event that a durable consumer has delivered, or when no
+// worker is connected. If ctx ends before, it returns an error that names the consumers.
 func (s *Server) WaitUnacknowledged(ctx context.Context) error {
 	var waiting []string
 	for {
@@ -116,19 +113,15 @@ func (s *Server) WaitUnacknowledged(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("consumers with unacknowledged events: %s: %w", strings.Join(waiting, ", "), context.Cause(ctx))
-		case <-time.After(unacknowledgedEvery):
+		case <-time.After(acknowledgedInterval):
 		}
 	}
 }
 
-// observeEvery is how often the server looks at its consumers and its size while
-// nobody asks for room.
-const observeEvery = time.Second
-
-// observe reports durable consumers that were deleted, and trims the stream, until ctx
-// ends. A server that does not answer is reported by Health.
-func (s *Server) observe(ctx context.Context) {
-	tick := time.NewTicker(observeEvery)
+// watch reports durable consumers that were deleted, and trims the stream, once a second until ctx ends. It reports no errors:
+// Health reports a server that does not answer.
+func (s *Server) watch(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var seen consumers
 	for {
@@ -138,15 +131,15 @@ func (s *Server) observe(ctx context.Context) {
 		case <-tick.C:
 		}
 		bounded, cancel := context.WithTimeout(ctx, 3*time.Second)
-		seen, _ = s.observeConsumers(bounded, seen)
+		seen, _ = s.reportDeleted(bounded, seen)
 		_ = s.makeRoom(bounded, 0)
 		cancel()
 	}
 }
 
-// observeConsumers logs each durable consumer of seen that is gone, with what it had
-// pending when it was seen last, and returns the ones that are there.
-func (s *Server) observeConsumers(ctx context.Context, seen consumers) (consumers, error) {
+// reportDeleted logs each durable consumer of seen that does not exist any more, with the number of its pending events, and
+// returns the present consumers.
+func (s *Server) reportDeleted(ctx context.Context, seen consumers) (consumers, error) {
 	durables, err := s.durables(ctx)
 	if err != nil {
 		return seen, err
@@ -159,7 +152,7 @@ func (s *Server) observeConsumers(ctx context.Context, seen consumers) (consumer
 		if c.NumPending == 0 && c.NumAckPending == 0 {
 			level = zap.InfoLevel
 		}
-		s.log.Log(level, "a durable consumer was deleted: what it had pending can be trimmed", zap.String("consumer", name),
+		s.log.Log(level, "a durable consumer was deleted: its pending events can be trimmed", zap.String("consumer", name),
 			zap.Uint64("to_fetch", c.NumPending), zap.Int("to_acknowledge", c.NumAckPending), zap.Time("as_of", c.TimeStamp))
 	}
 	return durables, nil

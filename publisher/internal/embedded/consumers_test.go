@@ -40,7 +40,7 @@ func TestWaitUnacknowledged(t *testing.T) {
 		}
 		fetched = append(fetched, m)
 	}
-	err = s.WaitUnacknowledged(within(t, 3*unacknowledgedEvery))
+	err = s.WaitUnacknowledged(within(t, 3*acknowledgedInterval))
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `"w" (2)`) {
 		t.Errorf("%v", err)
 	}
@@ -97,7 +97,7 @@ func TestDeletedConsumer(t *testing.T) {
 	look := func() { // what the watch does every second
 		t.Helper()
 		var err error
-		if seen, err = s.observeConsumers(within(t, 5*time.Second), seen); err != nil || len(seen) == 0 {
+		if seen, err = s.reportDeleted(within(t, 5*time.Second), seen); err != nil || len(seen) == 0 {
 			t.Fatal(seen, err)
 		}
 	}

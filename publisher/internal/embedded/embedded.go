@@ -1,15 +1,12 @@
-// Package embedded runs nats-server inside the process, on a folder of its own,
-// with one stream of events in it.
+// Package embedded runs nats-server inside the process, on a folder of its own, with one stream of events in it.
 //
-// The write-ahead log in front of it makes events durable; this package promises
-// less. After [Server.Sync] returned nil, every event that the stream had
-// acknowledged before the call is on stable storage. [Server.Room] removes only
-// events that were synced and that every durable consumer has acknowledged, and only
-// whole message blocks, so the server never rewrites a file. Workers that connect over
-// the network can consume the stream and change nothing.
+// When [Server.Sync] has returned nil, every event that the stream had acknowledged before the call is on stable storage.
+// [Server.Room] removes only events that were synced and that every durable consumer has acknowledged. It removes only whole
+// message blocks, so that the server never rewrites a file. Workers that connect over the network can consume the stream and
+// change nothing.
 //
-// It leaves to others which events are published (package forward) and who holds
-// the lock on the data folder (package journal): two servers on one folder destroy it.
+// It leaves to package journal to make an event durable before it is published, and to lock the data folder: two servers on one
+// folder destroy it. It leaves to package forward which events are published.
 package embedded
 
 import (
@@ -34,58 +31,51 @@ import (
 // The defaults of [Options].
 const (
 	DefaultMaxConnections = 1024
-	// DefaultMaxConsumers is small because each consumer takes tens of kilobytes of memory.
+	// DefaultMaxConsumers is small, because each consumer needs tens of kilobytes of memory.
 	DefaultMaxConsumers = 256
 )
 
-// MinMaxBytes is the smallest bound of the stream in bytes. Below it the server
-// would store the whole stream in one or two message blocks, and only whole blocks
-// can be trimmed.
+// MinMaxBytes is the smallest limit for the size of the stream, in bytes. With a smaller limit the server would store the whole
+// stream in one or two message blocks, and only whole blocks can be trimmed.
 const MinMaxBytes = 16 << 20
 
-// answerTimeout is how long the server may take for an answer to a context without a
-// deadline: on a slow disk, creating a stream takes seconds.
+// answerTimeout is the time that the server has for an answer if the context has no deadline. Creating a stream takes seconds on
+// a slow disk.
 const answerTimeout = 30 * time.Second
 
 // Options configures a [Server]. Dir and Stream.Name are required.
 type Options struct {
-	// Dir is the folder of the server; it is created with mode 0700.
+	// Dir is the folder of the server. It is created with mode 0700.
 	Dir string
-	// Listen is the TCP address for workers, such as "127.0.0.1:4222"; empty
-	// means none. Port 0 lets the system choose.
+	// Listen is the TCP address for workers, such as "127.0.0.1:4222". "" means that the server does not listen. With port 0
+	// the system chooses a port.
 	Listen string
-	// Workers may connect by name and password. Without any, every client that
-	// reaches Listen without credentials is a worker, so Listen must be a loopback
-	// address.
+	// Workers may connect with their name and password. If there are none, every client that reaches Listen without
+	// credentials is a worker, and Listen must be a loopback address.
 	Workers []Worker
-	// MaxConnections is the number of worker connections that may be open at
-	// once; 0 means [DefaultMaxConnections].
+	// MaxConnections is the largest number of connections of workers. 0 means [DefaultMaxConnections].
 	MaxConnections int
-	// TLS makes the server speak TLS on Listen; nil means plain TCP.
+	// TLS makes the server speak TLS on Listen. nil means plain TCP.
 	TLS *tls.Config
-	// Stream is the configuration of the stream of events: name, subjects, MaxAge,
-	// MaxBytes, MaxConsumers and Duplicates. MaxBytes 0 means the bound that the stream
-	// was created with, or for a new stream the smaller of 10 GiB and half of the free
-	// disk; -1 means no bound. MaxConsumers 0 means [DefaultMaxConsumers]; the server
-	// answers one more with error 10026, "maximum consumers limit reached". The other
-	// fields are decided by this package.
+	// Stream is the configuration of the stream of events: name, subjects, MaxAge, MaxBytes, MaxConsumers and Duplicates. This
+	// package decides the other fields. MaxBytes 0 means the limit that the stream was created with, or for a new stream the
+	// smaller of 10 GiB and half of the free disk; -1 means no limit. MaxConsumers 0 means [DefaultMaxConsumers]. The server
+	// answers a request for one more with error 10026, "maximum consumers limit reached".
 	Stream jetstream.StreamConfig
-	// MaxPayload is the largest message in bytes, headers included, that the
-	// server accepts; 0 means 1 MiB.
+	// MaxPayload is the largest message that the server accepts, in bytes, headers included. 0 means 1 MiB.
 	MaxPayload int
-	// Logger receives the log of this package and of the server; nil means none.
+	// Logger receives the log of this package and of the server. nil means none.
 	Logger *zap.Logger
-	// OnSampled is called for each line of the server's log that was dropped
-	// because too many lines of its kind came at once. It must not block.
+	// OnSampled is called for each line of the server's log that was dropped because too many lines of its kind came at once.
+	// It must not block. It may be nil.
 	OnSampled func()
-	// Sync replaces (*os.File).Sync, so that a test can count calls and fail them.
+	// Sync replaces (*os.File).Sync in tests.
 	Sync func(*os.File) error
 
 	featureFlags map[string]bool // of nats-server, for tests
 }
 
-// Worker is the name of a client that consumes events, and its password or the bcrypt
-// hash of it.
+// Worker is the name of a client that consumes events, and its password or the bcrypt hash of that.
 type Worker struct{ User, Password string }
 
 // Server is a running nats-server with its stream.
@@ -93,21 +83,21 @@ type Server struct {
 	opts Options
 	log  *zap.Logger
 	sync *syncer
-	run  atomic.Pointer[instance] // the one that was started last
+	run  atomic.Pointer[instance] // the latest instance
 
-	mu     sync.Mutex // held by Restart, SetWorkers and Close; guards opts.Workers and the fields below
+	mu     sync.Mutex // is locked during Restart, SetWorkers, Stop and Close; guards opts.Workers and the fields below
 	port   int        // of Listen; 0 before the first start
 	closed bool
 
-	trimming   chan struct{} // holds a token while the stream is trimmed
-	checkpoint atomic.Uint64 // the stream sequence that Room was given last
-	roomUntil  atomic.Int64  // size of the stream in bytes up to which Room need not ask the server
+	trimming   chan struct{} // contains a token while the stream is trimmed
+	checkpoint atomic.Uint64 // the stream sequence of the last call of Room
+	roomUntil  atomic.Int64  // the size of the stream in bytes up to which Room need not ask the server
 	trimmed    atomic.Uint64 // bytes
-	consumers  atomic.Int64  // of the stream, about a second ago
-	stopped    atomic.Bool   // by Stop
+	consumers  atomic.Int64  // number of consumers of the stream, about a second ago
+	stopped    atomic.Bool   // Stop was called
 
-	stop  context.CancelFunc // ends observe
-	watch sync.WaitGroup
+	stop context.CancelFunc // ends watch
+	work sync.WaitGroup
 }
 
 // instance is one start of the server.
@@ -115,12 +105,11 @@ type instance struct {
 	srv      *server.Server
 	accounts *accounts
 	conn     *nats.Conn
-	js       jetstream.JetStream
 	stream   jetstream.Stream
 }
 
-// Open starts the server on its folder, and creates or updates the stream. ctx bounds
-// the opening only. Nothing is known to be durable before [Server.SyncAll].
+// Open starts the server on its folder, and creates or updates the stream. ctx limits the time of Open only. Nothing in the
+// stream is known to be durable before [Server.SyncAll].
 func Open(ctx context.Context, o Options) (*Server, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -135,11 +124,11 @@ func Open(ctx context.Context, o Options) (*Server, error) {
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
-	s.watch.Go(func() { s.observe(background) })
+	s.work.Go(func() { s.watch(background) })
 	return s, nil
 }
 
-// check fills in the defaults.
+// check replaces zero values by the defaults, and returns an error that names a wrong option.
 func (o *Options) check() (err error) {
 	o.MaxPayload = cmp.Or(o.MaxPayload, 1<<20)
 	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
@@ -188,8 +177,8 @@ func (s *Server) start(ctx context.Context) (err error) {
 	run.srv.SetLoggerV2(logger, false, false, false)
 	started := make(chan struct{})
 	go func() { defer close(started); run.srv.Start() }()
-	// Start returns when the server listens or has failed. Recovering a large
-	// stream takes part of that time.
+	// Start returns when the server listens or has failed. It recovers the stream first, which takes long if the stream is
+	// large.
 	select {
 	case <-started:
 	case <-ctx.Done():
@@ -206,13 +195,14 @@ func (s *Server) start(ctx context.Context) (err error) {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			s.log.Error("connection to the embedded NATS server", zap.Error(err))
 		}))
-	if err == nil {
-		run.js, err = jetstream.New(run.conn, jetstream.WithDefaultTimeout(answerTimeout))
-	}
 	if err != nil {
 		return fmt.Errorf("connect to the embedded NATS server: %w", err)
 	}
-	if run.stream, err = s.ensureStream(ctx, run.js); err != nil {
+	js, err := jetstream.New(run.conn, jetstream.WithDefaultTimeout(answerTimeout))
+	if err != nil {
+		return fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	if run.stream, err = s.ensureStream(ctx, js); err != nil {
 		return err
 	}
 	if addr, ok := run.srv.Addr().(*net.TCPAddr); ok {
@@ -222,8 +212,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// shutdown closes the owner's connection and stops the server. It may be called
-// again.
+// shutdown closes the bridge's connection and stops the server. It may be called again.
 func (i *instance) shutdown() {
 	if i.conn != nil {
 		i.conn.Close()
@@ -232,11 +221,10 @@ func (i *instance) shutdown() {
 	i.srv.WaitForShutdown()
 }
 
-// Restart stops the server and starts it again on the same folder and port, which
-// ends a sticky write error. Workers reconnect by themselves; the owner's connection
-// is a new one. Nothing is known to be durable afterwards until [Server.SyncAll], and
-// nothing is trimmed until [Server.Room]. After an error the server does not run, and
-// Restart may be called again.
+// Restart stops the server and starts it again on the same folder and port, because the server does not recover from a write
+// error otherwise. Workers reconnect by themselves. [Server.Conn] is another connection afterwards. Nothing in the stream is known
+// to be durable until [Server.SyncAll], and nothing is trimmed until [Server.Room]. If Restart returns an error, the server does
+// not run, and Restart may be called again.
 func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,7 +235,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	go func() { defer close(stopped); s.run.Load().shutdown() }()
 	select {
 	case <-stopped:
-	case <-ctx.Done(): // the disk hangs; a second server on the folder would destroy it
+	case <-ctx.Done(): // the disk hangs, and a second server on the folder would destroy it
 		return fmt.Errorf("stop the embedded NATS server: %w", context.Cause(ctx))
 	}
 	s.sync.reset()
@@ -261,8 +249,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops the server as an outage would: Health reports nothing until
-// [Server.Restart] starts the server again. It is for tests.
+// Stop stops the server, as an outage would. Health returns nil until [Server.Restart] starts the server again. Stop is for tests.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,13 +257,13 @@ func (s *Server) Stop() {
 	s.run.Load().shutdown()
 }
 
-// Close stops the server. It syncs nothing. It may be called again.
+// Close stops the server without a sync. It may be called again.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
 	s.stop()
-	s.watch.Wait()
+	s.work.Wait()
 	s.run.Load().shutdown()
 	s.sync.reset()
 	return nil
@@ -290,12 +277,8 @@ func (s *Server) URL() string {
 	return s.run.Load().srv.ClientURL()
 }
 
-// Conn returns the owner's connection, which does not use the network. After
-// [Server.Restart] it is another one.
+// Conn returns the bridge's connection, which does not use the network.
 func (s *Server) Conn() *nats.Conn { return s.run.Load().conn }
-
-// JetStream returns the owner's JetStream handle on [Server.Conn].
-func (s *Server) JetStream() jetstream.JetStream { return s.run.Load().js }
 
 // Stream returns the stream of events on [Server.Conn].
 func (s *Server) Stream() jetstream.Stream { return s.run.Load().stream }

@@ -63,6 +63,12 @@ func publish(t *testing.T, s *Server, from, to int) {
 	}
 }
 
+// JetStream returns the bridge's JetStream handle.
+func (s *Server) JetStream() jetstream.JetStream {
+	js, _ := jetstream.New(s.Conn()) // fails for wrong options only
+	return js
+}
+
 // streamInfo is what tests need of the state of the stream.
 type streamInfo struct {
 	jetstream.StreamState
@@ -161,7 +167,7 @@ func TestOpenAgain(t *testing.T) {
 			t.Errorf("%+v", i)
 		}
 	}
-	if err := again(MinMaxBytes); err == nil || !strings.Contains(err.Error(), "raise the bound") {
+	if err := again(MinMaxBytes); err == nil || !strings.Contains(err.Error(), "raise the limit") {
 		t.Errorf("a bound below what is held: %v", err)
 	}
 	if err := os.Remove(filepath.Join(s.sync.stream, "meta.sum")); err != nil {

@@ -62,7 +62,8 @@ func TestRestartAfterFullDisk(t *testing.T) {
 	}
 	for !full() && stored < 100 {
 		// A publish without an answer is tried again under its id.
-		if _, err := s.JetStream().Publish(within(t, 500*time.Millisecond), "job.completed", pad, jetstream.WithMsgID(fmt.Sprint("job", stored))); err == nil {
+		ctx := within(t, 500*time.Millisecond)
+		if _, err := s.JetStream().Publish(ctx, "job.completed", pad, jetstream.WithMsgID(fmt.Sprint("job", stored))); err == nil {
 			stored++
 		}
 	}
@@ -110,7 +111,7 @@ func TestRoomOnSmallDisk(t *testing.T) {
 	createConsumer(t, s, jetstream.ConsumerConfig{Durable: "slow"})
 	publish(t, s, 0, 200) // 20 MB
 	file := ballast(t, dir, 5<<20)
-	err := s.Room(within(t, 5*time.Second), 2*lookAgain, 200)
+	err := s.Room(within(t, 5*time.Second), 2*roomStep, 200)
 	if !errors.Is(err, event.ErrFull) || !strings.Contains(err.Error(), "the disk has") || !strings.Contains(err.Error(), `"slow"`) {
 		t.Fatalf("%v", err)
 	}
@@ -120,7 +121,7 @@ func TestRoomOnSmallDisk(t *testing.T) {
 	if err := s.Stream().DeleteConsumer(within(t, 5*time.Second), "slow"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Room(within(t, 5*time.Second), 2*lookAgain, 200); err != nil {
+	if err := s.Room(within(t, 5*time.Second), 2*roomStep, 200); err != nil {
 		t.Errorf("nobody holds the stream: %v", err)
 	}
 	if i := info(t, s); i.FirstSeq == 1 {

@@ -11,10 +11,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// serverLogger writes the server's log lines to the bridge's logger. Notices become
-// debug lines. Lines that a stranger on the network can cause are sampled by their
-// kind and cut. The last fatal error is stored, because the server would exit on it
-// or drop it.
+// serverLogger writes the server's log lines to the bridge's logger. Notices become debug lines. Lines that a stranger on the
+// network can cause are sampled by their kind and shortened. The last fatal error is stored, because the server would exit the
+// process or ignore it.
 type serverLogger struct {
 	log     *zap.SugaredLogger
 	sampled *zap.Logger
@@ -33,14 +32,14 @@ func newServerLogger(log *zap.Logger, onSampled func()) *serverLogger {
 	return &serverLogger{log: log.Sugar(), sampled: sampled}
 }
 
-// maxLine is the number of characters of a server log line that are logged.
+// maxLine is the largest number of characters of a server's line that are logged.
 const maxLine = 300
 
-// write logs a line. The sampler counts by message, so the message is first the
-// line's format, without the client's address in front.
+// write logs a line. The sampler counts lines with equal messages. So the message is at first the format of the line, without
+// the client's address at its beginning.
 func (l *serverLogger) write(level zapcore.Level, format string, v []any) {
 	kind := format[strings.LastIndex(format, " - ")+1:]
-	if len(v) == 0 { // finished text, which may quote what a stranger sent
+	if len(v) == 0 { // the text is complete, and may quote what a stranger sent
 		kind = "text"
 	}
 	if line := l.sampled.Check(level, strings.TrimPrefix(kind, "- ")); line != nil {
@@ -63,7 +62,7 @@ func (l *serverLogger) Fatalf(format string, v ...any) {
 
 func (l *serverLogger) Warnf(format string, v ...any) {
 	if strings.HasPrefix(format, "Plaintext passwords") {
-		return // the operator's file holds them in plain text, the others are random
+		return // the operator chose to write them in plain text
 	}
 	l.write(zap.WarnLevel, format, v)
 }

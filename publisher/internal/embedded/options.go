@@ -13,8 +13,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// CheckListen reports what is wrong with [Options.Listen] and [Options.Workers];
-// above all, it refuses to serve the network without passwords.
+// CheckListen returns an error if [Options].Listen or Workers is wrong, and if the network could be served without passwords.
 func CheckListen(addr string, workers []Worker) error {
 	for i, w := range workers {
 		if w.User == "" || w.Password == "" {
@@ -33,8 +32,7 @@ func CheckListen(addr string, workers []Worker) error {
 	return nil
 }
 
-// IsLoopback reports whether only this machine reaches an address, which is a host
-// with or without a port.
+// IsLoopback reports whether only this machine can reach an address, which is a host with or without a port.
 func IsLoopback(addr string) bool {
 	if host, _, err := net.SplitHostPort(addr); err == nil {
 		addr = host
@@ -43,24 +41,21 @@ func IsLoopback(addr string) bool {
 	return strings.EqualFold(addr, "localhost") || ip != nil && ip.IsLoopback()
 }
 
-// serverOptions returns the configuration of nats-server. Once the server has listened,
-// it keeps its port.
+// serverOptions returns the configuration of nats-server. A server that is started again uses the port that it had before.
 func (s *Server) serverOptions() (*server.Options, error) {
 	opts := &server.Options{
 		ServerName:             "jobbridge",
-		NoSigs:                 true, // or the server would catch SIGTERM and exit the process
+		NoSigs:                 true, // otherwise the server would handle SIGTERM and exit the process
 		DisableJetStreamBanner: true,
 		MaxPayload:             int32(min(s.opts.MaxPayload, math.MaxInt32)),
 		JetStream:              true,
 		StoreDir:               s.opts.Dir,
-		// The server's own timer compacts blocks by renames that it does not
-		// sync. Sync is the only fsync.
+		// The server's own timer compacts blocks by renames that it does not sync. Only the syncer calls fsync.
 		SyncInterval: 8760 * time.Hour,
-		// The stream has its own bound. A bound of the server below it would keep
-		// the stream from being recovered.
+		// The stream has its own limit. The server would not recover a stream that is larger than the server's limit.
 		JetStreamMaxStore:  math.MaxInt64 / 2,
 		JetStreamMaxMemory: 64 << 20,
-		MaxConn:            s.opts.MaxConnections + 1, // and the owner's
+		MaxConn:            s.opts.MaxConnections + 1, // one for the bridge
 		TLSConfig:          s.opts.TLS,
 		DontListen:         s.opts.Listen == "",
 		FeatureFlags:       s.opts.featureFlags,
@@ -82,15 +77,14 @@ func (s *Server) serverOptions() (*server.Options, error) {
 	return opts, nil
 }
 
-// SetWorkers replaces the workers that may connect. A worker that is not in the list
-// any more, or has another password there, is disconnected; nobody else is. The
-// list must not be empty, because then every client would be a worker.
+// SetWorkers replaces the workers that may connect. It disconnects the workers that are not in the list any more, or have another
+// password there, and nobody else. The list must not be empty, because then every client would be a worker.
 func (s *Server) SetWorkers(workers []Worker) error {
 	if err := CheckListen(s.opts.Listen, workers); err != nil {
 		return err
 	}
 	if len(workers) == 0 {
-		return errors.New("embedded: no workers: every client would be one")
+		return errors.New("embedded: no workers: then every client would be a worker")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

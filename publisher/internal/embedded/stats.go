@@ -9,20 +9,18 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Stats is the state of the server and its stream.
+// Stats are the figures of the server and its stream. Sizes are in bytes.
 type Stats struct {
-	Messages, Bytes uint64
-	MaxBytes        int64 // -1 means no bound
-	// Consumers of the stream, and how many it may have.
-	Consumers, MaxConsumers int
-	Connections             int   // of workers
-	Free                    int64 // bytes that the disk has left
-	// Held is about how many bytes cannot be trimmed, because a durable consumer has
-	// not acknowledged them; Holder names the consumer, in words.
+	Messages, Bytes         uint64 // in the stream
+	MaxBytes                int64  // the limit of the stream; -1 means none
+	Consumers, MaxConsumers int    // of the stream, and its limit
+	Connections             int    // of workers
+	Free                    int64  // space that is left on the disk
+	// Held is about the size of the events that cannot be trimmed, because a durable consumer has not acknowledged them.
+	// Holder describes that consumer in words.
 	Held   int64
 	Holder string
-	// Trimmed is how many bytes of acknowledged events were removed before their
-	// retention ended, since Open.
+	// Trimmed is the size of the acknowledged events that were removed before their retention ended, since Open.
 	Trimmed uint64
 }
 
@@ -36,13 +34,13 @@ func (s *Server) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	floor, holder, err := s.held(ctx)
+	first, holder, err := s.firstUnacknowledged(ctx)
 	if err != nil {
 		return Stats{}, err
 	}
 	held := uint64(0)
-	if state := info.State; floor <= state.LastSeq {
-		held = state.Bytes / state.Msgs * (state.LastSeq - max(floor, state.FirstSeq) + 1)
+	if state := info.State; first <= state.LastSeq {
+		held = state.Bytes / state.Msgs * (state.LastSeq - max(first, state.FirstSeq) + 1)
 	}
 	return Stats{
 		Messages: info.State.Msgs, Bytes: info.State.Bytes, MaxBytes: info.Config.MaxBytes,
@@ -51,23 +49,24 @@ func (s *Server) Stats(ctx context.Context) (Stats, error) {
 	}, nil
 }
 
-// Warnings returns, in words, which bound will soon be reached.
+// Warnings returns, in words, which limit will soon be reached.
 func (s *Server) Warnings() []string {
-	n, most := s.consumers.Load(), int64(s.opts.Stream.MaxConsumers)
-	if n < most-most/4 {
+	n, limit := s.consumers.Load(), int64(s.opts.Stream.MaxConsumers)
+	if n < limit-limit/4 {
 		return nil
 	}
-	return []string{fmt.Sprintf("the stream has %d of %d consumers: delete those that nobody uses (nats consumer ls, nats consumer rm)", n, most)}
+	return []string{fmt.Sprintf("the stream has %d of %d consumers: delete those that nobody uses "+
+		"(nats consumer ls, nats consumer rm)", n, limit)}
 }
 
-// connections returns the number of workers' connections.
+// connections returns the number of connections of workers.
 func (s *Server) connections() int { return max(0, s.run.Load().srv.NumClients()-1) }
 
-// healthTries bounds how often Health asks again when the server could not answer.
-const healthTries = 1000
+// healthAttempts is how often Health asks the server for its health, until the server has time to find out.
+const healthAttempts = 1000
 
-// Health returns the server's own write error, which is sticky and is told to no
-// publisher, or an error if the stream's folder is missing.
+// Health returns the server's write error, or an error if the stream's folder is missing. After a write error the stream stores
+// nothing any more, and publishers get no answer.
 func (s *Server) Health() error {
 	srv := s.run.Load().srv
 	if s.stopped.Load() {
@@ -76,19 +75,18 @@ func (s *Server) Health() error {
 	if !srv.Running() {
 		return errors.New("the embedded NATS server does not run")
 	}
-	// The server can go on writing to files that were deleted, so ask for the folder.
+	// The server may still write to files that were deleted, and then reports no error.
 	if _, err := os.Lstat(s.sync.messages); err != nil {
 		return fmt.Errorf("the stream's folder is missing: %w", err)
 	}
 	var err error
-	for range healthTries {
+	for range healthAttempts {
 		h := srv.Healthz(&server.HealthzOptions{Account: eventsAccount, Stream: s.opts.Stream.Name, Details: true})
 		if len(h.Errors) == 0 {
 			return nil
 		}
-		// Before it looks at the stream, the server gives itself one millisecond to
-		// find that it accepts connections. On a busy machine that fails, and
-		// means nothing.
+		// Before the server checks the stream, it has one millisecond to find that it accepts connections. On a busy machine
+		// this check fails without a reason.
 		if err = errors.New(h.Errors[0].Error); h.Errors[0].Type != server.HealthzErrorConn {
 			break
 		}

@@ -11,15 +11,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// The bound of a stream that was given none, in bytes.
+// The limits of the default for the size of the stream, in bytes.
 const (
 	defaultMaxBytes = 10 << 30
 	minDefaultBytes = 64 << 20
 )
 
-// ensureStream creates the stream, or updates it when it differs from the options.
-// If the stream is missing but its folder is there, its meta files were lost: creating
-// the stream again brings its messages back.
+// ensureStream creates the stream, or updates it when it differs from the options. If the stream is missing but its folder
+// exists, then its meta files were lost, and creating the stream again recovers its messages.
 func (s *Server) ensureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
 	want := s.opts.Stream
 	want.Storage, want.Retention, want.Discard = jetstream.FileStorage, jetstream.LimitsPolicy, jetstream.DiscardNew
@@ -42,13 +41,12 @@ func (s *Server) ensureStream(ctx context.Context, js jetstream.JetStream) (jets
 		return nil, fmt.Errorf("look up stream %s: %w", want.Name, err)
 	}
 	have, held := stream.CachedInfo().Config, int64(stream.CachedInfo().State.Bytes)
-	// A default bound stays as it was created: the free disk shrinks by what the
-	// stream itself holds.
+	// The default limit is not computed again, because the stream's own messages make the free space smaller.
 	want.MaxBytes = cmp.Or(want.MaxBytes, have.MaxBytes)
-	// Lowering the bound below what is held would trim events at once. A stream may
-	// be above the bound it has: after a power cut the blocks trimmed last are back.
+	// A limit below the stream's size would remove events at once. A stream may be larger than its present limit: after a
+	// power cut the blocks that were trimmed last can exist again.
 	if want.MaxBytes > 0 && want.MaxBytes < held && (have.MaxBytes <= 0 || want.MaxBytes < have.MaxBytes) {
-		return nil, fmt.Errorf("the stream holds %d bytes: a bound of %d would remove events: raise the bound", held, want.MaxBytes)
+		return nil, fmt.Errorf("the stream has %d bytes: a limit of %d would remove events: raise the limit", held, want.MaxBytes)
 	}
 	next := have
 	next.Subjects, next.Discard, next.MaxAge, next.MaxBytes = want.Subjects, want.Discard, want.MaxAge, want.MaxBytes
@@ -72,8 +70,7 @@ func (s *Server) Info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return info, nil
 }
 
-// Get reads the message at a stream sequence. It returns [jetstream.ErrMsgNotFound]
-// if there is none.
+// Get returns the message at a stream sequence, or [jetstream.ErrMsgNotFound] if there is none.
 func (s *Server) Get(ctx context.Context, seq uint64) (*nats.Msg, error) {
 	m, err := s.Stream().GetMsg(ctx, seq)
 	if err != nil {

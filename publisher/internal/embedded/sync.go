@@ -10,18 +10,16 @@ import (
 	"time"
 )
 
-// Sync makes durable every event that the stream had acknowledged before the call. It
-// syncs the message blocks, the stream's meta files and their folders that changed
-// since the last call; consumer state is left out, because losing it only means a
-// redelivery. It fails if the stream's folder or its newest block is missing by path
-// or was replaced. An fsync that failed is final: the kernel may have dropped the pages,
-// so every later call returns the same error. The first call after [Open] or
-// [Server.Restart] is [Server.SyncAll].
-func (s *Server) Sync() error { return s.sync.run(false) }
+// Sync makes durable every event that the stream had acknowledged before the call. It syncs the message blocks, the stream's meta
+// files and their folders, if they changed since the last call. It does not sync the state of consumers, because a loss of it only
+// causes a redelivery. It returns an error if the stream's folder or its newest block was removed or replaced. After an fsync has
+// failed, the kernel may have dropped the pages, so every later call returns the same error. The first call after [Open] or
+// [Server.Restart] does the work of [Server.SyncAll].
+func (s *Server) Sync() error { return s.sync.sync(false) }
 
-// SyncAll syncs every file and folder below [Options.Dir], and the folder that holds
-// it. Before it the page cache may hold what the disk never got.
-func (s *Server) SyncAll() error { return s.sync.run(true) }
+// SyncAll syncs every file and folder below Options.Dir, and the folder that contains it. After a crash, the page cache may contain
+// data that was never written to the disk.
+func (s *Server) SyncAll() error { return s.sync.sync(true) }
 
 // syncer syncs the files of the stream.
 type syncer struct {
@@ -32,11 +30,11 @@ type syncer struct {
 
 	mu       sync.Mutex
 	failed   error // the first error of an fsync; never cleared
-	complete bool  // everything was synced once
-	// synced is the state in which each file and folder of the stream was synced last.
+	complete bool  // every file was synced once
+	// synced contains the state of each file and folder of the stream when it was synced last.
 	synced map[string]fs.FileInfo
-	// folder and newest are the messages folder and its newest block. They stay open
-	// because the inode number of a deleted file is used again at once.
+	// folder and newest are the folder of the message blocks and the newest block. They stay open, because a new file may get
+	// the inode number of a deleted file.
 	folder, newest *os.File
 	number         int // of newest
 }
@@ -45,7 +43,7 @@ func newSyncer(store, stream string, syncFile func(*os.File) error) *syncer {
 	return &syncer{store: store, stream: stream, messages: filepath.Join(stream, "msgs"), syncFile: syncFile}
 }
 
-// reset forgets what was synced, because the server starts again.
+// reset prepares for another start of the server: the next sync is a complete one.
 func (y *syncer) reset() {
 	y.mu.Lock()
 	defer y.mu.Unlock()
@@ -58,7 +56,7 @@ func (y *syncer) reset() {
 	}
 }
 
-func (y *syncer) run(all bool) (err error) {
+func (y *syncer) sync(all bool) (err error) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if y.failed != nil {
@@ -82,18 +80,18 @@ func (y *syncer) run(all bool) (err error) {
 		return err
 	}
 	for _, b := range blocks {
-		// A block that is gone has expired or was trimmed, and the folder changed.
-		if err := y.changed(b.path, before); err != nil && !errors.Is(err, os.ErrNotExist) {
+		// A block that does not exist any more has expired or was trimmed, and the folder changed.
+		if err := y.syncIfChanged(b.path, before); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	for _, path := range []string{filepath.Join(y.stream, "meta.inf"), filepath.Join(y.stream, "meta.sum"), y.messages, y.stream} {
-		if err := y.changed(path, before); err != nil {
+		if err := y.syncIfChanged(path, before); err != nil {
 			return err
 		}
 	}
 	if all {
-		if err := y.tree(); err != nil {
+		if err := y.syncTree(); err != nil {
 			return err
 		}
 	}
@@ -101,12 +99,11 @@ func (y *syncer) run(all bool) (err error) {
 	return nil
 }
 
-// blocks lists the message blocks, and checks that the newest one of the last call is
-// still there or was followed by another: the server never unlinks its last block
-// before it has created the next.
+// blocks lists the message blocks. It checks that the newest block of the last call still exists or that there is a newer one,
+// because the server never removes its newest block before it has created the next.
 func (y *syncer) blocks() ([]block, error) {
 	var blocks []block
-	for range 2 { // one listing can miss both a block that is unlinked and the one that follows it
+	for range 2 { // one listing can miss both a block that is being removed and the block after it
 		var err error
 		if blocks, err = listBlocks(y.messages); err != nil {
 			return nil, fmt.Errorf("list message blocks: %w", err)
@@ -137,7 +134,7 @@ func (y *syncer) blocks() ([]block, error) {
 	return blocks, nil
 }
 
-// sameFile reports an error if the name of an open file belongs to another file now.
+// sameFile returns an error if the name of an open file belongs to another file now.
 func (*syncer) sameFile(f *os.File) error {
 	open, err := f.Stat()
 	if err != nil {
@@ -153,12 +150,12 @@ func (*syncer) sameFile(f *os.File) error {
 	return err
 }
 
-// clockTick is longer than the resolution of file times. Two changes within it may
-// leave the same time, so a file that was changed so recently is synced once more.
+// clockTick is longer than the resolution of file times. Two changes within it may have the same time, so a file that was changed
+// more recently is synced again the next time.
 const clockTick = 100 * time.Millisecond
 
-// changed syncs a file or folder unless it is as it was before, when it was synced last.
-func (y *syncer) changed(path string, before map[string]fs.FileInfo) error {
+// syncIfChanged syncs a file or folder, unless it is in the same state as when it was synced last, according to before.
+func (y *syncer) syncIfChanged(path string, before map[string]fs.FileInfo) error {
 	now := time.Now()
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -173,7 +170,7 @@ func (y *syncer) changed(path string, before map[string]fs.FileInfo) error {
 		return err
 	}
 	defer f.Close()
-	if info, err = f.Stat(); err != nil { // before the sync: a later change is for the next call
+	if info, err = f.Stat(); err != nil { // before the sync, so that the next call notices a change during the sync
 		return err
 	}
 	if err := y.fsync(f); err != nil {
@@ -185,21 +182,21 @@ func (y *syncer) changed(path string, before map[string]fs.FileInfo) error {
 	return nil
 }
 
-// tree syncs the other files and folders of the server, and the folder that holds them.
-func (y *syncer) tree() error {
+// syncTree syncs the other files and folders of the server, and the folder that contains them.
+func (y *syncer) syncTree() error {
 	err := filepath.WalkDir(y.store, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && (e.IsDir() || e.Type().IsRegular()) {
-			err = y.changed(path, y.synced)
+			err = y.syncIfChanged(path, y.synced)
 		}
 		if errors.Is(err, os.ErrNotExist) {
-			return nil // the server runs, and replaces files of its own
+			return nil // the server is running and has replaced one of its files
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return y.changed(filepath.Dir(y.store), nil)
+	return y.syncIfChanged(filepath.Dir(y.store), nil)
 }
 
 func (y *syncer) fsync(f *os.File) error {

@@ -168,13 +168,15 @@ func TestSyncFails(t *testing.T) {
 		damage func(s *Server, newest string) error
 		want   string
 	}{
-		"folder deleted":          {func(s *Server, _ string) error { return os.RemoveAll(s.sync.stream) }, "folder"},
-		"messages deleted":        {func(s *Server, _ string) error { return os.RemoveAll(s.sync.messages) }, "folder"},
-		"folder renamed":          {func(s *Server, _ string) error { return os.Rename(s.sync.stream, s.sync.stream+".old") }, "folder"},
-		"store renamed":           {func(s *Server, _ string) error { return os.Rename(s.opts.Dir, s.opts.Dir+".old") }, "folder"},
-		"newest block deleted":    {func(_ *Server, newest string) error { return os.Remove(newest) }, "message block 3 is missing"},
-		"newest block replaced":   {func(_ *Server, newest string) error { return replace(newest) }, "replaced"},
-		"all blocks deleted":      {func(s *Server, _ string) error { return removeAll(s.sync.messages + "/*.blk") }, "message block 3 is missing"},
+		"folder deleted":        {func(s *Server, _ string) error { return os.RemoveAll(s.sync.stream) }, "folder"},
+		"messages deleted":      {func(s *Server, _ string) error { return os.RemoveAll(s.sync.messages) }, "folder"},
+		"folder renamed":        {func(s *Server, _ string) error { return os.Rename(s.sync.stream, s.sync.stream+".old") }, "folder"},
+		"store renamed":         {func(s *Server, _ string) error { return os.Rename(s.opts.Dir, s.opts.Dir+".old") }, "folder"},
+		"newest block deleted":  {func(_ *Server, newest string) error { return os.Remove(newest) }, "message block 3 is missing"},
+		"newest block replaced": {func(_ *Server, newest string) error { return replace(newest) }, "replaced"},
+		"all blocks deleted": {
+			func(s *Server, _ string) error { return removeAll(s.sync.messages + "/*.blk") }, "message block 3 is missing",
+		},
 		"meta file deleted":       {func(s *Server, _ string) error { return os.Remove(s.sync.stream + "/meta.inf") }, "meta.inf"},
 		"messages folder emptied": {func(s *Server, _ string) error { return removeAll(s.sync.messages + "/*") }, "message block 3 is missing"},
 		"messages folder replaced": {func(s *Server, newest string) error {

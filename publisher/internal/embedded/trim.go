@@ -12,23 +12,19 @@ import (
 	"go.uber.org/zap"
 )
 
-// Trimming begins when the stream is fuller than trimAbove, and stops at trimTo, in
-// eighths of its bound.
 const (
+	// trimAbove and trimTo are the sizes of the stream at which trimming begins and ends, in eighths of its limit.
 	trimAbove = 7
 	trimTo    = 6
+	// roomStep is the number of bytes after which Room checks the stream and the disk again.
+	roomStep = 1 << 20
 )
 
-// lookAgain is after how many more bytes Room looks at the stream and the disk again.
-const lookAgain = 1 << 20
-
-// Room returns nil if the stream and the disk have room for bytes more: the size of
-// all messages that were sent and not yet acknowledged, and of the next one. Each
-// counts with its subject, its headers, its data and 40 bytes. If the stream is nearly
-// full, Room trims it first, but only events up to the stream sequence checkpoint, which
-// must be synced. While nobody calls Room, the server trims up to the last checkpoint. Room
-// returns [event.ErrFull], with the name of the consumer that holds the stream, if there
-// is no room.
+// Room returns nil if the stream and the disk have room for this number of bytes: the size of all messages that were sent and not
+// acknowledged yet, and of the next one. The size of a message is that of its subject, its headers and its data, and 40 bytes. If
+// the stream is nearly full, Room trims it first, but only up to the stream sequence checkpoint. All events up to there must be
+// synced. While nobody calls Room, the server trims up to the last checkpoint. If there is no room, Room returns [event.ErrFull]
+// with the reason, such as the consumer that has not acknowledged the oldest events.
 func (s *Server) Room(ctx context.Context, bytes int64, checkpoint uint64) error {
 	s.checkpoint.Store(checkpoint)
 	account, err := s.run.Load().srv.LookupAccount(eventsAccount)
@@ -38,7 +34,7 @@ func (s *Server) Room(ctx context.Context, bytes int64, checkpoint uint64) error
 	return s.makeRoom(ctx, bytes)
 }
 
-// makeRoom is Room without the shortcut.
+// makeRoom does the work of Room, without the shortcut for a stream that has enough room.
 func (s *Server) makeRoom(ctx context.Context, bytes int64) error {
 	select {
 	case s.trimming <- struct{}{}:
@@ -46,7 +42,7 @@ func (s *Server) makeRoom(ctx context.Context, bytes int64) error {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for room: %w", context.Cause(ctx))
 	}
-	checkpoint := s.checkpoint.Load() // before the state of the consumers
+	checkpoint := s.checkpoint.Load() // is read before the state of the consumers
 	info, err := s.Stream().Info(ctx)
 	if err != nil {
 		return fmt.Errorf("stream info: %w", err)
@@ -60,17 +56,17 @@ func (s *Server) makeRoom(ctx context.Context, bytes int64) error {
 	if bound <= 0 {
 		bound = math.MaxInt64
 	}
-	// What is trimmed becomes free, so neither limit changes by trimming.
+	// Trimming frees space on the disk, so it changes neither limit.
 	soft, hard := min(bound, size+d.free-d.trimReserve()), min(bound, size+d.free-d.reserve())
-	why := ""
+	reason := ""
 	if size+bytes > soft/8*trimAbove {
 		var freed int64
-		if freed, why, err = s.trim(ctx, info.State, checkpoint, size+bytes-soft/8*trimTo); err != nil {
+		if freed, reason, err = s.trim(ctx, info.State, checkpoint, size+bytes-soft/8*trimTo); err != nil {
 			return err
 		}
 		size -= freed
 	}
-	s.roomUntil.Store(min(hard, size+bytes+lookAgain))
+	s.roomUntil.Store(min(hard, size+bytes+roomStep))
 	if size+bytes <= hard {
 		return nil
 	}
@@ -78,33 +74,33 @@ func (s *Server) makeRoom(ctx context.Context, bytes int64) error {
 	if hard < bound {
 		full = fmt.Sprintf("the disk has %d bytes free", d.free)
 	}
-	if why != "" {
-		full += ", and " + why
+	if reason != "" {
+		full += ", and " + reason
 	}
 	return fmt.Errorf("%w: %s", event.ErrFull, full)
 }
 
-// trim removes about excess bytes of the oldest events. It returns by how many bytes the
-// stream shrank and, in words, what kept it from removing more.
+// trim removes about excess bytes of the oldest events. It returns the number of bytes by which the stream became smaller and, in
+// words, why it did not remove more.
 func (s *Server) trim(
 	ctx context.Context, state jetstream.StreamState, checkpoint uint64, excess int64,
-) (freed int64, why string, err error) {
-	floor, why, err := s.held(ctx)
+) (freed int64, reason string, err error) {
+	floor, reason, err := s.firstUnacknowledged(ctx)
 	if err != nil {
 		return 0, "", err
 	}
 	if checkpoint+1 < floor {
-		floor, why = checkpoint+1, fmt.Sprintf("events after sequence %d are not synced yet", checkpoint)
+		floor, reason = checkpoint+1, fmt.Sprintf("events after sequence %d are not synced yet", checkpoint)
 	}
 	first, err := s.trimPoint(state.FirstSeq, min(floor, state.LastSeq), excess)
 	if err != nil {
 		return 0, "", err
 	}
 	if first.seq == 0 {
-		return 0, why, nil
+		return 0, reason, nil
 	}
-	// A sequence inside a block would make the server rewrite the block and rename
-	// it over the old one without a sync. So the bytes must be what they seem.
+	// If the sequence were inside a block, the server would rewrite the block and rename it without a sync. So the bytes of the
+	// border are compared with the message.
 	msg, err := s.Stream().GetMsg(ctx, first.seq)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, "", fmt.Errorf("read message %d: %w", first.seq, err)
@@ -119,15 +115,14 @@ func (s *Server) trim(
 	if err != nil {
 		return 0, "", fmt.Errorf("stream info: %w", err)
 	}
-	freed = int64(state.Bytes) - int64(info.State.Bytes) // less if events came meanwhile
+	freed = int64(state.Bytes) - int64(info.State.Bytes) // less if events were stored meanwhile
 	s.trimmed.Add(uint64(max(freed, 0)))
 	s.log.Info("stream trimmed", zap.Uint64("first", info.State.FirstSeq), zap.Int64("freed", freed))
-	return freed, why, nil
+	return freed, reason, nil
 }
 
-// trimPoint returns the border of the block up to which to trim, such that about
-// excess bytes go, and nothing from the sequence floor on; the zero border if there
-// is none. first is the stream's first sequence.
+// trimPoint returns the border of the first block to keep, such that about excess bytes are removed, and no event from the sequence
+// floor on. It returns the zero border if nothing can be removed. first is the stream's first sequence.
 func (s *Server) trimPoint(first, floor uint64, excess int64) (point border, err error) {
 	blocks, err := listBlocks(s.sync.messages)
 	if err != nil {

@@ -90,7 +90,9 @@ func TestTrimAcknowledged(t *testing.T) {
 		"ephemeral":     {InactiveThreshold: time.Hour},
 		"no acks":       {Durable: "fire", AckPolicy: jetstream.AckNonePolicy},
 		"never matched": {Durable: "never", FilterSubject: "job.rejected"},
-		"new only":      {Durable: "rejected", FilterSubjects: []string{"job.rejected", "batch.failed"}, DeliverPolicy: jetstream.DeliverNewPolicy},
+		"new only": {
+			Durable: "rejected", FilterSubjects: []string{"job.rejected", "batch.failed"}, DeliverPolicy: jetstream.DeliverNewPolicy,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -338,7 +338,8 @@ func TestPasswords(t *testing.T) {
 	}
 	s := open(t, listening(t, Worker{User: "ann", Password: "secret"}, Worker{User: "bob", Password: string(hash)}))
 	for _, login := range []nats.Option{
-		nats.Name("nobody"), nats.UserInfo("ann", ""), nats.UserInfo("ann", "bobs"), nats.UserInfo("bob", string(hash)), nats.UserInfo("", "secret"),
+		nats.Name("nobody"), nats.UserInfo("ann", ""), nats.UserInfo("ann", "bobs"), nats.UserInfo("bob", string(hash)),
+		nats.UserInfo("", "secret"),
 		nats.UserInfo("bridge", ""), nats.UserInfo("bridge", "bridge"), nats.UserInfo("eve", ""), nats.Token("secret"),
 	} {
 		if nc, err := nats.Connect(s.URL(), login); err == nil {
