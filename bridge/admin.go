@@ -70,8 +70,8 @@ func (b *Bridge) askedToDrain(cancel bool) {
 		b.health.Set(drainPart, publisher.Ready)
 		return
 	}
-	b.log.Info("drain was asked for: readiness says draining until the bridge is stopped, or until jobbridge drain --cancel")
-	b.health.Set(drainPart, operator.Draining, "drain was asked for: deliveries are accepted until the bridge is stopped; to undo: jobbridge drain --cancel")
+	b.log.Info("drain was asked for: readiness says draining until the bridge is stopped, or the drain is cancelled")
+	b.health.Set(drainPart, operator.Draining, "drain was asked for: deliveries are accepted until the bridge is stopped; to undo: "+operator.DoCancelDrain)
 }
 
 // refusals is the quarantine as the ingress sees it.

@@ -75,7 +75,7 @@ func New(o Options) (*Bridge, error) {
 		return nil, err
 	}
 	b := &Bridge{
-		opts: o, settings: settings, log: o.Logger, health: admin.NewHealth(), shutdown: shutdown{log: o.Logger},
+		opts: o, settings: settings, log: o.Logger, health: admin.NewHealth(o.Translate), shutdown: shutdown{log: o.Logger},
 		quarantineReady: make(chan struct{}), served: make(chan struct{}),
 	}
 	b.reload, err = reload.New(o.Logger, b.health, o.Metrics)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
+	"github.com/jobbridge/jobbridge/bridge/internal/logging"
 	"github.com/jobbridge/jobbridge/bridge/internal/reload"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
@@ -63,7 +64,10 @@ func (o Options) withDefaults() Options {
 	o.Quarantine.Off = o.Quarantine.Off || o.DataDir == ""
 	o.Shutdown.Forward = max(0, cmp.Or(o.Shutdown.Forward, DefaultForwardTimeout))
 	o.Shutdown.Timeout = cmp.Or(o.Shutdown.Timeout, o.Shutdown.Delay+o.Shutdown.Forward+30*time.Second)
-	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	if o.Translate == nil {
+		o.Translate = func(text string) string { return text }
+	}
+	o.Logger = logging.Translated(cmp.Or(o.Logger, zap.NewNop()), o.Translate)
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()
 	}

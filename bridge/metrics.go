@@ -29,7 +29,7 @@ func newCommitMetrics() *commitMetrics {
 		}),
 		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "jobbridge_fsync_duration_seconds",
-			Help:                        "Time of the fdatasync of one commit: the disk alone. With --durability=os nothing is counted.",
+			Help:                        "Time of the fdatasync of one commit: the disk alone. Without it, as with the durability os, nothing is counted.",
 			Buckets:                     commitBuckets,
 			NativeHistogramBucketFactor: 1.1,
 		}),

@@ -88,6 +88,11 @@ type Options struct {
 	// OnSampled is called for each line that Logger does not get because too many of
 	// its kind came at once. It must not block, and may be nil.
 	OnSampled func()
+	// Translate rewrites the texts that tell an operator what to do: the warnings and errors in the log, and the reasons on
+	// /readyz. They name what to change as a field, such as Options.DataDir or publisher.Options.MaxPayload, and what to do as
+	// a request of package [operator], such as [operator.DoRelease]. A program with names of its own puts them in their place.
+	// nil leaves the texts as they are.
+	Translate func(text string) string
 	// Metrics takes the metrics and is served on the admin listener; nil means a new
 	// registry. A registry serves one Bridge.
 	Metrics *prometheus.Registry

@@ -172,7 +172,7 @@ func TestQuarantine(t *testing.T) {
 			}
 		}
 	}
-	release(false, map[string]string{"1": "does not match", "2": "does not match", "3": "--stale", "4": "--stale", "5": "malformed", "6": "unsigned", "7": "does not match"})
+	release(false, map[string]string{"1": "does not match", "2": "does not match", "3": "stale=true", "4": "stale=true", "5": "malformed", "6": "unsigned", "7": "does not match"})
 	if n := srv.Stored(); n != 0 {
 		t.Fatalf("%d are published that nobody may believe", n)
 	}
@@ -180,7 +180,7 @@ func TestQuarantine(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv.SetTime(now.Add(24 * time.Hour)) // much later: what was fresh when it came still is
-	release(false, map[string]string{"1": "stored", "2": "does not match", "3": "--stale", "4": "--stale", "5": "malformed", "6": "unsigned", "7": "stored"})
+	release(false, map[string]string{"1": "stored", "2": "does not match", "3": "stale=true", "4": "stale=true", "5": "malformed", "6": "unsigned", "7": "stored"})
 	if m := srv.Next("job.completed"); !bytes.Equal(m.Data, body("rotated")) || m.Header.Get("Nats-Msg-Id") != "sync:rotated:COMPLETED" || m.Header.Get("Sync-Signature") == "" ||
 		m.Header.Get("Received-At") != entries[0].ReceivedAt.Format(time.RFC3339Nano) {
 		t.Errorf("%s %v", m.Data, m.Header)

@@ -49,7 +49,7 @@ func (o AuditOptions) Audit(config jetstream.StreamConfig, maxPayload int64) []F
 func AuditStream(ctx context.Context, js jetstream.JetStream, o AuditOptions) ([]Finding, error) {
 	stream, err := js.Stream(ctx, StreamOptions{Name: o.Stream}.Config().Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("stream %s does not exist: jobbridge stream create", o.Stream)
+		return nil, fmt.Errorf("stream %s does not exist: create it with publisher.CreateStream", o.Stream)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", o.Stream, err)

@@ -39,6 +39,15 @@ const (
 	PathPurge      = PathQuarantine + "/purge"   // POST with the query of [SequenceQuery]: [Purged]
 )
 
+// The requests that the texts for operators name, in the log and in [Report].
+const (
+	DoList         = "GET " + PathQuarantine
+	DoRelease      = "POST " + PathRelease
+	DoReleaseStale = DoRelease + "?stale=true"
+	DoPurge        = "POST " + PathPurge
+	DoCancelDrain  = "POST " + PathDrain + "?cancel=true"
+)
+
 // Report is the state of a bridge at one moment.
 type Report struct {
 	// State is a state of the publisher, [Starting] or [Draining].

@@ -107,7 +107,7 @@ func exitCode(err error, w io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	text, code := redact(fmt.Sprintf("jobbridge: %v\n", err)), 1
+	text, code := redact(translate(fmt.Sprintf("jobbridge: %v\n", err))), 1
 	var u usageError
 	if errors.As(err, &u) {
 		text, code = text+"See jobbridge --help, or --help of the command.\n", 2

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
@@ -123,13 +124,13 @@ func (f *serveFlags) checkZeros() error {
 	return errors.Join(problems...)
 }
 
-// inFlags returns an error of the bridge with the names of flags instead of the names of options. A wrong option, and a data
-// folder of the first version, are mistakes in what was asked for.
+// inFlags returns an error of the bridge in the words of the command line. A wrong option, and a data folder of the first version, are
+// mistakes in what was asked for.
 func inFlags(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := errors.New(flagNames.Replace(strings.ReplaceAll(err.Error(), "bridge: Options.", "Options.")))
+	text := errors.New(translate(err.Error()))
 	var wrong *bridge.OptionError
 	if errors.As(err, &wrong) || errors.Is(err, publisher.ErrOldFolder) { // which needs another --data-dir
 		return usageError{text}
@@ -137,8 +138,25 @@ func inFlags(err error) error {
 	return text
 }
 
-// flagNames replaces the name of each option with the flag of serve that sets it. A longer name comes before its own beginning.
-var flagNames = strings.NewReplacer(
+// translate replaces what the libraries name in their texts with what it is on the command line: a field with the flag that sets
+// it, and a request or a function with the command that calls it.
+func translate(text string) string {
+	return commandLine.Replace(strings.NewReplacer("bridge: Options.", "Options.", "publisher.Options.", "Options.").Replace(text))
+}
+
+// commandLine does the work of [translate]. A longer name comes before its own beginning.
+var commandLine = strings.NewReplacer(
+	operator.DoReleaseStale, "jobbridge quarantine release --stale",
+	operator.DoRelease, "jobbridge quarantine release",
+	operator.DoPurge, "jobbridge quarantine purge",
+	operator.DoList, "jobbridge quarantine list",
+	operator.DoCancelDrain, "jobbridge drain --cancel",
+	"stale=true", "--stale",
+	"force=true", "--force",
+	"publisher.CreateStream", "jobbridge stream create",
+	"nats.TLSHandshakeFirst", "--nats-tls-first",
+	"Options.MaxPayload", "--max-body",
+	"Options.AcceptClock", "--accept-clock",
 	"Options.DataDir", "--data-dir",
 	"Options.Secrets", "--secret-file",
 	"Options.Tolerance", "--tolerance",

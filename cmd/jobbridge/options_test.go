@@ -7,15 +7,22 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"math/big"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge"
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
@@ -272,6 +279,91 @@ func TestHidden(t *testing.T) {
 				t.Errorf("%s by %s: %v %q", name, want, err, m)
 			}
 			os.Unsetenv(variableOf(name))
+		}
+	}
+}
+
+// TestTranslate: what the libraries name is on the command line what an operator types, and nothing else changes.
+func TestTranslate(t *testing.T) {
+	for text, want := range map[string]string{
+		"bridge: Options.Webhook.MaxBodyMemory must not be below 0": "--max-body-memory must not be below 0",
+		"Options.Journal.Off needs Options.NATS.Connect":            "--journal=off needs --nats-url or --nats-context",
+		"lower publisher.Options.MaxPayload to 5":                   "lower --max-body to 5",
+		"start with publisher.Options.AcceptClock":                  "start with --accept-clock",
+		"raise publisher.Options.Stream.Retention":                  "raise --retention",
+		"create it with publisher.CreateStream":                     "create it with jobbridge stream create",
+		"unset nats.TLSHandshakeFirst":                              "unset --nats-tls-first",
+		operator.DoReleaseStale + " publishes them":                 "jobbridge quarantine release --stale publishes them",
+		operator.DoRelease + " publishes them":                      "jobbridge quarantine release publishes them",
+		operator.DoList + " shows them, " + operator.DoPurge:        "jobbridge quarantine list shows them, jobbridge quarantine purge",
+		"to undo: " + operator.DoCancelDrain:                        "to undo: jobbridge drain --cancel",
+		"(signed 7m before it came; stale=true accepts it)":         "(signed 7m before it came; --stale accepts it)",
+	} {
+		if got := translate(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestLibrariesNameNoFlags: a text of a library names a field or a request, which translate knows, and no flag and no command.
+func TestLibrariesNameNoFlags(t *testing.T) {
+	names := regexp.MustCompile(`(^|[ (:;` + "`" + `])--[a-z][a-z-]+|jobbridge [a-z]+ `)
+	fields := regexp.MustCompile(`publisher\.[A-Z][A-Za-z.]*[A-Za-z]|nats\.[A-Z]\w+`)
+	found := 0
+	for _, root := range []string{"bridge", "publisher", "verify"} {
+		err := filepath.WalkDir("../../"+root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(parsed, func(n ast.Node) bool {
+				literal, ok := n.(*ast.BasicLit)
+				if !ok || literal.Kind != token.STRING {
+					return true
+				}
+				text, err := strconv.Unquote(literal.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m := names.FindString(text); m != "" {
+					t.Errorf("%s names %q in %q", path, m, text)
+				}
+				if strings.HasSuffix(path, "bridge/check.go") {
+					text = regexp.MustCompile(`Options\.[A-Z]`).ReplaceAllString(text, "publisher.$0") // it names the fields of bridge
+				}
+				for _, field := range fields.FindAllString(text, -1) {
+					found++
+					if translate(field) == field || strings.Contains(translate(field), "Options") {
+						t.Errorf("%s: translate does not know %s", path, field)
+					}
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 30 {
+		t.Errorf("%d fields in texts", found)
+	}
+}
+
+// TestTranslatedFlags: each flag that a field becomes is one of serve.
+func TestTranslatedFlags(t *testing.T) {
+	known := serveFlagNames(t)
+	for _, field := range []string{
+		"DataDir", "Secrets", "Tolerance", "Webhook.Listen", "Webhook.TLS", "Webhook.ACME.Domains", "Webhook.ACME.CA", "Webhook.ACME.Dir", "Webhook.Path",
+		"Webhook.MaxBodyMemory", "Webhook.MaxBody", "Webhook.MaxInFlight", "Webhook.MaxConnections", "Webhook.IdleTimeout", "Admin.Listen", "Admin.TLS",
+		"Admin.Token", "Journal.MaxBytes", "Journal.Durability", "Stream.Name", "Stream.Retention", "Stream.Dedupe", "Stream.MaxBytes", "NATS.Listen",
+		"NATS.Workers", "NATS.MaxConnections", "NATS.TLS", "Quarantine.MaxBytes", "Quarantine.MaxAge", "Quarantine.MaxBody", "Shutdown.Delay",
+	} {
+		if flag := strings.TrimPrefix(translate("Options."+field), "--"); !slices.Contains(known, flag) {
+			t.Errorf("Options.%s becomes %q, which is no flag of serve", field, flag)
 		}
 	}
 }

@@ -39,6 +39,9 @@ func (c *quarantineListCmd) Run(ctx context.Context, s streams) error {
 }
 
 func printQuarantined(s streams, asJSON bool, list []operator.Entry) error {
+	for i := range list {
+		list[i].Result = translate(list[i].Result)
+	}
 	if asJSON {
 		return printJSON(s.out, list)
 	}

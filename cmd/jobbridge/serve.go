@@ -53,6 +53,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) error {
 	}
 	o.Logger, o.OnSampled, o.Metrics = log, lines.dropped.WithLabelValues(whySampled).Inc, prometheus.NewRegistry()
 	o.Metrics.MustRegister(buildMetric(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(), lines.dropped)
+	o.Translate = translate
 	o.Admin.Settings = func(secrets []string) any { return c.Flags.settings(k, s.getenv, secrets) }
 	ready := make(chan struct{})
 	var beside sync.WaitGroup

@@ -183,11 +183,10 @@ func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream
 	if err != nil {
 		return fmt.Errorf("%w: may the user ask for it, and may it subscribe to the answers (--nats-inbox)?", err)
 	}
-	fatal := 0
-	for _, finding := range findings {
-		if finding.Fatal {
-			fatal++
-		}
+	fatal := false
+	for i := range findings {
+		findings[i].Fix = translate(findings[i].Fix)
+		fatal = fatal || findings[i].Fatal
 	}
 	if f.JSON {
 		enc := json.NewEncoder(s.out)
@@ -202,7 +201,7 @@ func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream
 			fmt.Fprintf(s.out, "stream %s: nothing to change\n", stream)
 		}
 	}
-	if fatal > 0 {
+	if fatal {
 		return fmt.Errorf("stream %s cannot take the events", stream)
 	}
 	return nil

@@ -25,7 +25,7 @@ func serve(t *testing.T, set func(*admin.Server)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	health := admin.NewHealth()
+	health := admin.NewHealth(func(text string) string { return text })
 	health.Set("test", publisher.Ready, "because")
 	a := admin.New(health, prometheus.NewRegistry(), zap.NewNop())
 	set(a)
@@ -155,7 +155,7 @@ func TestProfile(t *testing.T) {
 // TestAdmin asks for health, readiness and metrics in each state.
 func TestAdmin(t *testing.T) {
 	t.Parallel()
-	health, metrics := admin.NewHealth(), prometheus.NewRegistry()
+	health, metrics := admin.NewHealth(func(text string) string { return strings.ReplaceAll(text, "Options.X", "--x") }), prometheus.NewRegistry()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -175,10 +175,10 @@ func TestAdmin(t *testing.T) {
 	check("/readyz", 503, `{"state":"starting","reasons":[]}`)
 	health.Start(event.Fsync)
 	check("/readyz", 200, `{"state":"ready","durability":"fsync","reasons":[]}`)
-	health.Set("remote", publisher.Journaling, "no connection")
-	check("/readyz", 200, `{"state":"journaling","durability":"fsync","reasons":["no connection"]}`)
+	health.Set("remote", publisher.Journaling, "no Options.X")
+	check("/readyz", 200, `{"state":"journaling","durability":"fsync","reasons":["no --x"]}`)
 	health.Set("full", publisher.Full, "no room")
-	check("/readyz", 503, `{"state":"full","durability":"fsync","reasons":["no connection","no room"]}`)
+	check("/readyz", 503, `{"state":"full","durability":"fsync","reasons":["no --x","no room"]}`)
 	metrics.MustRegister(health)
 	state := func(state string, want int) {
 		t.Helper()

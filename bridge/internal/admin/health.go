@@ -19,6 +19,8 @@ var byBadness = []publisher.State{
 // the bridge says of itself, and the reasons of all. It is a
 // [prometheus.Collector] of its state, and may be used concurrently.
 type Health struct {
+	translate func(string) string
+
 	mu         sync.Mutex
 	durability event.Durability
 	parts      []part
@@ -34,8 +36,10 @@ type part struct {
 // Process is the part of a [Health] that stands for the process.
 const Process = "bridge"
 
-// NewHealth returns a Health in state [operator.Starting].
-func NewHealth() *Health { return &Health{parts: []part{{name: Process, state: operator.Starting}}} }
+// NewHealth returns a Health in state [operator.Starting]. Each reason is reported as translate returns it.
+func NewHealth(translate func(string) string) *Health {
+	return &Health{translate: translate, parts: []part{{name: Process, state: operator.Starting}}}
+}
 
 // Start ends [operator.Starting]; durability is what a 2xx means from now on.
 func (h *Health) Start(durability event.Durability) {
@@ -75,7 +79,9 @@ func (h *Health) Report() operator.Report {
 		if slices.Index(byBadness, state) > slices.Index(byBadness, r.State) {
 			r.State = state
 		}
-		r.Reasons = append(r.Reasons, reasons...)
+		for _, reason := range reasons {
+			r.Reasons = append(r.Reasons, h.translate(reason))
+		}
 	}
 	for _, p := range h.parts {
 		add(p.state, p.reasons)

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
 // pause notices that the process stood still, as on a laptop that was closed, a
@@ -95,6 +97,6 @@ func (p *pause) reason(now time.Time, stale int) string {
 		who = "this process stood still"
 	}
 	return fmt.Sprintf("paused: %s for %s until %s; %d deliveries of that time were read late and refused as too old: "+
-		"jobbridge quarantine release --stale publishes them",
+		operator.DoReleaseStale+" publishes them",
 		who, p.until.Sub(p.from).Round(time.Second), p.until.UTC().Format(time.RFC3339), p.late)
 }

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -49,7 +50,8 @@ func (s *silence) reason(now time.Time) string {
 		return ""
 	}
 	return fmt.Sprintf("signatures: %d requests match none of the secrets, and no request was authentic for %s: "+
-		"if the secret was rotated at the provider, add the new one to the secret file; jobbridge quarantine release then publishes what was refused", n, now.Sub(good).Round(time.Second))
+		"if the secret was rotated at the provider, add the new secret; "+operator.DoRelease+" then publishes what was refused",
+		n, now.Sub(good).Round(time.Second))
 }
 
 var (

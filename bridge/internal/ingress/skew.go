@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -95,7 +96,7 @@ func (s *skew) observe(now time.Time, v verify.Verified) {
 	}
 	consequence := fmt.Sprintf("beyond %s they are refused", s.tolerance)
 	if s.median.Abs() > s.tolerance {
-		consequence = fmt.Sprintf("that is beyond %s, so they are refused; when the clock is set, jobbridge quarantine release --stale publishes them", s.tolerance)
+		consequence = fmt.Sprintf("that is beyond %s, so they are refused; when the clock is set, "+operator.DoReleaseStale+" publishes them", s.tolerance)
 	}
 	s.reason = fmt.Sprintf("clock: it is %s %s the time that deliveries are signed with, or they come that late; %s: check timedatectl or chronyc tracking",
 		s.median.Abs().Round(time.Second), way, consequence)

@@ -7,6 +7,7 @@ package logging
 import (
 	"bytes"
 	stdlog "log"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,47 @@ func (c unkeyed) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 
 // With implements [zapcore.Core].
 func (c unkeyed) With(fields []zapcore.Field) zapcore.Core { return unkeyed{c.Core.With(fields)} }
+
+// Translated returns a logger that translates the texts of warnings and errors.
+func Translated(log *zap.Logger, translate func(string) string) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return translated{core, translate} }))
+}
+
+type translated struct {
+	zapcore.Core
+	translate func(string) string
+}
+
+// Check implements [zapcore.Core].
+func (c translated) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if e.Level < zapcore.WarnLevel {
+		return c.Core.Check(e, ce)
+	}
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+// Write implements [zapcore.Core].
+func (c translated) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	e.Message = c.translate(e.Message)
+	fields = slices.Clone(fields)
+	for i, f := range fields {
+		switch err, isError := f.Interface.(error); {
+		case f.Type == zapcore.StringType:
+			fields[i].String = c.translate(f.String)
+		case f.Type == zapcore.ErrorType && isError:
+			fields[i] = zap.String(f.Key, c.translate(err.Error()))
+		}
+	}
+	return c.Core.Write(e, fields)
+}
+
+// With implements [zapcore.Core].
+func (c translated) With(fields []zapcore.Field) zapcore.Core {
+	return translated{c.Core.With(fields), c.translate}
+}
 
 // ErrorLog returns the ErrorLog of an [net/http.Server], which logs for example each
 // failed handshake. All its lines have one message: the text holds the sender's

@@ -1,6 +1,7 @@
 package logging_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -72,5 +73,23 @@ func TestErrorLog(t *testing.T) {
 		if len(lines) != 1 || lines[0].Message != "http server" || lines[0].Level != zap.InfoLevel || lines[0].ContextMap()["error"] != want {
 			t.Error(fmt.Sprintf("%.100q: ", text), lines)
 		}
+	}
+}
+
+// TestTranslated: the message, the texts and the error of a warning are translated, a line of information is not.
+func TestTranslated(t *testing.T) {
+	t.Parallel()
+	core, lines := observer.New(zap.InfoLevel)
+	log := logging.Translated(zap.New(core), strings.ToUpper).With(zap.String("part", "a"))
+	log.Info("information", zap.String("text", "b"))
+	log.Warn("warning", zap.String("text", "b"), zap.Error(errors.New("c")), zap.Int("number", 1))
+	log.Debug("debug")
+	all := lines.All()
+	if len(all) != 2 || all[0].Message != "information" || all[0].ContextMap()["text"] != "b" {
+		t.Fatal(all)
+	}
+	got := all[1].ContextMap()
+	if all[1].Message != "WARNING" || got["text"] != "B" || got["error"] != "C" || got["number"] != int64(1) || got["part"] != "a" {
+		t.Error(all[1].Message, got)
 	}
 }

@@ -2,8 +2,9 @@ package quarantine
 
 import (
 	"fmt"
-	"github.com/jobbridge/jobbridge/bridge/operator"
 	"time"
+
+	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
 // Reasons says in words why the quarantine needs an operator. It does no I/O.
@@ -15,14 +16,14 @@ func (s *Store) Reasons() []string {
 	st := s.Stats()
 	if n := st.Entries[operator.Authentic]; n > 0 {
 		reasons = append(reasons, fmt.Sprintf("quarantine: it holds %d authentic events that the stream did not accept: "+
-			"jobbridge quarantine list shows why, and release publishes them", n))
+			operator.DoList+" shows why, and "+operator.DoRelease+" publishes them", n))
 	}
 	if n := st.Entries[operator.Refused]; n > 0 {
 		reasons = append(reasons, fmt.Sprintf("quarantine: it holds %d refused requests that may be authentic, the newest entry of %s: "+
-			"jobbridge quarantine list shows them, release publishes what is authentic, and purge removes the rest", n, st.Newest.UTC().Format(time.RFC3339)))
+			operator.DoList+" shows them, "+operator.DoRelease+" publishes the authentic ones, and "+operator.DoPurge+" removes the rest", n, st.Newest.UTC().Format(time.RFC3339)))
 	}
 	if st.Damaged > 0 {
-		reasons = append(reasons, fmt.Sprintf("quarantine: %d entries cannot be read: jobbridge quarantine list names them", st.Damaged))
+		reasons = append(reasons, fmt.Sprintf("quarantine: %d entries cannot be read: "+operator.DoList+" names them", st.Damaged))
 	}
 	return reasons
 }

@@ -90,13 +90,13 @@ func (s *Store) releaseRefused(ctx context.Context, e *operator.Entry, o operato
 		if age := e.ReceivedAt.Sub(verified.SignedAt); o.Stale || age.Abs() <= s.opts.Tolerance {
 			err = nil
 		} else {
-			err = fmt.Errorf("%w (it was signed %s before it came; --stale accepts it)", err, age.Round(time.Second))
+			err = fmt.Errorf("%w (it was signed %s before it came; stale=true accepts it)", err, age.Round(time.Second))
 		}
 	}
 	age, window := s.opts.Now().Sub(e.ReceivedAt), s.opts.DedupeWindow()
 	if err == nil && !o.Force && window > 0 && age > window {
 		err = fmt.Errorf("it came %s ago, and message ids are remembered for %s: if the event was stored meanwhile, it would be stored twice; "+
-			"look for it in the journal and in the stream, then use --force", age.Round(time.Second), window)
+			"look for it in the journal and in the stream, then use force=true", age.Round(time.Second), window)
 	}
 	if err != nil {
 		e.Result = err.Error()

@@ -36,7 +36,7 @@ func TestRelease(t *testing.T) {
 			}
 		}
 	}
-	check(operator.ReleaseOptions{}, nil, "1 true 1 stored as sequence 1", "does not match", "--stale accepts it", "--force", "5 true 1 duplicate of sequence 1")
+	check(operator.ReleaseOptions{}, nil, "1 true 1 stored as sequence 1", "does not match", "stale=true accepts it", "force=true", "5 true 1 duplicate of sequence 1")
 	if got := list(t, s); got != "2r 3r 4r" {
 		t.Fatal(got)
 	}

@@ -163,7 +163,7 @@ func TestClock(t *testing.T) {
 		"back by a day, accepted":            {-24 * time.Hour, 1, 0, true, ""},
 		"back by a day, nothing to expire":   {-24 * time.Hour, 0, 0, false, ""},
 		"ahead by less than the retention":   {47 * time.Hour, 1, 0, false, ""},
-		"ahead by the retention":             {49 * time.Hour, 1, 0, false, "--retention"},
+		"ahead by the retention":             {49 * time.Hour, 1, 0, false, "publisher.Options.Stream.Retention"},
 		"ahead, but the journal ran lately":  {49 * time.Hour, 1, 40 * time.Hour, false, ""},
 		"before the last beat":               {0, 1, 40 * time.Hour, false, "set the clock"},
 		"behind the newest record, old beat": {-24 * time.Hour, 1, -30 * time.Hour, false, "set the clock"},

@@ -95,7 +95,7 @@ func (r *Remote) findings(ctx context.Context) ([]Finding, time.Duration, error)
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return []Finding{{
 			Problem: "stream " + r.opts.Stream + ": it does not exist",
-			Fix:     "jobbridge stream create --stream " + r.opts.Stream + ", with credentials that may", Fatal: true,
+			Fix:     "create it with publisher.CreateStream and with credentials that allow it", Fatal: true,
 		}}, 0, nil
 	case errors.Is(err, event.ErrMisconfigured):
 		return []Finding{{Problem: "JetStream is not enabled for this account", Fix: "enable it in the server's configuration", Fatal: true}}, 0, nil

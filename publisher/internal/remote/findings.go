@@ -50,12 +50,12 @@ func (n Needs) Audit(c jetstream.StreamConfig, maxPayload int64) []Finding {
 		found = append(found, Finding{Problem: "stream " + c.Name + ": " + problem, Fix: fix, Fatal: fatal})
 	}
 	if c.Mirror != nil {
-		add(true, "it is a mirror and accepts no events", "publish to its origin: --stream "+c.Mirror.Name)
+		add(true, "it is a mirror and accepts no events", "publish to its origin, with publisher.Options.Stream.Name "+c.Mirror.Name)
 	} else if uncovered := n.uncovered(c.Subjects); len(uncovered) > 0 {
 		add(true, "it does not cover "+strings.Join(uncovered, ", "), "add to its subjects: "+strings.Join(n.Subject.StreamSubjects(), ", "))
 	}
 	if c.Sealed {
-		add(true, "it is sealed and accepts no events", "make another: jobbridge stream create --stream NAME")
+		add(true, "it is sealed and accepts no events", "create another with publisher.CreateStream")
 	}
 	if c.NoAck {
 		add(true, "it acknowledges nothing (no_ack)", "set no_ack to false")
@@ -111,7 +111,7 @@ func orSmallerBodies(limit int64) string {
 	if limit <= HeaderRoom {
 		return ""
 	}
-	return fmt.Sprintf(", or lower --max-body to %d", limit-HeaderRoom)
+	return fmt.Sprintf(", or lower publisher.Options.MaxPayload to %d", limit-HeaderRoom)
 }
 
 // uncovered returns the patterns of the template that none of the subjects covers.

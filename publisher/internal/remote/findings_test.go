@@ -31,8 +31,8 @@ func TestAudit(t *testing.T) {
 		{"one status", func(c *jetstream.StreamConfig) { c.Subjects = []string{"job.completed", "batch.>"} }, 0, "job.*", "job.>", true},
 		{"other depth", func(c *jetstream.StreamConfig) { c.Subjects = []string{"*.*.*", "batch.>"} }, 0, "job.*", "", true},
 		{"mirror", func(c *jetstream.StreamConfig) { c.Subjects, c.Mirror = nil, &jetstream.StreamSource{Name: "ORIGIN"} }, 0,
-			"mirror", "--stream ORIGIN", true},
-		{"sealed", func(c *jetstream.StreamConfig) { c.Sealed = true }, 0, "sealed", "stream create", true},
+			"mirror", "publisher.Options.Stream.Name ORIGIN", true},
+		{"sealed", func(c *jetstream.StreamConfig) { c.Sealed = true }, 0, "sealed", "publisher.CreateStream", true},
 		{"no ack", func(c *jetstream.StreamConfig) { c.NoAck = true }, 0, "no_ack", "no_ack", true},
 		{"memory", func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, 0, "in memory", "file storage", false},
 		{"interest", func(c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy }, 0, "acknowledged and dropped", "limits", false},
@@ -45,7 +45,7 @@ func TestAudit(t *testing.T) {
 		{"a life of an hour", func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }, 0, "", "", false},
 		{"no limit of age", func(c *jetstream.StreamConfig) { c.MaxAge = 0 }, 0, "", "", false},
 		{"short life", func(c *jetstream.StreamConfig) { c.MaxAge = time.Minute }, 0, "1m0s", "max_age", false},
-		{"message size", func(c *jetstream.StreamConfig) { c.MaxMsgSize = body }, 0, "1048576 bytes", "--max-body to 983040", false},
+		{"message size", func(c *jetstream.StreamConfig) { c.MaxMsgSize = body }, 0, "1048576 bytes", "publisher.Options.MaxPayload to 983040", false},
 		{"no room for a body", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 }, 0,
 			"1000 bytes", "set max_msg_size to -1 or at least 1114112", false},
 		{"async", func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }, 0, "before it writes", "persist_mode", false},
@@ -61,7 +61,7 @@ func TestAudit(t *testing.T) {
 				t.Errorf("%s: %v", r.name, found)
 			}
 		case len(found) != 1 || !strings.Contains(found[0].Problem, r.problem) || !strings.Contains(found[0].Fix, r.fix) ||
-			strings.Contains(found[0].Fix, "--max-body to 0") || found[0].Fatal != r.fatal:
+			strings.Contains(found[0].Fix, "MaxPayload to 0") || found[0].Fatal != r.fatal:
 			t.Errorf("%s: %+v, want %q, %q, fatal %v", r.name, found, r.problem, r.fix, r.fatal)
 		}
 	}

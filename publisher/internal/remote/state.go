@@ -137,9 +137,9 @@ func Hint(err error) string {
 		return ": check the credentials"
 	case errors.As(err, &network) && network.Op == "read" && network.Timeout(), // the client gave up first
 		errors.Is(err, io.EOF) && !errors.Is(err, nats.ErrTLS): // the server gave up first
-		return ": the server sent nothing; if its configuration has handshake_first, set --nats-tls-first"
+		return ": the server sent nothing; if its configuration has handshake_first, set nats.TLSHandshakeFirst"
 	case errors.As(err, &noTLS):
-		return ": the server does not begin with TLS: unset --nats-tls-first"
+		return ": the server does not begin with TLS: unset nats.TLSHandshakeFirst"
 	}
 	return ""
 }
