@@ -52,13 +52,7 @@ func (b *Bridge) startAdmin(ctx context.Context) error {
 	if b.opts.Admin.Settings != nil {
 		b.admin.ServeSettings(func() any { return b.opts.Admin.Settings(b.settings.verifier.Fingerprints()) })
 	}
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan error, 1)
-	go func() { done <- b.admin.Serve(serving, b.adminListener, secure) }()
-	b.shutdown.add("admin listener", func(context.Context) error {
-		stop()
-		return <-done
-	})
+	b.start(ctx, "admin listener", func(ctx context.Context) error { return b.admin.Serve(ctx, b.adminListener, secure) })
 	b.log.Info("starting", zap.String("admin", b.Addrs().Admin), zap.String("dir", b.opts.DataDir))
 	return nil
 }

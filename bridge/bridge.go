@@ -210,15 +210,14 @@ func (b *Bridge) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// start runs a part of the bridge until the shutdown comes to it.
-func (b *Bridge) start(ctx context.Context, name string, run func(context.Context)) {
+// start runs a part of the bridge until the shutdown ends it.
+func (b *Bridge) start(ctx context.Context, name string, run func(context.Context) error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() { defer close(done); run(running) }()
+	done := make(chan error, 1)
+	go func() { done <- run(running) }()
 	b.shutdown.add(name, func(context.Context) error {
 		stop()
-		<-done
-		return nil
+		return <-done
 	})
 }
 
@@ -277,16 +276,13 @@ func (b *Bridge) startReload(ctx context.Context) {
 		}
 		return err
 	})
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() { defer close(done); b.reload.Run(running) }()
-	b.shutdown.add("reading of files", func(ctx context.Context) error {
-		stop()
-		ctx, cancel := context.WithTimeout(ctx, reloadLimit)
-		defer cancel()
+	b.start(ctx, "reading of files", func(ctx context.Context) error {
+		done := make(chan struct{})
+		go func() { defer close(done); b.reload.Run(ctx) }()
+		<-ctx.Done()
 		select {
 		case <-done:
-		case <-ctx.Done():
+		case <-time.After(reloadLimit):
 			b.log.Warn("a file that is read again does not answer")
 		}
 		return nil

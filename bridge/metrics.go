@@ -49,105 +49,67 @@ func (m *commitMetrics) observe(s publisher.CommitStats) {
 // publisherCollector asks the publisher for its figures at each scrape.
 type publisherCollector struct{ publisher *publisher.Publisher }
 
-func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("jobbridge_"+name, help, labels, nil)
-}
-
-var (
-	journalBytes    = desc("journal_bytes", "Bytes of the journal's segments.")
-	journalMaxBytes = desc("journal_max_bytes", "Bound of the journal in bytes.")
-	journalSegments = desc("journal_segments", "Segments of the journal.")
-	journalIDs      = desc("journal_ids", "Message ids that the journal remembers.")
-	journalDropped  = desc("journal_dropped_ids_total", "Message ids that the journal forgot before the duplicate window ended, because there were too many.")
-	journalFree     = desc("journal_disk_free_bytes", "Bytes that the disk of the journal has left.")
-	journalFull     = desc("journal_full", "1 if deliveries are refused because the journal or its disk is full.")
-	journalFailed   = desc("journal_failed", "1 if the storage failed and nothing is acknowledged any more.")
-	journalInfo     = desc("journal_info", "1, with what a 2xx survives.", "durability")
-
-	forwardLag        = desc("forward_lag_events", "Durable events that the stream has not acknowledged.")
-	forwardOldest     = desc("forward_lag_seconds", "Age of the oldest of them; 0 if there is none.")
-	forwardForwarded  = desc("forward_forwarded_total", "Events that the stream acknowledged.")
-	forwardParked     = desc("forward_parked_total", "Events moved to the quarantine because the stream can never accept them.")
-	forwardRetries    = desc("forward_retries_total", "Attempts that failed and were repeated.")
-	forwardConflicts  = desc("forward_conflicts_total", "Events published on the conflict subject because the stream held another payload under their message id.")
-	forwardResent     = desc("forward_resent_total", "Events published again after an attempt without an answer: a plain subscriber may have seen them twice.")
-	forwardRefilled   = desc("forward_refilled_total", "Events published again because the stream had lost them.")
-	forwardMissing    = desc("forward_missing_total", "Events that the stream has lost and the journal does not have any more.")
-	forwardLost       = desc("forward_journal_lost_total", "Acknowledged events that the journal has lost, as checkpoint and stream show.")
-	forwardRestarts   = desc("forward_store_restarts_total", "Restarts of the embedded NATS server after its store failed.")
-	forwardCheckpoint = desc("forward_checkpoint_sequence", "Journal sequence up to which everything is in the stream, durably.")
-
-	streamBytes       = desc("stream_bytes", "Bytes in the embedded stream.")
-	streamMaxBytes    = desc("stream_max_bytes", "Bound of the embedded stream in bytes.")
-	streamMessages    = desc("stream_messages", "Events in the embedded stream.")
-	streamConnections = desc("stream_connections", "Connections of workers to the embedded NATS server.")
-	streamConsumers   = desc("stream_consumers", "Consumers of the embedded stream.")
-	streamMaxConsumer = desc("stream_max_consumers", "Bound of the number of consumers.")
-	streamTrimmed     = desc("stream_trimmed_bytes_total", "Bytes of acknowledged events that were removed before their retention ended.")
-	streamHeld        = desc("stream_held_bytes", "Bytes that cannot be trimmed because a durable consumer has not acknowledged them, about.")
-	streamFree        = desc("stream_disk_free_bytes", "Bytes that the disk of the embedded stream has left.")
-
-	remoteConnected  = desc("remote_connected", "1 if there is a connection to the remote NATS.")
-	remoteFindings   = desc("remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", "fatal")
-	remoteReconnects = desc("remote_reconnects_total", "Reconnects to the remote NATS.")
-)
-
-// Describe implements [prometheus.Collector]. The figures differ between the modes,
-// so the collector is unchecked.
+// Describe implements [prometheus.Collector]. It describes nothing, because each mode
+// has other figures.
 func (publisherCollector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements [prometheus.Collector].
 func (c publisherCollector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second) // a scrape has no context
 	defer cancel()
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	metric := func(kind prometheus.ValueType, name, help string, v float64, label []string) {
+		var names, values []string
+		if len(label) > 0 {
+			names, values = label[:1], label[1:]
+		}
+		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("jobbridge_"+name, help, names, nil), kind, v, values...)
 	}
-	counter := func(d *prometheus.Desc, v uint64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	gauge := func(name, help string, v float64, label ...string) {
+		metric(prometheus.GaugeValue, name, help, v, label)
 	}
+	counter := func(name, help string, n uint64) { metric(prometheus.CounterValue, name, help, float64(n), nil) }
 	stats := c.publisher.Stats(ctx)
 	if j := stats.Journal; j != nil {
-		gauge(journalBytes, float64(j.Bytes))
-		gauge(journalMaxBytes, float64(j.MaxBytes))
-		gauge(journalSegments, float64(j.Segments))
-		gauge(journalIDs, float64(j.IDs))
-		counter(journalDropped, j.DroppedIDs)
-		gauge(journalFree, float64(j.Free))
-		gauge(journalFull, oneIf(c.publisher.Full() != ""))
-		gauge(journalFailed, oneIf(c.publisher.Err() != nil))
-		gauge(journalInfo, 1, string(c.publisher.Durability()))
+		gauge("journal_bytes", "Bytes of the journal's segments.", float64(j.Bytes))
+		gauge("journal_max_bytes", "Bound of the journal in bytes.", float64(j.MaxBytes))
+		gauge("journal_segments", "Segments of the journal.", float64(j.Segments))
+		gauge("journal_ids", "Message ids that the journal remembers.", float64(j.IDs))
+		counter("journal_dropped_ids_total", "Message ids that the journal forgot before the duplicate window ended, because there were too many.", j.DroppedIDs)
+		gauge("journal_disk_free_bytes", "Bytes that the disk of the journal has left.", float64(j.Free))
+		gauge("journal_full", "1 if deliveries are refused because the journal or its disk is full.", oneIf(c.publisher.Full() != ""))
+		gauge("journal_failed", "1 if the storage failed and nothing is acknowledged any more.", oneIf(c.publisher.Err() != nil))
+		gauge("journal_info", "1, with what a 2xx survives.", 1, "durability", string(c.publisher.Durability()))
 	}
 	if f := stats.Forward; f != nil {
-		gauge(forwardLag, float64(f.Lag))
-		gauge(forwardOldest, f.OldestAge.Seconds())
-		gauge(forwardCheckpoint, float64(f.Checkpoint))
-		counter(forwardForwarded, f.Forwarded)
-		counter(forwardParked, f.Parked)
-		counter(forwardRetries, f.Retries)
-		counter(forwardConflicts, f.Conflicts)
-		counter(forwardResent, f.Resent)
-		counter(forwardRefilled, f.Refilled)
-		counter(forwardMissing, f.Missing)
-		counter(forwardLost, f.JournalLost)
-		counter(forwardRestarts, f.Restarts)
+		gauge("forward_lag_events", "Durable events that the stream has not acknowledged.", float64(f.Lag))
+		gauge("forward_lag_seconds", "Age of the oldest of them; 0 if there is none.", f.OldestAge.Seconds())
+		gauge("forward_checkpoint_sequence", "Journal sequence up to which everything is in the stream, durably.", float64(f.Checkpoint))
+		counter("forward_forwarded_total", "Events that the stream acknowledged.", f.Forwarded)
+		counter("forward_parked_total", "Events moved to the quarantine because the stream can never accept them.", f.Parked)
+		counter("forward_retries_total", "Attempts that failed and were repeated.", f.Retries)
+		counter("forward_conflicts_total", "Events published on the conflict subject because the stream held another payload under their message id.", f.Conflicts)
+		counter("forward_resent_total", "Events published again after an attempt without an answer: a plain subscriber may have seen them twice.", f.Resent)
+		counter("forward_refilled_total", "Events published again because the stream had lost them.", f.Refilled)
+		counter("forward_missing_total", "Events that the stream has lost and the journal does not have any more.", f.Missing)
+		counter("forward_journal_lost_total", "Acknowledged events that the journal has lost, as checkpoint and stream show.", f.JournalLost)
+		counter("forward_store_restarts_total", "Restarts of the embedded NATS server after its store failed.", f.Restarts)
 	}
 	if s := stats.Server; s != nil {
-		gauge(streamBytes, float64(s.Bytes))
-		gauge(streamMaxBytes, float64(s.MaxBytes))
-		gauge(streamMessages, float64(s.Messages))
-		gauge(streamConnections, float64(s.Connections))
-		gauge(streamConsumers, float64(s.Consumers))
-		gauge(streamMaxConsumer, float64(s.MaxConsumers))
-		gauge(streamHeld, float64(s.Held))
-		gauge(streamFree, float64(s.Free))
-		counter(streamTrimmed, s.Trimmed)
+		gauge("stream_bytes", "Bytes in the embedded stream.", float64(s.Bytes))
+		gauge("stream_max_bytes", "Bound of the embedded stream in bytes.", float64(s.MaxBytes))
+		gauge("stream_messages", "Events in the embedded stream.", float64(s.Messages))
+		gauge("stream_connections", "Connections of workers to the embedded NATS server.", float64(s.Connections))
+		gauge("stream_consumers", "Consumers of the embedded stream.", float64(s.Consumers))
+		gauge("stream_max_consumers", "Bound of the number of consumers.", float64(s.MaxConsumers))
+		gauge("stream_held_bytes", "Bytes that cannot be trimmed because a durable consumer has not acknowledged them, about.", float64(s.Held))
+		gauge("stream_disk_free_bytes", "Bytes that the disk of the embedded stream has left.", float64(s.Free))
+		counter("stream_trimmed_bytes_total", "Bytes of acknowledged events that were removed before their retention ended.", s.Trimmed)
 	}
 	if r := stats.Remote; r != nil {
-		gauge(remoteConnected, oneIf(r.Connected))
-		gauge(remoteFindings, float64(len(r.Misconfigured())), "true")
-		gauge(remoteFindings, float64(len(r.Warnings())), "false")
-		counter(remoteReconnects, r.Reconnects)
+		gauge("remote_connected", "1 if there is a connection to the remote NATS.", oneIf(r.Connected))
+		gauge("remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", float64(len(r.Misconfigured())), "fatal", "true")
+		gauge("remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", float64(len(r.Warnings())), "fatal", "false")
+		counter("remote_reconnects_total", "Reconnects to the remote NATS.", r.Reconnects)
 	}
 }
 

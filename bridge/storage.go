@@ -107,6 +107,6 @@ func (b *Bridge) openQuarantine(ctx context.Context) error {
 	b.quarantine.Store(q)
 	close(b.quarantineReady)
 	b.admin.ServeQuarantine(q)
-	b.start(ctx, "refused requests", q.Run)
+	b.start(ctx, "refused requests", func(ctx context.Context) error { q.Run(ctx); return nil })
 	return o.Metrics.Register(q)
 }

@@ -26,7 +26,6 @@
 package quarantine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,12 +46,11 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// The defaults of [Options].
+// The defaults of package bridge.
 const (
-	DefaultMaxBytes     = 64 << 20
-	DefaultMaxAge       = 7 * 24 * time.Hour
-	DefaultMaxBody      = 64 << 10
-	DefaultDedupeWindow = 24 * time.Hour
+	DefaultMaxBytes = 64 << 20
+	DefaultMaxAge   = 7 * 24 * time.Hour
+	DefaultMaxBody  = 64 << 10
 )
 
 var (
@@ -80,41 +78,36 @@ type Publisher interface {
 	Republish(ctx context.Context, p publisher.Parked) (sequence uint64, err error)
 }
 
-// Options configures a [Store]. Dir, Verifier, Publisher and Decode are needed.
+// Options configures a [Store]. Everything is needed, except Lock, Sync and SyncAll.
 type Options struct {
 	// Dir is the folder of the entries. Open creates it with mode 0700.
 	Dir string
-	// Lock makes Open lock the folder. It is not needed if the caller holds a lock
-	// on the folder around it.
+	// Lock makes Open lock the folder. It is not needed if the caller holds a lock on
+	// the folder around it.
 	Lock bool
-	// MaxBytes bounds the bytes on disk, each file rounded up to 4 KiB. 0 means
-	// [DefaultMaxBytes].
+	// MaxBytes bounds the bytes on disk, each file rounded up to 4 KiB.
 	MaxBytes int64
-	// MaxAge is how long a refused request is kept; 0 means [DefaultMaxAge].
+	// MaxAge is how long a refused request is kept.
 	MaxAge time.Duration
-	// MaxBody is the largest body in bytes of a refused request that is kept; 0
-	// means [DefaultMaxBody].
+	// MaxBody is the largest body in bytes of a refused request that is kept.
 	MaxBody int
-	// Verifier has the present secrets, for a release.
+	// Verifier has the secrets in force, for a release.
 	Verifier Verifier
 	// Publisher publishes what is released.
 	Publisher Publisher
-	// Decode returns the event of an authentic payload that came with the given
-	// headers of the request.
+	// Decode returns the event of an authentic payload that came with the given headers
+	// of the request.
 	Decode func(payload []byte, header map[string]string) event.Event
-	// Tolerance of the time of signing; 0 means [verify.DefaultTolerance].
+	// Tolerance is how far the time of signing may be from the arrival of a request.
 	Tolerance time.Duration
-	// DedupeWindow returns how long message ids are remembered: a refused request
-	// that is older is released only with [operator.ReleaseOptions.Force]. nil means
-	// [DefaultDedupeWindow]; a result of 0 means that the window is not known, and
-	// nothing is held back.
+	// DedupeWindow returns how long message ids are remembered: a refused request that is
+	// older is released only with [operator.ReleaseOptions.Force]. A result of 0 means
+	// that the window is not known, and then every request is released.
 	DedupeWindow func() time.Duration
-	// Logger; nil means none.
-	Logger *zap.Logger
-	// Now is the clock; nil means time.Now.
-	Now func() time.Time
-	// Sync replaces (*os.File).Sync for files and folders, and SyncAll the sync of
-	// the file system that a folder is on. They are for tests.
+	Logger       *zap.Logger
+	Now          func() time.Time // the clock
+	// Sync replaces (*os.File).Sync for files and folders, and SyncAll the sync of the
+	// file system that a folder is on. They are for tests.
 	Sync, SyncAll func(*os.File) error
 }
 
@@ -159,7 +152,12 @@ func Open(o Options) (_ *Store, err error) {
 	case o.Decode == nil:
 		return nil, errors.New("quarantine: Options.Decode is nil")
 	}
-	o.setDefaults()
+	if o.Sync == nil {
+		o.Sync = (*os.File).Sync
+	}
+	if o.SyncAll == nil {
+		o.SyncAll = syncFileSystem
+	}
 	s := &Store{
 		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[string]*entry), bytes: make(map[operator.Kind]int64), problems: make(map[string]error),
 		all: rate.NewLimiter(hourly(o.MaxBytes/2), int(o.MaxBytes/2)),
@@ -199,23 +197,6 @@ func Open(o Options) (_ *Store, err error) {
 		return s, s.syncParent()
 	}
 	return s, nil
-}
-
-func (o *Options) setDefaults() {
-	o.MaxBytes, o.MaxAge, o.MaxBody = cmp.Or(o.MaxBytes, DefaultMaxBytes), cmp.Or(o.MaxAge, DefaultMaxAge), cmp.Or(o.MaxBody, DefaultMaxBody)
-	o.Tolerance, o.Logger = cmp.Or(o.Tolerance, verify.DefaultTolerance), cmp.Or(o.Logger, zap.NewNop())
-	if o.DedupeWindow == nil {
-		o.DedupeWindow = func() time.Duration { return DefaultDedupeWindow }
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Sync == nil {
-		o.Sync = (*os.File).Sync
-	}
-	if o.SyncAll == nil {
-		o.SyncAll = syncFileSystem
-	}
 }
 
 func hourly(bytes int64) rate.Limit { return rate.Limit(float64(bytes) / time.Hour.Seconds()) }

@@ -19,6 +19,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
+	"go.uber.org/zap"
 )
 
 // stream stands for what is behind the bridge: it stores each message id once.
@@ -54,6 +55,8 @@ func options(t testing.TB) quarantine.Options {
 	}
 	return quarantine.Options{
 		Dir: filepath.Join(t.TempDir(), "quarantine"), Verifier: v, Publisher: &stream{},
+		MaxBytes: quarantine.DefaultMaxBytes, MaxAge: quarantine.DefaultMaxAge, MaxBody: quarantine.DefaultMaxBody,
+		Tolerance: verify.DefaultTolerance, DedupeWindow: func() time.Duration { return 24 * time.Hour }, Logger: zap.NewNop(), Now: time.Now,
 		Decode: func(payload []byte, header map[string]string) event.Event {
 			var job struct{ ID, Status string }
 			_ = json.Unmarshal(payload, &job)

@@ -131,27 +131,25 @@ func (s *Store) returnSequences() {
 	s.reserved = s.next
 }
 
-// writeAll writes what [Store.Add] enqueues until ctx ends and the queue is empty,
-// or it is late.
+// writeAll writes what [Store.Add] enqueues until ctx has ended and the queue is empty,
+// or until it is late.
 func (s *Store) writeAll(ctx context.Context, late <-chan struct{}) {
-	for ctx.Err() == nil {
-		select {
-		case r := <-s.queue:
-			s.writeRefused(r)
-		case <-ctx.Done():
-		}
-	}
 	for {
 		select {
 		case <-late:
 			return
+		case r := <-s.queue:
+			s.writeRefused(r)
+			continue
 		default:
 		}
 		select {
 		case r := <-s.queue:
 			s.writeRefused(r)
-		default:
-			return
+		case <-ctx.Done():
+			if len(s.queue) == 0 {
+				return
+			}
 		}
 	}
 }
