@@ -246,14 +246,14 @@ func TestStrangers(t *testing.T) {
 	t.Parallel()
 	o := options(t)
 	outside := filepath.Join(t.TempDir(), "outside")
-	if err := os.WriteFile(outside, []byte("Quarantine-Reason: x\n\nsecret"), 0o600); err != nil {
+	if err := os.WriteFile(outside, []byte(`{"reason": "x"}`+"\n\nsecret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(filepath.Join(o.Dir, "000000000003.refused", "sub"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	lines := func(bytes int, digest string) string {
-		return fmt.Sprintf("Quarantine-Bytes: %d\nQuarantine-Reason: x\nQuarantine-Received-At: 1970-01-01T00:00:01Z\nQuarantine-Digest: sha256:%s\n\nx", bytes, digest)
+		return fmt.Sprintf(`{"bytes": %d, "reason": "x", "received_at": "1970-01-01T00:00:01Z", "digest": "sha256:%s"}`+"\n\nx", bytes, digest)
 	}
 	in := func(name string) string { return filepath.Join(o.Dir, name) }
 	for _, err := range []error{

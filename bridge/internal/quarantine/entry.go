@@ -2,9 +2,8 @@ package quarantine
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -12,122 +11,75 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// entry is what the store remembers of an entry: all but its header and body.
+// entry is what the store remembers of an entry: everything except its headers and body.
 type entry struct {
 	operator.Entry
 	size    int64    // on disk
-	digest  [32]byte // of the body, if it is authentic
+	digest  [32]byte // of the body, if the entry is authentic
 	release *release // in progress, or nil
 }
 
-// contents are what the file of an entry holds.
-type contents struct {
-	operator.Entry
-	key      string
-	digest   string // "sha256:<hex>"
-	sequence uint64 // in the journal
-	time     time.Time
-	header   []byte // lines of the request or the event, "Name: value\r\n"
+// identity is what two copies of one event have in common.
+type identity struct {
+	id     string // the message id
+	digest [32]byte
 }
 
-// The lines of a file that are the quarantine's own. Their prefix tells them from
-// the headers of the request or the event, which follow.
-const (
-	prefix       = "Quarantine-"
-	reasonLine   = prefix + "Reason"
-	receivedLine = prefix + "Received-At"
-	remoteLine   = prefix + "Remote"
-	subjectLine  = prefix + "Subject"
-	idLine       = prefix + "Message-Id"
-	keyLine      = prefix + "Key"
-	sequenceLine = prefix + "Journal-Sequence"
-	timeLine     = prefix + "Record-Time"
-	bytesLine    = prefix + "Bytes"
-	digestLine   = prefix + "Digest"
-)
+func (e *entry) identity() identity { return identity{e.ID, e.digest} }
 
-// required are the lines that each file has.
-var required = []string{reasonLine, receivedLine, bytesLine, digestLine}
+// contents are what the file of an entry holds: Header and Body of the entry stand in
+// the file as lines, and behind the JSON.
+type contents struct {
+	operator.Entry
+	Digest   string    `json:"digest"`                     // "sha256:<hex>" of the body
+	Key      string    `json:"key,omitempty"`              // of the event's job
+	Record   uint64    `json:"journal_sequence,omitempty"` // of the event
+	StoredAt time.Time `json:"record_time,omitzero"`       // when the event was appended to the journal
+	Lines    []string  `json:"headers"`                    // "Name: value"
+}
 
-// maxHead bounds the lines of a file in bytes. Seven headers of a request at 4 KiB,
-// and those of an event from a request of 16 KiB, fit.
+// maxHead bounds the file up to the body, in bytes. Seven headers of a request at
+// 4 KiB, and those of an event from a request of 16 KiB, fit.
 const maxHead = 64 << 10
 
-// head returns the lines of the file up to the body.
-func (c *contents) head() []byte {
+// head returns the file up to the body.
+func (c contents) head() []byte {
+	c.Header, c.Body, c.ReceivedAt = nil, nil, c.ReceivedAt.UTC()
 	var b bytes.Buffer
-	line := func(name, value string) {
-		if value != "" || slices.Contains(required, name) {
-			fmt.Fprintf(&b, "%s: %s\n", name, event.Printable(value, 0))
-		}
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(c); err != nil {
+		panic(err) // nothing in it can fail
 	}
-	line(reasonLine, c.Reason)
-	line(receivedLine, c.ReceivedAt.UTC().Format(time.RFC3339Nano))
-	line(remoteLine, c.Remote)
-	if c.Kind == operator.Authentic {
-		line(subjectLine, c.Subject)
-		line(idLine, c.ID)
-		line(keyLine, c.key)
-		line(sequenceLine, strconv.FormatUint(c.sequence, 10))
-		line(timeLine, c.time.UTC().Format(time.RFC3339Nano))
-	}
-	line(bytesLine, strconv.Itoa(len(c.Body)))
-	line(digestLine, c.digest)
-	b.Write(bytes.ReplaceAll(c.header, []byte("\r\n"), []byte("\n")))
 	b.WriteByte('\n')
 	return b.Bytes()
 }
 
 // parseHead is the inverse of head. Its second result is the length of the head.
-func parseHead(kind operator.Kind, data []byte) (contents, int, error) {
-	end := bytes.Index(data, []byte("\n\n"))
+func parseHead(data []byte) (c contents, length int, err error) {
+	end := bytes.Index(data, []byte("\n\n")) // no JSON of head has an empty line
 	if end < 0 {
-		return contents{}, 0, fmt.Errorf("%w: the lines before the body do not end", ErrDamaged)
+		return c, 0, fmt.Errorf("%w: no empty line stands in front of a body", ErrDamaged)
 	}
-	c := contents{Entry: operator.Entry{Kind: kind}}
-	var err error
-	missing := slices.Clone(required)
-	for line := range bytes.SplitSeq(data[:end], []byte("\n")) {
-		name, value, ok := strings.Cut(string(line), ": ")
-		if !ok {
-			return contents{}, 0, fmt.Errorf("%w: %.80q is no header line", ErrDamaged, line)
-		}
-		missing = slices.DeleteFunc(missing, func(m string) bool { return m == name })
-		var problem error
-		switch name {
-		case reasonLine:
-			c.Reason = value
-		case receivedLine:
-			c.ReceivedAt, problem = time.Parse(time.RFC3339Nano, value)
-		case remoteLine:
-			c.Remote = value
-		case subjectLine:
-			c.Subject = value
-		case idLine:
-			c.ID = value
-		case keyLine:
-			c.key = value
-		case sequenceLine:
-			c.sequence, problem = strconv.ParseUint(value, 10, 64)
-		case timeLine:
-			c.time, problem = time.Parse(time.RFC3339Nano, value)
-		case bytesLine:
-			c.Bytes, problem = strconv.Atoi(value)
-		case digestLine:
-			c.digest = value
-		default:
-			c.header = append(append(c.header, line...), "\r\n"...)
-		}
-		if problem != nil && err == nil {
-			err = fmt.Errorf("%w: %s: %w", ErrDamaged, name, problem)
-		}
+	if err := json.Unmarshal(data[:end], &c); err != nil {
+		return contents{}, 0, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if err == nil && len(missing) > 0 {
-		err = fmt.Errorf("%w: without %s", ErrDamaged, missing[0])
+	if c.ReceivedAt.IsZero() || c.Digest == "" {
+		err = fmt.Errorf("%w: received_at or digest is missing", ErrDamaged)
 	}
-	c.Header = make(map[string]string)
-	for name, values := range event.ParseHeader(c.header) {
+	c.Body, c.Header = nil, make(map[string]string)
+	for name, values := range event.ParseHeader(c.headerBlock()) {
 		c.Header[name] = strings.Join(values, ",")
 	}
 	return c, end + 2, err
+}
+
+// headerBlock returns the headers as lines of the NATS protocol.
+func (c contents) headerBlock() []byte {
+	var block []byte
+	for _, line := range c.Lines {
+		block = append(append(block, line...), "\r\n"...)
+	}
+	return block
 }

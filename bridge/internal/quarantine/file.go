@@ -111,7 +111,7 @@ func (s *Store) inspect(sequence uint64, kind operator.Kind) *entry {
 	e := &entry{Entry: c.Entry, size: roundUp(size)}
 	e.Sequence, e.Kind, e.Header = sequence, kind, nil
 	if err == nil && kind == operator.Authentic {
-		e.digest, err = parseDigest(c.digest)
+		e.digest, err = parseDigest(c.Digest)
 	}
 	if err != nil {
 		e.Damaged = err.Error()
@@ -149,13 +149,13 @@ func (s *Store) read(sequence uint64, kind operator.Kind, body bool) (contents, 
 	if _, err := io.ReadFull(f, first); err != nil {
 		return contents{}, info.Size(), err
 	}
-	c, head, err := parseHead(kind, first)
+	c, head, err := parseHead(first)
 	if err != nil && info.Size() > blockSize { // the head may be longer
 		first = make([]byte, min(info.Size(), maxHead))
 		if _, err := f.ReadAt(first, 0); err != nil {
 			return contents{}, info.Size(), err
 		}
-		c, head, err = parseHead(kind, first)
+		c, head, err = parseHead(first)
 	}
 	if err == nil && info.Size() != int64(head)+int64(c.Bytes) {
 		err = fmt.Errorf("%w: %d bytes long instead of %d", ErrDamaged, info.Size(), head+c.Bytes)
@@ -167,8 +167,8 @@ func (s *Store) read(sequence uint64, kind operator.Kind, body bool) (contents, 
 	if _, err := f.ReadAt(c.Body, int64(head)); err != nil && c.Bytes > 0 {
 		return c, info.Size(), err
 	}
-	if got := event.DigestID(sha256.Sum256(c.Body)); got != c.digest {
-		return c, info.Size(), fmt.Errorf("%w: the body has the digest %s instead of %s", ErrDamaged, got, c.digest)
+	if got := event.DigestID(sha256.Sum256(c.Body)); got != c.Digest {
+		return c, info.Size(), fmt.Errorf("%w: the body has the digest %s instead of %s", ErrDamaged, got, c.Digest)
 	}
 	return c, info.Size(), nil
 }
@@ -212,7 +212,7 @@ func (s *Store) store(c *contents, durable bool) error {
 		return err
 	}
 	digest := sha256.Sum256(c.Body)
-	c.Sequence, c.Bytes, c.digest = s.next, len(c.Body), event.DigestID(digest)
+	c.Sequence, c.Bytes, c.Digest = s.next, len(c.Body), event.DigestID(digest)
 	s.next++ // even if the write fails: part of the entry may be there
 	head := c.head()
 	if len(head) > maxHead {

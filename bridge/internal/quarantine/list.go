@@ -17,7 +17,7 @@ func (s *Store) index(e *entry) {
 	s.entries = append(s.entries, e)
 	s.bytes[e.Kind] += e.size
 	if e.Kind == operator.Authentic && e.Damaged == "" {
-		s.parked[e.ID] = e
+		s.parked[e.identity()] = e
 	}
 }
 
@@ -31,8 +31,8 @@ func (s *Store) forget(e *entry) {
 	}
 	s.entries = slices.Delete(s.entries, i, i+1)
 	s.bytes[e.Kind] -= e.size
-	if s.parked[e.ID] == e {
-		delete(s.parked, e.ID)
+	if s.parked[e.identity()] == e {
+		delete(s.parked, e.identity())
 	}
 }
 

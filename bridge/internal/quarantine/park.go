@@ -3,6 +3,7 @@ package quarantine
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher"
@@ -16,6 +17,7 @@ import (
 // An event that is parked already, under the same message id and with the same
 // payload, is not stored again. If it is being released, that release has failed.
 func (s *Store) Park(ctx context.Context, p publisher.Parked, reason string) error {
+	reason = event.Printable(reason, 0)
 	if s.parkAgain(p, reason) {
 		return nil
 	}
@@ -28,8 +30,10 @@ func (s *Store) Park(ctx context.Context, p publisher.Parked, reason string) err
 		return nil
 	}
 	c := &contents{
-		Entry: operator.Entry{Kind: operator.Authentic, Reason: reason, ReceivedAt: s.opts.Now(), Subject: p.Subject, ID: p.ID, Body: p.Payload},
-		key:   p.Key, sequence: p.Sequence, time: p.Time, header: p.Header,
+		Entry: operator.Entry{
+			Kind: operator.Authentic, Reason: reason, ReceivedAt: s.opts.Now(), Subject: p.Subject, ID: p.ID, Body: p.Payload,
+		},
+		Key: p.Key, Record: p.Sequence, StoredAt: p.Time, Lines: strings.Split(strings.TrimSuffix(string(p.Header), "\r\n"), "\r\n"),
 	}
 	room, err := s.makeRoom(roundUp(int64(len(c.head()) + len(c.Body) + 128)))
 	if err == nil && !room {
@@ -54,11 +58,11 @@ func (s *Store) Park(ctx context.Context, p publisher.Parked, reason string) err
 func (s *Store) parkAgain(p publisher.Parked, reason string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.parked[p.ID]
-	if e == nil || e.digest != p.Digest {
+	e := s.parked[identity{p.ID, p.Digest}]
+	if e == nil {
 		return false
 	}
-	e.Reason = event.Printable(reason, 0)
+	e.Reason = reason
 	if e.release != nil {
 		e.release.refuse(reason)
 	}

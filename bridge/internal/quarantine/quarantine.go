@@ -18,11 +18,11 @@
 // # Files
 //
 // An entry is the file "<sequence>.refused" or "<sequence>.authentic", with the
-// sequence in twelve digits or more. A sequence is never given twice. The file is
-// readable with cat: lines of the form "Name: value", an empty line, and the body
-// byte for byte. The body of a refused request is what the signature was verified
-// over: a body that came compressed has been inflated. The file "next" bounds the
-// sequences that were given; a file whose name ends in ".new" is unfinished.
+// sequence in twelve digits or more. No sequence is given twice. The file is readable
+// with cat: a JSON object, an empty line, and the body byte for byte. The body of a
+// refused request is what the signature was verified over: a body that came compressed
+// has been inflated. The file "next" is above every sequence that was given. A file
+// whose name ends in ".new" is unfinished.
 package quarantine
 
 import (
@@ -131,9 +131,9 @@ type Store struct {
 	reserved uint64 // sequences below it may be given; guarded by files
 	failed   error  // a sync of the folder that failed is final; guarded by files
 
-	mu       sync.Mutex        // guards what follows, and is never held during I/O
-	entries  []*entry          // in the order of their sequences
-	parked   map[string]*entry // the authentic ones, by message id
+	mu       sync.Mutex          // guards what follows, and is never held during I/O
+	entries  []*entry            // in the order of their sequences
+	parked   map[identity]*entry // the authentic ones
 	bytes    map[operator.Kind]int64
 	problems map[string]error
 	waiting  sync.WaitGroup // for releases
@@ -159,7 +159,7 @@ func Open(o Options) (_ *Store, err error) {
 		o.SyncAll = syncFileSystem
 	}
 	s := &Store{
-		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[string]*entry), bytes: make(map[operator.Kind]int64), problems: make(map[string]error),
+		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[identity]*entry), bytes: make(map[operator.Kind]int64), problems: make(map[string]error),
 		all: rate.NewLimiter(hourly(o.MaxBytes/2), int(o.MaxBytes/2)),
 	}
 	if s.sources, err = source.NewLimiters(hourly(o.MaxBytes/4), int(o.MaxBytes/4)); err != nil {

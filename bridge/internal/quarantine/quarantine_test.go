@@ -134,19 +134,50 @@ func TestFile(t *testing.T) {
 	o.Now = func() time.Time { return time.Unix(2, 0) }
 	s := open(t, o)
 	r := quarantine.Refused{Reason: "mismatch", Remote: "192.0.2.1", At: time.Unix(1, 0), Body: []byte("a\n\nb"), Header: http.Header{
-		"Sync-Signature": {"t=1", "v1=a"}, "User-Agent": {"agent\r\nQuarantine-Reason: forged"}, "Cookie": {"no"}, "Content-Type": {strings.Repeat("x", 5000)},
+		"Sync-Signature": {"t=1", "v1=a"}, "User-Agent": {"<agent>\r\nForged: header"}, "Cookie": {"no"}, "Content-Type": {strings.Repeat("x", 5000)},
 	}}
 	add(t, s, r)
 	if err := s.Park(t.Context(), parked("a", "{\r\n}"), "too\nlarge"); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"000000000001.refused": "Quarantine-Reason: mismatch\nQuarantine-Received-At: 1970-01-01T00:00:01Z\nQuarantine-Remote: 192.0.2.1\nQuarantine-Bytes: 4\n" +
-			"Quarantine-Digest: sha256:3bc4da49a0fb577de02f6eb7f1d7a8d4e5c0e5a8f2bd6c06a2e5a4d6ef1f8a3f\nSync-Signature: t=1,v1=a\nUser-Agent: agent  Quarantine-Reason: forged\n\na\n\nb",
-		"000000000002.authentic": "Quarantine-Reason: too large\nQuarantine-Received-At: 1970-01-01T00:00:02Z\nQuarantine-Subject: job.completed\nQuarantine-Message-Id: a\nQuarantine-Key: sync:job:a\n" +
-			"Quarantine-Journal-Sequence: 7\nQuarantine-Record-Time: 1970-01-01T00:00:01.000000005Z\nQuarantine-Bytes: 4\nQuarantine-Digest: " + event.DigestID(sha256.Sum256([]byte("{\r\n}"))) + "\nJob-Kind: job\nJob-Id: a\n\n{\r\n}",
+		"000000000001.refused": `{
+  "sequence": 1,
+  "kind": "refused",
+  "received_at": "1970-01-01T00:00:01Z",
+  "reason": "mismatch",
+  "remote": "192.0.2.1",
+  "bytes": 4,
+  "digest": "` + event.DigestID(sha256.Sum256([]byte("a\n\nb"))) + `",
+  "headers": [
+    "Sync-Signature: t=1,v1=a",
+    "User-Agent: <agent>  Forged: header"
+  ]
+}
+
+a
+
+b`,
+		"000000000002.authentic": `{
+  "sequence": 2,
+  "kind": "authentic",
+  "received_at": "1970-01-01T00:00:02Z",
+  "reason": "too large",
+  "subject": "job.completed",
+  "id": "a",
+  "bytes": 4,
+  "digest": "` + event.DigestID(sha256.Sum256([]byte("{\r\n}"))) + `",
+  "key": "sync:job:a",
+  "journal_sequence": 7,
+  "record_time": "1970-01-01T00:00:01.000000005Z",
+  "headers": [
+    "Job-Kind: job",
+    "Job-Id: a"
+  ]
+}
+
+{` + "\r\n}",
 	} {
-		want = strings.Replace(want, "sha256:3bc4da49a0fb577de02f6eb7f1d7a8d4e5c0e5a8f2bd6c06a2e5a4d6ef1f8a3f", event.DigestID(sha256.Sum256([]byte("a\n\nb"))), 1)
 		path := filepath.Join(o.Dir, name)
 		got, err := os.ReadFile(path)
 		if err != nil || string(got) != want {
@@ -164,7 +195,7 @@ func TestFile(t *testing.T) {
 			t.Errorf("%+v %v", e, err)
 		}
 	}
-	if e, _ := s.Show(t.Context(), 1); e.Header["User-Agent"] != "agent  Quarantine-Reason: forged" || e.Reason != "mismatch" || len(e.Header) != 2 {
+	if e, _ := s.Show(t.Context(), 1); e.Header["User-Agent"] != "<agent>  Forged: header" || e.Reason != "mismatch" || len(e.Header) != 2 {
 		t.Errorf("%+v", e)
 	}
 	if _, err := s.Show(t.Context(), 3); !errors.Is(err, operator.ErrNotFound) {

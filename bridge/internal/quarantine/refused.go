@@ -155,13 +155,13 @@ func (s *Store) writeAll(ctx context.Context, late <-chan struct{}) {
 }
 
 func (s *Store) writeRefused(r Refused) {
-	var header []byte
+	var lines []string
 	for _, name := range keptHeaders {
 		if v := strings.Join(r.Header.Values(name), ","); v != "" && len(v) <= keptHeader {
-			header = fmt.Appendf(header, "%s: %s\r\n", name, event.Printable(v, 0))
+			lines = append(lines, name+": "+event.Printable(v, 0))
 		}
 	}
-	c := &contents{Entry: operator.Entry{Kind: operator.Refused, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, header: header}
+	c := &contents{Entry: operator.Entry{Kind: operator.Refused, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, Lines: lines}
 	s.files.Lock()
 	defer s.files.Unlock()
 	room, err := s.makeRoom(roundUp(int64(len(c.head()) + len(c.Body) + 128))) // its digest is not known yet

@@ -181,7 +181,7 @@ func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *
 	r := &release{cancel: cancel, done: make(chan struct{})}
 	e.release = r
 	p := publisher.Parked{
-		ID: c.ID, Key: c.key, Digest: e.digest, Subject: c.Subject, Header: c.header, Payload: c.Body, Sequence: c.sequence, Time: c.time,
+		ID: c.ID, Key: c.Key, Digest: e.digest, Subject: c.Subject, Header: c.headerBlock(), Payload: c.Body, Sequence: c.Record, Time: c.StoredAt,
 	}
 	s.waiting.Go(func() { s.republish(ctx, e, r, p) })
 	return r

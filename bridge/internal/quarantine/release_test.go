@@ -192,3 +192,33 @@ func TestCloseEndsReleases(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestParkedTwice: a second copy of an event is not stored, also after a restart. Another
+// payload under the same message id is another event.
+func TestParkedTwice(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	s := open(t, o)
+	for restart := range 2 {
+		for _, payload := range []string{"{}", "[]", "{}", "[]"} {
+			if err := s.Park(t.Context(), parked("a", payload), "too large"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := list(t, s); got != "1a 2a" {
+			t.Errorf("after %d restarts: %s", restart, got)
+		}
+		s = open(t, o)
+	}
+	if _, err := s.Purge(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, payload := range []string{"{}", "[]"} {
+		if err := s.Park(t.Context(), parked("a", payload), "too large"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := strings.Fields(list(t, s)); len(got) != 2 || got[0] != "2a" {
+		t.Errorf("after a purge of the first: %v", got)
+	}
+}
