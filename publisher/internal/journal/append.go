@@ -8,28 +8,25 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// Appended is the outcome of an Append.
+// Appended is the result of [Journal.Append].
 type Appended struct {
-	// Sequence of the record, or of the durable record with the same id.
+	// Sequence is the sequence of the record, or of the earlier record with the same id.
 	Sequence uint64
-	// Duplicate: a record with the same job, id and digest is durable already.
+	// Duplicate reports whether an earlier record has the same job, id and digest. Nothing was appended.
 	Duplicate bool
-	// Conflict: a record with the same job and id but another digest is durable.
-	// Nothing was appended.
+	// Conflict reports whether an earlier record has the same job and id, but another digest. Nothing was appended.
 	Conflict bool
 }
 
-// Append stores r and returns when it is durable. r.Sequence and r.Time are
-// ignored. The digest is not checked.
+// Append stores r and returns when it is durable. It assigns r.Sequence and r.Time itself, and does not check the digest.
 //
-// Errors: [event.ErrTooLarge]; [event.ErrFull] with the reason; ErrFailed, ErrClosed;
-// [event.ErrUnavailable] when ctx ends first. Together with [event.ErrUnknown] the
-// record may be stored.
+// Errors: [event.ErrTooLarge]; [event.ErrFull] with the reason; [ErrFailed], [ErrClosed]; [event.ErrUnavailable] if ctx ends first.
+// If the error also wraps [event.ErrUnknown], the record may be stored.
 func (j *Journal) Append(ctx context.Context, r Record) (Appended, error) {
 	return j.append(ctx, &r, false)
 }
 
-// AppendAgain is Append without the comparison with earlier records.
+// AppendAgain appends r like [Journal.Append], but does not compare it with earlier records.
 func (j *Journal) AppendAgain(ctx context.Context, r Record) (Appended, error) {
 	return j.append(ctx, &r, true)
 }
@@ -40,15 +37,15 @@ func (j *Journal) append(ctx context.Context, r *Record, again bool) (Appended, 
 		return Appended{}, fmt.Errorf("%w: a record of %d bytes, the limit is %d", event.ErrTooLarge, length, j.maxRecord)
 	}
 	hash := hashOf(r.job())
-	var compared position // the job's records up to here have other ids
+	var compared position // the job's records up to this position have other ids
 	j.mu.Lock()
 	for {
-		if err := j.refusal(); err != nil {
+		if err := j.stopped(); err != nil {
 			j.mu.Unlock()
 			return Appended{}, err
 		}
 		if !again {
-			if g, first := j.pending(hash, r); g != nil {
+			if g, first := j.findPending(hash, r); g != nil {
 				j.mu.Unlock()
 				return j.wait(ctx, g, first, event.ErrUnavailable)
 			}
@@ -67,7 +64,7 @@ func (j *Journal) append(ctx context.Context, r *Record, again bool) (Appended, 
 			j.mu.Unlock()
 			return Appended{}, fmt.Errorf("%w: %s", event.ErrFull, reason)
 		}
-		if g := j.open; g != nil && g.fits(length) {
+		if g := j.open; g != nil && g.hasRoom(length) {
 			j.encode(g, r, hash)
 			j.mu.Unlock()
 			return j.wait(ctx, g, Appended{Sequence: r.Sequence}, errUnknown)
@@ -85,8 +82,8 @@ func (j *Journal) append(ctx context.Context, r *Record, again bool) (Appended, 
 
 var errUnknown = fmt.Errorf("%w: %w", event.ErrUnavailable, event.ErrUnknown)
 
-// refusal returns why nothing can be acknowledged any more. The caller holds mu.
-func (j *Journal) refusal() error {
+// stopped returns why nothing can be acknowledged any more, or nil. The caller holds mu.
+func (j *Journal) stopped() error {
 	if j.err != nil {
 		return fmt.Errorf("%w: %w", event.ErrUnavailable, j.err)
 	}
@@ -96,9 +93,9 @@ func (j *Journal) refusal() error {
 	return nil
 }
 
-// pending finds the record with r's id among those that are not durable yet, and
-// the group to wait for. The caller holds mu.
-func (j *Journal) pending(hash uint64, r *Record) (*group, Appended) {
+// findPending searches the records that are not durable yet for r's id. It returns the group to wait for, or nil. The caller holds
+// mu.
+func (j *Journal) findPending(hash uint64, r *Record) (*group, Appended) {
 	for _, g := range []*group{j.open, j.committing} {
 		if i := g.find(hash, r.ID); i >= 0 {
 			return g, outcome(g.first+uint64(i), g.entries[i].digest == r.Digest)
@@ -111,9 +108,8 @@ func outcome(sequence uint64, same bool) Appended {
 	return Appended{Sequence: sequence, Duplicate: same, Conflict: !same}
 }
 
-// compare looks for r's id among the job's durable records from newest back to
-// compared. A sequence of 0 means that there is none. Where a record is unreadable the
-// search ends: an event stored twice is better than one that is refused.
+// compare searches the job's durable records for r's id, from newest back to compared. A sequence of 0 means that there is none. The
+// search ends at a record that is unreadable, because to store an event twice is better than to reject it.
 func (j *Journal) compare(ctx context.Context, newest, compared position, hash uint64, r *Record) (first Appended, err error) {
 	err = j.walk(ctx, newest, compared, hash, r.ID, func(_ position, l link) bool {
 		if l.same {
@@ -127,7 +123,7 @@ func (j *Journal) compare(ctx context.Context, newest, compared position, hash u
 	return first, nil
 }
 
-// encode adds r to g, which has room. The caller holds mu.
+// encode adds r to g, which must have room. The caller holds mu.
 func (j *Journal) encode(g *group, r *Record, hash uint64) {
 	previous := j.index[hash]
 	if c := j.committing; c != nil {
@@ -138,7 +134,7 @@ func (j *Journal) encode(g *group, r *Record, hash uint64) {
 	r.Time = j.now()
 	g.add(r, hash, previous)
 	if len(g.entries) == 1 {
-		wake(j.work)
+		wake(j.commitNow)
 	}
 }
 

@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// idleAfter is how long the committer waits for another record before it proves the
-// last group by an empty one.
+// idleAfter is how long the committer waits for another record before it writes an empty group, which states that the last one was
+// synced.
 const idleAfter = time.Second
 
-// commitLoop writes one group after the other until the journal fails or closes.
-// While it writes one, the next one gathers.
+// commitLoop writes one group after the other until the journal fails or closes. While it writes a group, appends join the next one.
 func (j *Journal) commitLoop() {
 	defer close(j.committed)
 	for g := j.nextGroup(); g != nil; g = j.nextGroup() {
@@ -23,8 +22,8 @@ func (j *Journal) commitLoop() {
 	}
 }
 
-// nextGroup waits for a group to write and opens its successor. It returns nil when
-// the journal failed, or was closed and everything is written.
+// nextGroup waits for a group to write, and opens the group after it. It returns nil when the journal has failed, or was closed and
+// everything is written.
 func (j *Journal) nextGroup() *group {
 	idle := time.NewTimer(idleAfter)
 	defer idle.Stop()
@@ -50,8 +49,8 @@ func (j *Journal) nextGroup() *group {
 		}
 		j.mu.Unlock()
 		select {
-		case <-j.work:
-			// Goroutines that are ready to append join the group, so that one sync serves more of them.
+		case <-j.commitNow:
+			// The goroutines that are ready to append now can join the group, so that they share its sync.
 			runtime.Gosched()
 		case <-idle.C:
 			isIdle = true
@@ -59,21 +58,20 @@ func (j *Journal) nextGroup() *group {
 	}
 }
 
-// openGroup opens the group that follows in the tail at offset, or in the prepared
-// segment if the largest record would not fit in the tail. Without one no group is
-// open, and appends wait. The caller holds mu.
+// openGroup opens a group at offset in the tail. If the tail has no room for the largest record, it opens the first group of the
+// prepared segment. If there is no prepared segment, no group is open, and appends wait. The caller holds mu.
 func (j *Journal) openGroup(offset int64) {
 	s := j.tail
 	if s == nil || s.size-offset < pages(groupHead+int64(j.maxRecord)) {
-		wake(j.kick)
+		wake(j.maintainNow)
 		if j.prepared == nil {
 			j.open, j.tailEnd = nil, offset
 			return
 		}
 		s, offset = j.useSegment(j.next), page
 	}
-	j.open = newGroup(j.spare, s, offset, j.next)
-	j.spare = buffers{}
+	j.open = newGroup(j.reusable, s, offset, j.next)
+	j.reusable = buffers{}
 }
 
 // commit makes g durable.
@@ -82,10 +80,10 @@ func (j *Journal) commit(g *group) error {
 	j.mu.Lock()
 	var header []byte
 	synced := int64(0)
-	if s == j.fresh {
+	if s == j.unnamed {
 		header = j.header(s)
 	} else if j.fsync {
-		synced = g.offset // the committer synced every group before it began this one
+		synced = g.offset // every earlier group was synced
 	}
 	age := j.elapsedAge()
 	j.mu.Unlock()
@@ -124,8 +122,8 @@ func (j *Journal) commit(g *group) error {
 	j.unproven = j.fsync && len(g.entries) > 0
 	if header != nil {
 		j.segments = append(j.segments, s)
-		j.fresh = nil
-		wake(j.kick)
+		j.unnamed = nil
+		wake(j.maintainNow)
 	}
 	for i := range g.entries {
 		j.index[g.entries[i].hash] = g.entries[i].position
@@ -135,7 +133,7 @@ func (j *Journal) commit(g *group) error {
 	return nil
 }
 
-// nameSegment gives a segment whose header and first group are synced its name.
+// nameSegment renames the file of a segment whose header and first group are synced.
 func (j *Journal) nameSegment(s *segment) error {
 	if err := j.fs.Rename(filepath.Join(j.folder, preparedName), s.path); err != nil {
 		return err
@@ -149,22 +147,22 @@ func (j *Journal) nameSegment(s *segment) error {
 	return nil
 }
 
-// checkName returns an error if the file of s was removed, replaced or moved away:
-// what is written to it reaches nobody any more.
+// checkName returns an error if the file of s was removed, renamed or replaced, because then a restart would not find what is
+// written to it.
 func (j *Journal) checkName(s *segment) error {
 	if err := j.fs.Named(s.path, s.file); err != nil {
-		return fmt.Errorf("the journal's newest segment is gone: %w", err)
+		return fmt.Errorf("the journal's newest segment is missing: %w", err)
 	}
 	return nil
 }
 
-// finish wakes the goroutines that wait for g, and passes its buffers on. A failure in
-// the meantime counts for g too: nothing is acknowledged after it.
+// finish wakes the goroutines that wait for g, and makes its buffers reusable. If the journal has failed meanwhile, g has failed too,
+// because nothing is acknowledged after a failure.
 func (j *Journal) finish(g *group) {
 	j.mu.Lock()
 	g.err = j.err
 	j.committing = nil
-	j.spare, g.buffers = g.buffers, buffers{}
+	j.reusable, g.buffers = g.buffers, buffers{}
 	j.broadcast()
 	j.mu.Unlock()
 	close(g.done)

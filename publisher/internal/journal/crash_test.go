@@ -156,8 +156,8 @@ func (h *history) workload(o Options) error {
 func (j *Journal) maintainOnce() error {
 	deadline := time.After(5 * time.Second)
 	for turn := 0; ; {
-		if turn < 2 && len(j.kick) == 0 {
-			wake(j.kick)
+		if turn < 2 && len(j.maintainNow) == 0 {
+			wake(j.maintainNow)
 			turn++
 		}
 		select {
@@ -166,7 +166,7 @@ func (j *Journal) maintainOnce() error {
 		case <-deadline:
 			return errors.New("maintainLoop does not run")
 		case <-time.After(50 * time.Microsecond):
-			if turn == 2 && len(j.kick) == 0 {
+			if turn == 2 && len(j.maintainNow) == 0 {
 				return j.Err()
 			}
 		}
@@ -264,7 +264,8 @@ func TestWorkload(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"create .tmp", "allocate .tmp", "sync .tmp", "rename .tmp", "write .tmp", "syncdir ", "truncate .tmp", // files keep the path that they were opened by
+		// A file has the path by which it was opened.
+		"create .tmp", "allocate .tmp", "sync .tmp", "rename .tmp", "write .tmp", "syncdir ", "truncate .tmp",
 		"remove .log", "remove .idx", "sync .idx",
 	} {
 		if seen[want] == 0 {

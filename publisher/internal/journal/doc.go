@@ -1,7 +1,6 @@
-// Package journal is the write-ahead log in front of NATS. [Journal.Append] returns
-// when a record is on stable storage; records that arrive while the disk works share
-// one write and one sync. The package knows bytes only: an id, a digest, a subject,
-// headers and a payload. Publishing them is left to others.
+// Package journal is a write-ahead log. [Journal.Append] returns when a record is on stable storage. Records that arrive during a
+// write to the disk share the next write and the next sync. To the package, a record is bytes: an id, a digest, a subject, headers
+// and a payload. It leaves publishing them to its caller.
 //
 //	j, err := journal.Open(ctx, journal.Options{Dir: "/var/lib/jobbridge"})
 //	a, err := j.Append(ctx, journal.Record{Key: "sync:job:42", ID: "sync:42:COMPLETED", …})
@@ -10,61 +9,58 @@
 //
 // # Promises
 //
-// A record that was acknowledged exists after a crash of the process, and with
-// [event.Fsync] after a power cut. A record with the same job and id is stored once.
-// A sequence is given once. The first error of a write, a sync or a folder is final:
-// nothing is acknowledged after it, because the kernel may have dropped the pages.
+// A record that was acknowledged exists after a crash of the process, and with [event.Fsync] after a power cut. A record with the
+// same job and id is stored once. A sequence is assigned once. After the first error of a write, a sync or a folder nothing is
+// acknowledged any more, because the kernel may have dropped the pages.
 //
-// The disk is expected to change no byte of a file outside the pages that are
-// written, and none where the same bytes are written again. NFS is not supported.
+// The package requires that the disk changes no byte outside the pages that are written, and none where the same bytes are written
+// again. NFS is not supported.
 //
 // # Files
 //
 //	lock                 names the process that holds the folder
 //	journal/<first>.log  a segment, named by its first sequence in 20 digits
-//	journal/<first>.idx  its sidecar: derived from the segment, which may be deleted
+//	journal/<first>.idx  its sidecar, which is derived from the segment and may exist without the segment
 //	journal/next.tmp     the next segment, preallocated; journal/sidecar.tmp a sidecar
 //	damaged/             links to segments in which something is unreadable
 //
 // All integers are little-endian. CRC is CRC-32C (Castagnoli). A page is 4096 bytes.
 //
-// A segment is a header page followed by groups. Each group begins on a page, so that
-// a torn write cannot change a group that was acknowledged before. The rest of the
-// file is zeros, or what a torn write left.
+// A segment is a header page followed by groups. Each group begins at the start of a page, so that a torn write cannot change a
+// group that was acknowledged before. The rest of the file is zeros, or what a torn write left.
 //
 // Segment header, 88 bytes, then zeros up to 4096:
 //
 //	 0  8  magic "JJBJRNL1"
 //	 8 16  id of the journal, random
-//	24  8  id of the segment, random and never 0
-//	32  4  ordinal of the segment: one more than the segment's before
+//	24  8  id of the segment, random and not 0
+//	32  4  ordinal of the segment: one more than that of the previous segment
 //	36  4  0
 //	40  8  first sequence
 //	48  8  creation, Unix time in nanoseconds
-//	56  8  id of the segment before; 0: there is none
-//	64  8  last sequence of the segment before
-//	72  8  offset before which the segment before had been synced; 0: not known
+//	56  8  id of the previous segment; 0: there is none
+//	64  8  last sequence of the previous segment
+//	72  8  offset up to which the previous segment had been synced; 0: unknown
 //	80  4  0
 //	84  4  CRC of bytes 0 to 83
 //
-// Group header, 64 bytes, followed by the records and zeros up to the next page. A
-// group without records only proves the one before it.
+// Group header, 64 bytes, followed by the records and zeros up to the next page. A group without records only states that the
+// previous group had been synced.
 //
 //	 0  4  magic "JBGR"
 //	 4  4  number of records
 //	 8  8  id of the segment
 //	16  8  sequence of the first record
-//	24  8  offset before which this segment had been synced; 0: not known
+//	24  8  offset up to which this segment had been synced; 0: unknown
 //	32  4  length of the records in bytes
 //	36  4  CRC of the records
-//	40  8  age: nanoseconds for which the journal had run, by monotonic clocks
+//	40  8  age: the nanoseconds that the journal had been open in total, by monotonic clocks
 //	48  8  offset of this group in the segment
 //	56  4  ordinal of the segment
 //	60  4  CRC of bytes 0 to 59
 //
-// A place without a valid group is damage if a later group, or the next segment's
-// header, states that it had been synced. Otherwise it is the torn end of the log, of
-// which nothing was acknowledged.
+// A place without a valid group is damage if a later group, or the header of the next segment, states that the place had been
+// synced. Otherwise it is the torn end of the log, and nothing in it was acknowledged.
 //
 // Record, 80 bytes and the fields, then zeros up to a multiple of 8:
 //
@@ -72,7 +68,7 @@
 //	 4  4  flags; 1: local, never forwarded
 //	 8  8  sequence
 //	16  8  Unix time in nanoseconds
-//	24  8  position of the job's record before this one; 0: there is none
+//	24  8  position of the job's previous record; 0: there is none
 //	32 32  SHA-256 of the payload
 //	64  2  length of the job key
 //	66  2  length of the message id
@@ -82,8 +78,7 @@
 //	76  4  length of the payload
 //	80     job key, message id, subject, headers, payload
 //
-// A position is the ordinal of a segment in the upper and an offset in the lower 32
-// bits.
+// A position has the ordinal of a segment in its upper 32 bits, and an offset in its lower 32 bits.
 //
 // Sidecar, 96 bytes and one entry of 72 bytes for each record:
 //
@@ -94,7 +89,7 @@
 //	36  4  number of entries
 //	40  8  first sequence
 //	48  8  last sequence
-//	56  8  offset behind the last group
+//	56  8  offset of the end of the last group
 //	64  8  age of the last group
 //	72  8  creation of the segment, Unix time in nanoseconds
 //	80  8  0
@@ -104,7 +99,7 @@
 //	 0  8  first 8 bytes of the SHA-256 of the job key, or of "sha256:<hex of the digest>"
 //	 8  8  first 8 bytes of the SHA-256 of the message id
 //	16  8  sequence
-//	24  8  position of the job's record before this one
+//	24  8  position of the job's previous record
 //	32  4  offset of the record in the segment
 //	36  4  flags
 //	40 32  SHA-256 of the payload

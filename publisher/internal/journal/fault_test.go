@@ -157,7 +157,7 @@ func mustPrepare(t testing.TB, j *Journal) {
 	waitFor(t, func() bool {
 		j.mu.Lock()
 		defer j.mu.Unlock()
-		return j.prepared != nil && len(j.kick) == 0
+		return j.prepared != nil && len(j.maintainNow) == 0
 	})
 }
 
@@ -288,7 +288,8 @@ func TestBadBlock(t *testing.T) {
 	path := sidecarPath(m.segmentPaths()[0])
 	m.set(func() { delete(m.cached, path) })
 	damage, sequences := damageOf(t, m)
-	if text := strings.Join(damage, "\n"); !strings.Contains(text, "1 records are damaged (2 to 2)") || !strings.Contains(text, "input/output error") ||
+	if text := strings.Join(damage, "\n"); !strings.Contains(text, "1 records are damaged (2 to 2)") ||
+		!strings.Contains(text, "input/output error") ||
 		fmt.Sprint(sequences) != "[1 3 4]" {
 		t.Errorf("damage %q, records %d", damage, sequences)
 	}

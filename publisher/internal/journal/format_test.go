@@ -18,8 +18,10 @@ var update = flag.Bool("update", false, "write testdata again")
 
 // goldenRecords are what the golden journal holds.
 func goldenRecords() []Record {
-	e := event.Event{ID: "job-42", Status: "COMPLETED", Payload: []byte(`{"id":"job-42","status":"COMPLETED"}`), ReceivedAt: time.Unix(1700000000, 0)}
-	full := Record{Key: e.Key(), ID: e.MessageID(), Digest: e.Digest(), Subject: "job.completed", Header: e.AppendHeader(nil), Payload: e.Payload}
+	e := event.Event{ID: "job-42", Status: "COMPLETED", Payload: []byte(`{"id":"job-42","status":"COMPLETED"}`),
+		ReceivedAt: time.Unix(1700000000, 0)}
+	full := Record{Key: e.Key(), ID: e.MessageID(), Digest: e.Digest(), Subject: "job.completed", Header: e.AppendHeader(nil),
+		Payload: e.Payload}
 	empty := Record{ID: event.DigestID(event.Event{}.Digest()), Digest: event.Event{}.Digest(), Subject: "job.unrecognized", Local: true}
 	again := full
 	again.Subject, again.ID = "job.conflict", "another"

@@ -8,19 +8,18 @@ import (
 	"syscall"
 )
 
-// fileSystem is what the journal needs from a file system. Tests replace it by
-// one in memory that loses what was not synced.
+// fileSystem is what the journal needs from a file system. Tests replace it by one in memory that loses what was not synced.
 type fileSystem interface {
 	MkdirAll(path string) error
 	ReadDir(path string) (names []string, err error)
-	Create(path string) (file, error) // an existing file is emptied
+	Create(path string) (file, error) // truncates an existing file
 	Open(path string) (file, error)   // for reading and writing
 	Rename(from, to string) error
 	Link(from, to string) error
 	Remove(path string) error
 	SyncDir(path string) error
 	Space(path string) (space, error)
-	Named(path string, f file) error // an error unless path is a name of f
+	Named(path string, f file) error // returns an error unless path is a name of f
 }
 
 // file is an open file of a fileSystem.
@@ -36,13 +35,13 @@ type file interface {
 
 // space describes the file system of a folder.
 type space struct {
-	free, total int64  // bytes; free is what an ordinary user may still write
+	free, total int64  // in bytes; free is what an ordinary user can still write
 	copyOnWrite bool   // preallocation reserves nothing
-	warning     string // why data may not survive there, or ""
+	warning     string // why data may be lost there, or ""
 }
 
-// reserve returns the free bytes that the journal leaves to others. With copy on
-// write, the journal's own preallocated segments need them too.
+// reserve returns the number of free bytes that the journal does not use. On a file system that copies on write, the journal's own
+// preallocated segments need them too.
 func (s space) reserve() int64 {
 	if s.copyOnWrite {
 		return min(max(256<<20, s.total/20), s.total/10)
@@ -50,9 +49,9 @@ func (s space) reserve() int64 {
 	return min(32<<20, s.total/20)
 }
 
-// disk is the operating system's file system. Links are not followed.
+// disk is the file system of the operating system. It does not follow links.
 type disk struct {
-	sync func(*os.File) error // nil: the operating system's
+	sync func(*os.File) error // nil means that of the operating system
 }
 
 type diskFile struct {
@@ -129,19 +128,13 @@ func (f diskFile) Size() (int64, error) {
 
 func (f diskFile) Allocate(size int64) error { return allocate(f.File, size, fallocate) }
 
-// allocate reserves size bytes with the system call, or with plain zeros where
-// the file system does not know the call. An interrupted call is repeated.
+// allocate reserves size bytes with the system call, or with zeros if the file system does not support the call.
 func allocate(f *os.File, size int64, call func(*os.File, int64) error) error {
-	for {
-		err := call(f, size)
-		switch {
-		case errors.Is(err, syscall.EINTR):
-		case errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.ENOSYS):
-			return writeZeros(f, size)
-		default:
-			return err
-		}
+	err := ignoringEINTR(func() error { return call(f, size) })
+	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
+		return writeZeros(f, size)
 	}
+	return err
 }
 
 func writeZeros(w io.WriterAt, size int64) error {
@@ -154,7 +147,7 @@ func writeZeros(w io.WriterAt, size int64) error {
 	return nil
 }
 
-// ignoringEINTR repeats a system call that a signal interrupted.
+// ignoringEINTR repeats a system call until no signal interrupts it.
 func ignoringEINTR(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, syscall.EINTR) {

@@ -12,7 +12,7 @@ func syncData(f *os.File) error {
 
 func fallocate(f *os.File, size int64) error { return unix.Fallocate(int(f.Fd()), 0, 0, size) }
 
-// File systems that write changed blocks to new places.
+// The magic numbers of file systems that copy on write, and that package unix does not have.
 const (
 	zfsMagic      = 0x2fc12fc1
 	bcachefsMagic = 0xca451a4e
@@ -29,9 +29,9 @@ func diskSpace(path string) (space, error) {
 		s.copyOnWrite = true
 		s.warning = "a file system that copies on write: preallocated space is not reserved there"
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
-		s.warning = "tmpfs: the data is in memory, and a reboot or a power cut loses it, fsync or not"
+		s.warning = "tmpfs: the data is in memory, so a reboot or a power cut loses it in spite of fsync"
 	case unix.OVERLAYFS_SUPER_MAGIC:
-		s.warning = "overlayfs: the data is in a container's own layer, and is removed with the container"
+		s.warning = "overlayfs: the data is in the layer of a container, and is removed with the container"
 	case unix.NFS_SUPER_MAGIC:
 		s.warning = "NFS, which is not supported: its locks do not exclude a second process reliably"
 	}

@@ -20,7 +20,7 @@ func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 // pages rounds n up to whole pages.
 func pages(n int64) int64 { return (n + page - 1) &^ (page - 1) }
 
-// groupHeader is the header of a group.
+// groupHeader is the header of a group. The package comment describes its fields.
 type groupHeader struct {
 	count   uint32
 	segment uint64
@@ -55,14 +55,15 @@ func parseGroupHeader(b []byte) (h groupHeader, ok bool) {
 	}
 	return groupHeader{
 		count: le.Uint32(b[4:]), segment: le.Uint64(b[8:]), first: le.Uint64(b[16:]), synced: int64(le.Uint64(b[24:])),
-		length: le.Uint32(b[32:]), body: le.Uint32(b[36:]), age: int64(le.Uint64(b[40:])), offset: int64(le.Uint64(b[48:])), ordinal: le.Uint32(b[56:]),
+		length: le.Uint32(b[32:]), body: le.Uint32(b[36:]), age: int64(le.Uint64(b[40:])), offset: int64(le.Uint64(b[48:])),
+		ordinal: le.Uint32(b[56:]),
 	}, true
 }
 
 // end returns the offset at which the next group may begin.
 func (h groupHeader) end() int64 { return pages(h.offset + groupHead + int64(h.length)) }
 
-// holds reports whether body is the records that the header describes.
+// holds reports whether body consists of the records that the header describes.
 func (h groupHeader) holds(body []byte) bool {
 	if checksum(body) != h.body {
 		return false
@@ -77,33 +78,33 @@ func (h groupHeader) holds(body []byte) bool {
 	return len(body) == 0
 }
 
-// group gathers records until the committer writes them. Journal.mu guards it
-// while it is open; afterwards it belongs to the committer.
+// group is a number of records that are written together. Journal.mu guards it while it is open. Afterwards only the committer changes
+// it.
 type group struct {
-	done chan struct{} // closed when the group is durable or failed
+	done chan struct{} // closed when the group is durable or has failed
 	err  error         // set before done is closed
 
 	segment *segment
 	offset  int64
 	first   uint64
-	limit   int // that buf may not exceed
+	limit   int // of the length of buf
 	buffers
 }
 
-// buffers are what groups pass on to later groups.
+// buffers are the parts of a group that a later group uses again.
 type buffers struct {
-	buf     []byte           // room for the header, then the records
-	entries []pending        // one per record
-	newest  map[uint64]int32 // hash of the job → its last entry
+	buf     []byte           // space for the header, and the records
+	entries []pendingRecord  // one for each record
+	newest  map[uint64]int32 // by hash of the job, the index of its last entry
 }
 
-// pending is a record that is not durable yet.
-type pending struct {
+// pendingRecord is a record that is not durable yet.
+type pendingRecord struct {
 	hash     uint64
 	position position
 	id       string
 	digest   [sha256.Size]byte
-	older    int32 // entry of the same job before this one, -1 if there is none
+	older    int32 // index of the previous entry of the same job, -1 if there is none
 }
 
 func newGroup(b buffers, s *segment, offset int64, first uint64) *group {
@@ -118,8 +119,8 @@ func newGroup(b buffers, s *segment, offset int64, first uint64) *group {
 	}
 }
 
-// fits reports whether a record of length bytes may join the group.
-func (g *group) fits(length int) bool {
+// hasRoom reports whether a record of length bytes may join the group.
+func (g *group) hasRoom(length int) bool {
 	return len(g.buf)+length <= g.limit && (len(g.entries) == 0 || len(g.buf)+length <= maxGroupBytes)
 }
 
@@ -133,7 +134,7 @@ func (g *group) last(hash uint64) int32 {
 	return -1
 }
 
-// add encodes r. previous is the job's record before this group.
+// add adds r to the group. previous is the position of the job's last record before this group.
 func (g *group) add(r *Record, hash uint64, previous position) {
 	older := g.last(hash)
 	if older >= 0 {
@@ -141,7 +142,7 @@ func (g *group) add(r *Record, hash uint64, previous position) {
 	}
 	r.Sequence = g.first + uint64(len(g.entries))
 	g.newest[hash] = int32(len(g.entries))
-	g.entries = append(g.entries, pending{hash, at(g.segment.ordinal, g.offset+int64(len(g.buf))), r.ID, r.Digest, older})
+	g.entries = append(g.entries, pendingRecord{hash, newPosition(g.segment.ordinal, g.offset+int64(len(g.buf))), r.ID, r.Digest, older})
 	g.buf = appendRecord(g.buf, r, previous)
 }
 
@@ -154,8 +155,8 @@ func (g *group) find(hash uint64, id string) int32 {
 	return i
 }
 
-// encode completes the group for writing: header and whole pages. synced is the
-// offset before which everything was synced, age the journal's.
+// encode returns the header and the records in whole pages. synced is the offset up to which the segment has been synced, and age is
+// the age of the journal.
 func (g *group) encode(synced, age int64) []byte {
 	body := g.buf[groupHead:]
 	groupHeader{

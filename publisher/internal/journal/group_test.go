@@ -44,8 +44,8 @@ func TestGroupFits(t *testing.T) {
 		"alone, beyond the group's bound": {4 << 20, groupHead, 0, 2 << 20, true},
 	} {
 		g := testGroup(test.limit)
-		g.buf, g.entries = make([]byte, test.buffered), make([]pending, test.entries)
-		if got := g.fits(test.length); got != test.want {
+		g.buf, g.entries = make([]byte, test.buffered), make([]pendingRecord, test.entries)
+		if got := g.hasRoom(test.length); got != test.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
@@ -101,7 +101,7 @@ func TestGroupHolds(t *testing.T) {
 		"behind the file":    {7, 3 * page, 9 * page, false},
 		"beginning at limit": {7, page, page, false},
 	} {
-		got, body, ok, err := window.group(test.id, test.offset, test.limit)
+		got, body, ok, err := window.readGroup(test.id, test.offset, test.limit)
 		if ok != test.want || err != nil || ok && (got != h || len(body) != int(h.length)) {
 			t.Errorf("%s: %v, %v, %d bytes", name, ok, err, len(body))
 		}
@@ -174,7 +174,7 @@ func TestRecordLimits(t *testing.T) {
 			}
 		}
 	}
-	if p := at(3, 1<<32-8); p.ordinal() != 3 || p.offset() != 1<<32-8 || p <= at(3, 0) || p >= at(4, 0) {
+	if p := newPosition(3, 1<<32-8); p.ordinal() != 3 || p.offset() != 1<<32-8 || p <= newPosition(3, 0) || p >= newPosition(4, 0) {
 		t.Errorf("position %x", p)
 	}
 }

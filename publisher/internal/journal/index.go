@@ -11,15 +11,15 @@ import (
 )
 
 var (
-	// errGone is returned for a position whose segment was deleted.
-	errGone = errors.New("deleted")
+	// errDeleted is returned for a position in a segment that was deleted.
+	errDeleted = errors.New("deleted")
 	// errUnreadable is returned for a position whose record is damaged.
 	errUnreadable = errors.New("unreadable")
 )
 
-// hold finds the segment of p and the end of its durable groups. The file stays
-// open until release. It returns nil if the segment is not known any more.
-func (j *Journal) hold(p position) (*segment, int64) {
+// acquire returns the segment of p and the end of its durable groups. The file stays open until release. acquire returns nil if the
+// segment was removed.
+func (j *Journal) acquire(p position) (*segment, int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	i, ok := slices.BinarySearchFunc(j.segments, p.ordinal(), func(s *segment, o uint32) int { return cmp.Compare(s.ordinal, o) })
@@ -27,50 +27,51 @@ func (j *Journal) hold(p position) (*segment, int64) {
 		return nil, 0
 	}
 	s := j.segments[i]
-	s.holds++
+	s.readers++
 	return s, s.end
 }
 
 func (j *Journal) release(s *segment) {
 	j.mu.Lock()
-	s.holds--
+	s.readers--
 	j.mu.Unlock()
 }
 
-// link is one record of a job's chain.
+// link is one record in the chain of a job's records.
 type link struct {
 	sequence uint64
 	previous position
 	digest   [sha256.Size]byte
-	same     bool // it has the message id that was asked for
+	same     bool // the record has the message id that was searched for
 }
 
-// link reads the record at p as far as the comparison with id needs.
-func (j *Journal) link(p position, hash uint64, id string) (link, error) {
-	s, end := j.hold(p)
+// readLink reads the part of the record at p that the comparison with id needs.
+func (j *Journal) readLink(p position, hash uint64, id string) (link, error) {
+	s, end := j.acquire(p)
 	if s == nil {
-		return link{}, errGone
+		return link{}, errDeleted
 	}
 	defer j.release(s)
 	if s.deleted {
 		e, err := j.findEntry(s, p)
-		if err != nil && !errors.Is(err, errGone) {
-			j.damageIn(s, fmt.Sprintf("the ids of a deleted segment are not known any more: %v", err))
+		if err != nil && !errors.Is(err, errDeleted) {
+			j.damageIn(s, fmt.Sprintf("the message ids of a deleted segment are lost: %v", err))
 			err = fmt.Errorf("%w: %w", errUnreadable, err)
 		}
 		return link{e.sequence, e.previous, e.digest, e.hash == hash && e.id == hashOf(id)}, err
 	}
 	h, b, err := readRecord(s, p.offset(), end, 512-headLength)
 	if err != nil {
-		j.damageIn(s, fmt.Sprintf("%s at offset %d: a record is unreadable, and earlier ids of its job are not known: %v", s.path, p.offset(), err))
+		j.damageIn(s, fmt.Sprintf("%s at offset %d: a record is unreadable, so the earlier message ids of its job are lost: %v",
+			s.path, p.offset(), err))
 		return link{}, fmt.Errorf("%w: %s at %d: %w", errUnreadable, s.path, p.offset(), err)
 	}
 	_, found := h.names(b)
 	return link{h.sequence, h.previous, h.digest, string(found) == id}, nil
 }
 
-// readRecord reads the record at offset: its names and at least extra bytes. The
-// record must lie before end.
+// readRecord reads the head of the record at offset, its names, and at least extra bytes after the head. The record must end before
+// end.
 func readRecord(s *segment, offset, end int64, extra int) (head, []byte, error) {
 	b := make([]byte, headLength+extra)
 	for {
@@ -93,15 +94,15 @@ func readRecord(s *segment, offset, end int64, extra int) (head, []byte, error) 
 	}
 }
 
-// walk follows the chain of a job from p back to stop, which it excludes, until
-// visit returns false. It ends where the journal begins.
+// walk calls visit for the records in the chain of a job, from p back to stop, which it excludes, until visit returns false. It ends at
+// the beginning of the journal.
 func (j *Journal) walk(ctx context.Context, p, stop position, hash uint64, id string, visit func(position, link) bool) error {
 	for p > stop {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		l, err := j.link(p, hash, id)
-		if errors.Is(err, errGone) {
+		l, err := j.readLink(p, hash, id)
+		if errors.Is(err, errDeleted) {
 			return nil
 		}
 		if err != nil {
@@ -118,9 +119,8 @@ func (j *Journal) walk(ctx context.Context, p, stop position, hash uint64, id st
 	return nil
 }
 
-// Lookup returns the durable records of the job with that key, oldest first. A
-// record without a key has the key "sha256:<hex>" of its payload. Records older
-// than the journal's beginning ([Stats.Begin]) are missing.
+// Lookup returns the durable records of the job with this key, oldest first. The key of a record without a job key is "sha256:<hex>"
+// with the digest of its payload. Records from before the beginning of the journal ([Stats].Begin) are missing.
 func (j *Journal) Lookup(ctx context.Context, key string) ([]Record, error) {
 	hash := hashOf(key)
 	j.mu.Lock()
@@ -138,7 +138,7 @@ func (j *Journal) Lookup(ctx context.Context, key string) ([]Record, error) {
 		}
 		return true
 	})
-	if errors.Is(failed, errGone) {
+	if errors.Is(failed, errDeleted) {
 		failed = nil
 	}
 	slices.Reverse(records)
@@ -148,15 +148,15 @@ func (j *Journal) Lookup(ctx context.Context, key string) ([]Record, error) {
 	return records, nil
 }
 
-// read returns the whole record at p.
+// read returns the record at p.
 func (j *Journal) read(p position) (Record, error) {
-	s, end := j.hold(p)
+	s, end := j.acquire(p)
 	if s == nil {
-		return Record{}, errGone
+		return Record{}, errDeleted
 	}
 	defer j.release(s)
 	if s.deleted {
-		return Record{}, errGone
+		return Record{}, errDeleted
 	}
 	h, _, err := readRecord(s, p.offset(), end, 0)
 	if err != nil {
@@ -173,22 +173,21 @@ func (j *Journal) read(p position) (Record, error) {
 	return r, nil
 }
 
-// addIndex makes the records of a segment known. The caller holds mu, or nobody
-// else knows the journal yet.
+// addIndex adds the records of a segment to the index. The caller holds mu, or the journal is not open yet.
 func (j *Journal) addIndex(s *segment, entries []entry) {
 	for i := range entries {
-		j.index[entries[i].hash] = at(s.ordinal, int64(entries[i].offset))
+		j.index[entries[i].hash] = newPosition(s.ordinal, int64(entries[i].offset))
 	}
 	s.count = len(entries)
 	j.ids += len(entries)
 }
 
-// dropIndex forgets the ids of s, a few at a time so that no Append waits long.
+// dropIndex removes the records of s from the index, a few at a time so that no Append waits long.
 func (j *Journal) dropIndex(s *segment, entries []entry) {
 	for batch := range slices.Chunk(entries, 512) {
 		j.mu.Lock()
 		for i := range batch {
-			if e := &batch[i]; j.index[e.hash] == at(s.ordinal, int64(e.offset)) {
+			if e := &batch[i]; j.index[e.hash] == newPosition(s.ordinal, int64(e.offset)) {
 				delete(j.index, e.hash)
 			}
 		}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -15,143 +16,138 @@ import (
 )
 
 var (
-	// ErrLocked is returned by Open when another process holds the data folder.
+	// ErrLocked is returned by [Open] when another process uses the data folder.
 	ErrLocked = errors.New("journal: data folder in use")
-	// ErrClock is returned by Open when the machine's clock is implausible.
+	// ErrClock is returned by [Open] when the machine's clock is implausible.
 	ErrClock = errors.New("journal: implausible clock")
-	// ErrFailed is returned once a write or a sync has failed. Nothing is appended
-	// any more; a restart finds out what is durable.
+	// ErrFailed is returned after a write or a sync has failed. Nothing is appended any more until the journal is opened again.
 	ErrFailed = errors.New("journal: failed")
-	// ErrClosed is returned after Close.
+	// ErrClosed is returned after [Journal.Close].
 	ErrClosed = errors.New("journal: closed")
 )
 
-// Defaults of Options.
+// The defaults of [Options].
 const (
 	DefaultMaxBytes  = 4 << 30
 	DefaultMaxRecord = 2 << 20
 	DefaultWindow    = 24 * time.Hour
 )
 
-// Options configure a journal. Only Dir is required.
+// Options configures a [Journal]. Only Dir is required.
 type Options struct {
-	// Dir is the data folder. The journal uses the file lock and the folders
-	// journal and damaged in it.
+	// Dir is the data folder. The journal uses the file lock and the folders journal and damaged in it.
 	Dir string
-	// Durability is [event.Fsync] (the default) or [event.OS].
+	// Durability is [event.Fsync] or [event.OS]. "" means event.Fsync.
 	Durability event.Durability
-	// MaxBytes bounds the size of all segments. 0 means the smaller of
-	// DefaultMaxBytes and a quarter of the free disk.
+	// MaxBytes is the largest size of all segments together, in bytes. 0 means the smaller of [DefaultMaxBytes] and a quarter of
+	// the free disk.
 	MaxBytes int64
-	// MaxRecord is the length in bytes of the largest encoded record: the fields
-	// and 88 bytes. 0 means DefaultMaxRecord.
+	// MaxRecord is the size of the largest encoded record, in bytes: its fields and 88 bytes. 0 means [DefaultMaxRecord].
 	MaxRecord int
-	// Window is for how long message ids are known at least. 0 means DefaultWindow.
+	// Window is the least time for which message ids are known. 0 means [DefaultWindow].
 	Window time.Duration
-	// AcceptClock skips the check of the machine's clock.
+	// AcceptClock makes Open accept an implausible clock.
 	AcceptClock bool
-	// Retention of the stream, for the check of the clock. 0 skips that part.
+	// Retention is how long the stream keeps an event. Open compares the clock with it. 0 means without limit.
 	Retention time.Duration
 	// Logger may be nil.
 	Logger *zap.Logger
-	// OnCommit is called after each group that holds records. It must not block.
+	// OnCommit is called after each group that contains records. It must not block. It may be nil.
 	OnCommit func(CommitStats)
-	// MakeRoom is called when the journal needs the room of a segment that is not
-	// released yet, before an append is refused: the forwarder checkpoints then, and
-	// calls Release. nil means that nothing is to be made.
+	// MakeRoom is called before an append is rejected for lack of room, if segments are not released yet. It should make the
+	// forwarder write a checkpoint and call [Journal.Release]. It may be nil.
 	MakeRoom func(ctx context.Context) error
 
-	// For tests: Sync replaces the sync of a file or folder, SegmentBytes sets the
-	// size of a segment, Now is the wall clock.
+	// The following options are for tests. Sync replaces the sync of a file or folder, SegmentBytes is the size of a segment, and
+	// Now is the wall clock.
 	Sync         func(f *os.File) error
 	SegmentBytes int64
 	Now          func() time.Time
 
-	fs      fileSystem           // for tests; nil is the operating system's
-	elapsed func() time.Duration // for tests: monotonic time since Open
-	maxIDs  int                  // for tests
+	fs      fileSystem           // nil means that of the operating system
+	elapsed func() time.Duration // monotonic time since Open
+	maxIDs  int
 }
 
-// CommitStats describe one group.
+// CommitStats describes one group.
 type CommitStats struct {
 	Records  int
-	Bytes    int           // written, in whole pages
-	Sync     time.Duration // of the sync alone
-	Duration time.Duration // of write and sync
+	Bytes    int           // that were written, in whole pages
+	Sync     time.Duration // time of the sync
+	Duration time.Duration // time of write and sync
 }
 
-// Stats describe a journal at one moment.
+// Stats describes a journal at one moment. Sizes are in bytes.
 type Stats struct {
 	First, Durable uint64    // sequences of the first and the last durable record; 0 if there is none
 	Begin          time.Time // when the first segment was created; zero if there is none
-	Bytes          int64     // of all segments, the prepared one included
+	Bytes          int64     // of all segments, including the prepared one
 	MaxBytes       int64
 	SegmentBytes   int64 // of one segment
 	Segments       int
-	Jobs           int    // entries of the index
+	Jobs           int    // in the index
 	IDs            int    // message ids that the index can find
-	DroppedIDs     uint64 // since Open, forgotten before the window ended
-	Free           int64  // bytes of the disk
+	DroppedIDs     uint64 // message ids that were dropped before the window ended, since Open
+	Free           int64  // space that is left on the disk
 }
 
 // Journal is an open journal. Its methods may be called concurrently.
 type Journal struct {
-	dir, folder, aside string
-	fs                 fileSystem
-	lock               *lock
-	logger             *zap.Logger
-	fsync              bool
-	maxBytes           int64
-	segmentBytes       int64
-	maxRecord          int
-	maxIDs             int
-	window             time.Duration
-	now                func() time.Time
-	elapsed            func() time.Duration
-	onCommit           func(CommitStats)
-	makeRoom           func(context.Context) error
-	id                 [16]byte
-	known              bool     // id was read from a segment
-	newestRecord       position // at Open
-	warnings           []string // does not change after Open
+	dir, folder, damagedDir string
+	fs                      fileSystem
+	lock                    *lock
+	logger                  *zap.Logger
+	fsync                   bool
+	maxBytes                int64
+	segmentBytes            int64
+	maxRecord               int
+	maxIDs                  int
+	window                  time.Duration
+	now                     func() time.Time
+	elapsed                 func() time.Duration
+	onCommit                func(CommitStats)
+	makeRoom                func(context.Context) error
+	id                      [16]byte
+	idRead                  bool     // the id was read from a segment
+	newestRecord            position // when the journal was opened
+	warnings                []string // does not change after Open
 
-	work       chan struct{} // wakes the committer
-	kick       chan struct{} // wakes maintainLoop
-	stop       chan struct{} // closed when the committer has ended at Close
-	failed     chan struct{} // closed by fail
-	committed  chan struct{} // closed when commitLoop has returned
-	maintained chan struct{} // closed when maintainLoop has returned
-	lastBeat   time.Time     // of maintainLoop
+	commitNow   chan struct{} // wakes commitLoop
+	maintainNow chan struct{} // wakes maintainLoop
+	stop        chan struct{} // closed when the committer has ended at Close
+	failed      chan struct{} // closed by fail
+	committed   chan struct{} // closed when commitLoop has returned
+	maintained  chan struct{} // closed when maintainLoop has returned
+	lastTouch   time.Time     // when maintainLoop touched the lock file last
 
 	mu         sync.Mutex // guards everything below
-	segments   []*segment // by ordinal; those whose file was deleted come first
+	segments   []*segment // by ordinal; those with a deleted file are the first
 	index      map[uint64]position
 	ids        int
 	droppedIDs uint64
 	ordinal    uint32 // of the newest segment
 	last       uint64 // last durable sequence
-	age        int64  // of the journal at Open
+	age        int64  // of the journal when it was opened
 	released   uint64
-	open       *group   // that appends join; nil if there is no room
-	committing *group   // that is being written; nil if there is none
-	spare      buffers  // of the last committed group
+	open       *group   // the group that appends join; nil if there is no room
+	committing *group   // the group that is being written; nil if there is none
+	reusable   buffers  // buffers of the last committed group
 	next       uint64   // sequence of the next group
-	tail       *segment // that the next group is written to, if it has room
-	tailEnd    int64    // offset of the next group in tail
+	tail       *segment // the segment of the next group, if it has room
+	tailEnd    int64    // the offset of the next group in tail
 	prepared   file     // the next segment's file; nil if there is none
-	fresh      *segment // uses a prepared file but is not named yet
-	unproven   bool     // the last group needs a group behind it
-	lack       string   // why there is no room for another segment
-	lackAlways bool     // refuse although the present segment has room
+	unnamed    *segment // uses the prepared file, which is not renamed yet
+	unproven   bool     // no later group states that the last one was synced
+	noRoom     string   // why there is no room for another segment, or ""
+	rejectAll  bool     // reject appends although the present segment has room
 	changed    chan struct{}
 	damages    []string
 	closing    bool
 	err        error // of fail
 }
 
-// Open locks the data folder, reads the journal in it and makes durable what it
-// found. A journal that does not exist is created. Errors: ErrLocked, ErrClock, or
-// the file system's. ctx is looked at before the work begins.
+// Open locks the data folder, reads the journal in it and makes durable what it has found. It creates a journal that does not exist.
+// Errors: [ErrLocked], [ErrClock], those of wrong options and those of the file system. Open checks ctx only at its beginning.
 func Open(ctx context.Context, o Options) (*Journal, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -174,14 +170,14 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 	}
 	if err := j.start(o); err != nil {
 		if errors.Is(err, ErrClock) {
-			j.lock.undoBeat()
+			j.lock.undoTouch()
 		}
 		return nil, errors.Join(err, j.lock.release())
 	}
 	return j, nil
 }
 
-// makeDir creates a folder and its parents. Each new entry is synced.
+// makeDir creates a folder and its parents, and syncs the parent of each new folder.
 func (j *Journal) makeDir(path string) error {
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -198,10 +194,10 @@ func (j *Journal) makeDir(path string) error {
 
 func newJournal(o Options) (*Journal, error) {
 	j := &Journal{
-		dir: o.Dir, folder: filepath.Join(o.Dir, "journal"), aside: filepath.Join(o.Dir, "damaged"), fs: o.fs, logger: o.Logger,
+		dir: o.Dir, folder: filepath.Join(o.Dir, "journal"), damagedDir: filepath.Join(o.Dir, "damaged"), fs: o.fs, logger: o.Logger,
 		fsync: o.Durability != event.OS, maxBytes: o.MaxBytes, maxRecord: o.MaxRecord, maxIDs: o.maxIDs, window: o.Window,
 		now: o.Now, elapsed: o.elapsed, onCommit: o.OnCommit, makeRoom: o.MakeRoom,
-		work: make(chan struct{}, 1), kick: make(chan struct{}, 1), stop: make(chan struct{}), failed: make(chan struct{}),
+		commitNow: make(chan struct{}, 1), maintainNow: make(chan struct{}, 1), stop: make(chan struct{}), failed: make(chan struct{}),
 		committed: make(chan struct{}), maintained: make(chan struct{}), index: make(map[uint64]position),
 	}
 	if o.Durability != "" && o.Durability != event.Fsync && o.Durability != event.OS {
@@ -213,18 +209,10 @@ func newJournal(o Options) (*Journal, error) {
 	if j.fs == nil {
 		j.fs = disk{sync: o.Sync}
 	}
-	if j.logger == nil {
-		j.logger = zap.NewNop()
-	}
-	if j.maxRecord == 0 {
-		j.maxRecord = DefaultMaxRecord
-	}
-	if j.window == 0 {
-		j.window = DefaultWindow
-	}
-	if j.maxIDs == 0 {
-		j.maxIDs = maxIDs
-	}
+	j.logger = cmp.Or(j.logger, zap.NewNop())
+	j.maxRecord = cmp.Or(j.maxRecord, DefaultMaxRecord)
+	j.window = cmp.Or(j.window, DefaultWindow)
+	j.maxIDs = cmp.Or(j.maxIDs, maxIDs)
 	if j.now == nil {
 		j.now = time.Now
 	}
@@ -243,16 +231,17 @@ func newJournal(o Options) (*Journal, error) {
 
 // start recovers the journal and starts its goroutines.
 func (j *Journal) start(o Options) error {
-	if err := j.recover(); err != nil {
-		return errors.Join(fmt.Errorf("journal: %w", err), j.closeFiles())
+	err := j.recover()
+	if err == nil {
+		err = j.setSizes(o.SegmentBytes)
 	}
-	if err := j.setSizes(o.SegmentBytes); err != nil {
+	if err == nil {
+		err = j.checkClock(o)
+	}
+	if err != nil {
 		return errors.Join(err, j.closeFiles())
 	}
-	if err := j.checkClock(o); err != nil {
-		return errors.Join(err, j.closeFiles())
-	}
-	if !j.known {
+	if !j.idRead {
 		j.id = randomID()
 		j.unproven = true // an empty group makes the id durable
 	}
@@ -262,10 +251,10 @@ func (j *Journal) start(o Options) error {
 	return nil
 }
 
-// MinBytes returns the smallest MaxBytes for a MaxRecord.
+// MinBytes returns the smallest possible Options.MaxBytes for this Options.MaxRecord.
 func MinBytes(maxRecord int) int64 { return minSegments * (pages(int64(maxRecord)) + segmentMargin) }
 
-// setSizes derives the bound and the size of a segment.
+// setSizes decides the size of the journal and of a segment.
 func (j *Journal) setSizes(segmentBytes int64) error {
 	space, err := j.fs.Space(j.folder)
 	if err != nil {
@@ -293,8 +282,7 @@ func (j *Journal) setSizes(segmentBytes int64) error {
 	return nil
 }
 
-// checkClock compares the clock with the newest record. A journal without records
-// accepts any clock.
+// checkClock compares the clock with the newest record. A journal without records accepts every clock.
 func (j *Journal) checkClock(o Options) error {
 	s := j.newest()
 	if o.AcceptClock || s == nil || j.lock == nil {
@@ -307,8 +295,7 @@ func (j *Journal) checkClock(o Options) error {
 	return j.lock.checkClock(j.now(), newest, o.Retention)
 }
 
-// Close makes durable what was appended, stops the journal and releases the
-// folder. Readers and later appends get ErrClosed.
+// Close makes durable what was appended, stops the journal and unlocks the folder. Readers and later appends get [ErrClosed].
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	if j.closing {
@@ -319,19 +306,19 @@ func (j *Journal) Close() error {
 	j.closing = true
 	j.broadcast()
 	j.mu.Unlock()
-	wake(j.work)
+	wake(j.commitNow)
 	<-j.committed
 	close(j.stop)
 	<-j.maintained
 	err := j.closeFiles()
 	if j.lock != nil {
-		j.lock.beat(j.now())
+		j.lock.touch(j.now())
 		err = errors.Join(err, j.lock.release())
 	}
 	return err
 }
 
-// closeFiles closes every file. A reader inside one gets an error.
+// closeFiles closes every file. A read that is in progress returns an error.
 func (j *Journal) closeFiles() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -341,8 +328,8 @@ func (j *Journal) closeFiles() error {
 			errs = append(errs, s.file.Close())
 		}
 	}
-	if j.fresh != nil {
-		errs = append(errs, j.fresh.file.Close())
+	if j.unnamed != nil {
+		errs = append(errs, j.unnamed.file.Close())
 	}
 	if j.prepared != nil {
 		errs = append(errs, j.prepared.Close())
@@ -350,7 +337,7 @@ func (j *Journal) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-// fail ends appending for good with the first error.
+// fail records the first error, after which nothing is appended.
 func (j *Journal) fail(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -368,7 +355,7 @@ func (j *Journal) fail(err error) {
 	j.broadcast()
 }
 
-// broadcast wakes all goroutines that wait for a change. The caller holds mu.
+// broadcast wakes all goroutines that wait on a channel from change. The caller holds mu.
 func (j *Journal) broadcast() {
 	if j.changed != nil {
 		close(j.changed)
@@ -384,6 +371,7 @@ func (j *Journal) change() <-chan struct{} {
 	return j.changed
 }
 
+// wake sends a value to a goroutine that waits on c, unless one is waiting to be received already.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -391,12 +379,10 @@ func wake(c chan struct{}) {
 	}
 }
 
-// ID returns the random id of the journal: 22 characters that are safe in a URL and
-// a header.
+// ID returns the random id of the journal. It has 22 characters, which are safe in a URL and a header.
 func (j *Journal) ID() string { return base64.RawURLEncoding.EncodeToString(j.id[:]) }
 
-// First returns the sequence of the first record whose payload is stored, or the
-// next sequence if there is none.
+// First returns the sequence of the first record whose payload is stored. If there is none, it returns the next sequence.
 func (j *Journal) First() uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -412,24 +398,24 @@ func (j *Journal) first() uint64 {
 	return j.last + 1
 }
 
-// Durable returns the sequence of the last durable record, or 0 if there was none.
+// Durable returns the sequence of the last durable record, or 0 if there has not been one.
 func (j *Journal) Durable() uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.last
 }
 
-// Release allows the journal to delete the records up to and including through:
-// they are forwarded, and a checkpoint behind them is durable.
+// Release allows the journal to delete the records up to and including through. They must be forwarded, and a checkpoint that says
+// so must be durable.
 func (j *Journal) Release(through uint64) {
 	j.mu.Lock()
 	j.released = max(j.released, through)
 	j.mu.Unlock()
-	wake(j.kick)
+	wake(j.maintainNow)
 }
 
-// Skip makes the journal continue above a sequence that it has given before but
-// does not hold any more. It must be called before the first Append.
+// Skip makes the journal continue above a sequence that it has assigned before but has lost. It must be called before the first
+// Append.
 func (j *Journal) Skip(above uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -442,13 +428,13 @@ func (j *Journal) Skip(above uint64) {
 	j.last, j.next = above, above+1
 	if g := j.open; g != nil && len(g.entries) == 0 {
 		g.first = j.next
-		if g.segment == j.fresh {
+		if g.segment == j.unnamed {
 			g.segment.first, g.segment.last, g.segment.path = j.next, above, filepath.Join(j.folder, segmentName(j.next))
 		}
 	}
 }
 
-// Full returns why records are refused now, or "".
+// Full returns why there is no room for another record, or "".
 func (j *Journal) Full() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -456,24 +442,23 @@ func (j *Journal) Full() string {
 }
 
 func (j *Journal) full() string {
-	if j.open == nil || j.lackAlways {
-		return j.lack
+	if j.open == nil || j.rejectAll {
+		return j.noRoom
 	}
 	return ""
 }
 
-// Warnings returns, in words, what makes the journal worth less than its durability
-// says.
+// Warnings returns, in words, what makes the data less durable than Options.Durability says.
 func (j *Journal) Warnings() []string { return j.warnings }
 
-// Damage returns what Open and readers found damaged or lost, in words.
+// Damage returns, in words, what Open and readers found damaged or lost.
 func (j *Journal) Damage() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return append([]string(nil), j.damages...)
 }
 
-// Failed is closed when a write or a sync has failed. Err has the reason.
+// Failed returns a channel that is closed when a write or a sync has failed. [Journal.Err] returns the reason.
 func (j *Journal) Failed() <-chan struct{} { return j.failed }
 
 // Err returns why the journal failed, or nil.
@@ -489,7 +474,8 @@ func (j *Journal) Stats() Stats {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s := Stats{
-		Durable: j.last, Bytes: j.bytes(), MaxBytes: j.maxBytes, SegmentBytes: j.segmentBytes, Jobs: len(j.index), IDs: j.ids, DroppedIDs: j.droppedIDs, Free: space.free,
+		Durable: j.last, Bytes: j.bytes(), MaxBytes: j.maxBytes, SegmentBytes: j.segmentBytes, Jobs: len(j.index), IDs: j.ids,
+		DroppedIDs: j.droppedIDs, Free: space.free,
 	}
 	for _, segment := range j.segments {
 		if segment.deleted {

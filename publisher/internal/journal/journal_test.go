@@ -57,7 +57,8 @@ func TestAppend(t *testing.T) {
 	j := mustOpen(t, o)
 	const records = 150
 	for i := range records {
-		if a := mustAppend(t, j, testRecord(fmt.Sprint("job-", i/3), fmt.Sprint("S", i%3), fmt.Sprintf("payload %d", i))); a != (Appended{Sequence: uint64(i + 1)}) {
+		r := testRecord(fmt.Sprint("job-", i/3), fmt.Sprint("S", i%3), fmt.Sprintf("payload %d", i))
+		if a := mustAppend(t, j, r); a != (Appended{Sequence: uint64(i + 1)}) {
 			t.Fatalf("record %d: %+v", i, a)
 		}
 	}
@@ -266,12 +267,14 @@ func TestPrint(t *testing.T) {
 		mustAppend(t, j, testRecord(fmt.Sprint("job-", i), "DONE", strings.Repeat("x", 4000)))
 	}
 	report, err := Check(o.Dir)
-	if err != nil || report.Records != 30 || report.First != 1 || report.Last != 30 || report.Journal != j.ID() || report.Segments < 2 || len(report.Damage)+len(report.Torn) > 0 {
+	if err != nil || report.Records != 30 || report.First != 1 || report.Last != 30 || report.Journal != j.ID() ||
+		report.Segments < 2 || len(report.Damage)+len(report.Torn) > 0 {
 		t.Errorf("beside the process: %+v, %v", report, err)
 	}
 	var out strings.Builder
 	if err := Print(&out, o.Dir, PrintOptions{After: 28}); err != nil || strings.Count(out.String(), "\n") != 2 ||
-		!strings.Contains(out.String(), "30  ") || !strings.Contains(out.String(), "  job.DONE  sync:job-29:DONE  4000 bytes  sync:job:job-29\n") {
+		!strings.Contains(out.String(), "30  ") ||
+		!strings.Contains(out.String(), "  job.DONE  sync:job-29:DONE  4000 bytes  sync:job:job-29\n") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 	j.Close()
@@ -285,7 +288,8 @@ func TestPrint(t *testing.T) {
 		Header   map[string][]string
 		Payload  []byte
 	}
-	if err := json.Unmarshal([]byte(out.String()), &line); err != nil || line.Sequence != 30 || string(line.Payload) != strings.Repeat("x", 4000) || line.Header["Job-Id"][0] != "job-29" {
+	if err := json.Unmarshal([]byte(out.String()), &line); err != nil || line.Sequence != 30 ||
+		string(line.Payload) != strings.Repeat("x", 4000) || line.Header["Job-Id"][0] != "job-29" {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 	paths, _ := filepath.Glob(filepath.Join(o.Dir, "journal", "*.log"))
@@ -298,7 +302,8 @@ func TestPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	report, err = Check(o.Dir)
-	if err != nil || report.Records != 29 || len(report.Damage) != 1 || !strings.Contains(report.Damage[0], paths[0]+" at offset 4096: 1 records are damaged (1 to 1)") {
+	if err != nil || report.Records != 29 || len(report.Damage) != 1 ||
+		!strings.Contains(report.Damage[0], paths[0]+" at offset 4096: 1 records are damaged (1 to 1)") {
 		t.Errorf("with a flipped bit: %+v, %v", report, err)
 	}
 	var damaged *DamagedError

@@ -14,21 +14,19 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// lock keeps a second process out of the data folder. The lock file names its
-// holder. Its modification time is the last time at which a journal is known to
-// have run, so that a start can recognize an implausible clock.
+// lock prevents that two processes use the data folder. The lock file names the process that uses it. Its modification time is the last
+// time at which a journal was open, so that Open can recognize an implausible clock.
 type lock struct {
 	flock *flock.Flock
 	path  string
-	file  os.FileInfo // of the file that is locked
-	alive time.Time   // modification time at startup; zero if the file is new
+	file  os.FileInfo // of the locked file
+	alive time.Time   // modification time when the folder was locked; zero if the file is new
 }
 
 // clockSlack is how far the clock may go back between two runs.
 const clockSlack = 10 * time.Minute
 
-// acquireLock locks dir without blocking. The error is ErrLocked if another
-// process holds the lock.
+// acquireLock locks dir without waiting. The error is ErrLocked if another process has locked it.
 func acquireLock(dir string) (*lock, error) {
 	l := &lock{path: filepath.Join(dir, "lock")}
 	switch info, err := os.Lstat(l.path); {
@@ -43,7 +41,7 @@ func acquireLock(dir string) (*lock, error) {
 		return nil, fmt.Errorf("lock %s: %w", l.path, err)
 	}
 	if !ok {
-		return nil, fmt.Errorf("%w: %s is held by %s: stop it, or choose another data folder", ErrLocked, dir, l.holder())
+		return nil, fmt.Errorf("%w: %s is used by %s: stop it, or choose another data folder", ErrLocked, dir, l.holder())
 	}
 	err = l.write()
 	if err == nil {
@@ -75,13 +73,11 @@ func (l *lock) write() error {
 	return errors.Join(err, f.Close())
 }
 
-// beat records that the journal runs at now. A missed beat only makes the clock
-// check of the next start less strict.
-func (l *lock) beat(now time.Time) { _ = os.Chtimes(l.path, now, now) }
+// touch records that the journal is open at now. A failure is ignored, because it only makes the next check of the clock less strict.
+func (l *lock) touch(now time.Time) { _ = os.Chtimes(l.path, now, now) }
 
-// held returns an error if the lock file was removed or replaced: another process can
-// lock the folder then.
-func (l *lock) held() error {
+// check returns an error if the lock file was removed or replaced, because then another process can lock the folder.
+func (l *lock) check() error {
 	named, err := os.Lstat(l.path)
 	if err == nil && !os.SameFile(named, l.file) {
 		err = fmt.Errorf("%s was replaced by another file", l.path)
@@ -89,13 +85,11 @@ func (l *lock) held() error {
 	return err
 }
 
-// release unlocks the folder. The file stays: removing it would let two processes
-// lock two files of one name.
+// release unlocks the folder. It does not remove the file, because then two processes could lock two files of the same name.
 func (l *lock) release() error { return l.flock.Unlock() }
 
-// checkClock refuses a clock that lies before the journal's last beat or newest
-// record, or so far behind them that everything in the stream would expire at
-// once. retention is the stream's, 0 means that nothing expires there.
+// checkClock returns an error if now is before the last time at which the journal was open or the newest record was stored, or so long
+// after it that every event in the stream would expire at once. retention is that of the stream; 0 means that nothing expires.
 func (l *lock) checkClock(now, newest time.Time, retention time.Duration) error {
 	last := newest
 	if l.alive.After(last) {
@@ -114,9 +108,9 @@ func (l *lock) checkClock(now, newest time.Time, retention time.Duration) error 
 	return nil
 }
 
-// undoBeat keeps a refused start from counting as a run.
-func (l *lock) undoBeat() {
+// undoTouch restores the modification time, because the journal was not opened after all.
+func (l *lock) undoTouch() {
 	if !l.alive.IsZero() {
-		l.beat(l.alive)
+		l.touch(l.alive)
 	}
 }

@@ -34,10 +34,10 @@ func stopped(t *testing.T, n int) (*Journal, *memFS, func(time.Duration)) {
 		t.Fatal(err)
 	}
 	j.Close()
-	if len(j.segments) != n || j.fresh == nil {
+	if len(j.segments) != n || j.unnamed == nil {
 		t.Fatalf("%d segments, no new one", len(j.segments))
 	}
-	j.prepared, j.fresh, j.open = j.fresh.file, nil, nil
+	j.prepared, j.unnamed, j.open = j.unnamed.file, nil, nil
 	return j, m, func(d time.Duration) { clock.Store(int64(d)) }
 }
 
@@ -59,8 +59,8 @@ func TestMaintain(t *testing.T) {
 // TestBeat touches the lock file every ten seconds, by a clock that may jump.
 func TestBeat(t *testing.T) {
 	t.Parallel()
-	for since, want := range map[time.Duration]bool{beatEvery: true, beatEvery - 1: false, 0: false, -time.Hour: true,
-		-beatEvery: true, 1 - beatEvery: false} {
+	for since, want := range map[time.Duration]bool{touchInterval: true, touchInterval - 1: false, 0: false, -time.Hour: true,
+		-touchInterval: true, 1 - touchInterval: false} {
 		j, _, _ := stopped(t, 1)
 		now, before := time.Unix(1e9, 0), time.Unix(5e8, 0)
 		var err error
@@ -70,12 +70,12 @@ func TestBeat(t *testing.T) {
 		if err := os.Chtimes(j.lock.path, before, before); err != nil {
 			t.Fatal(err)
 		}
-		j.now, j.lastBeat = func() time.Time { return now }, now.Add(-since)
+		j.now, j.lastTouch = func() time.Time { return now }, now.Add(-since)
 		if err := j.maintain(); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(j.lock.path)
-		if err != nil || info.ModTime().Equal(now) != want || j.lastBeat.Equal(now) != (want || since == 0) {
+		if err != nil || info.ModTime().Equal(now) != want || j.lastTouch.Equal(now) != (want || since == 0) {
 			t.Errorf("after %s: beat %s, %v", since, info.ModTime(), err)
 		}
 	}
@@ -93,7 +93,7 @@ func TestDeletable(t *testing.T) {
 		"older than the window":         {func(j *Journal) {}, roomy, "1 true"},
 		"as old as it was durable":      {func(j *Journal) { j.segments[0].age = 1 }, roomy, ""},
 		"released in part":              {func(j *Journal) { j.released = 0 }, roomy, ""},
-		"a reader is inside":            {func(j *Journal) { j.segments[0].holds = 1 }, roomy, ""},
+		"a reader is inside":            {func(j *Journal) { j.segments[0].readers = 1 }, roomy, ""},
 		"not sealed yet":                {func(j *Journal) { j.segments[0].sealed = false }, roomy, ""},
 		"the first one is deleted":      {func(j *Journal) { j.segments[0].deleted, j.released = true, 2 }, roomy, "2 true"},
 		"the first one, and not more":   {func(j *Journal) { j.segments[0].deleted = true }, roomy, ""},
@@ -154,22 +154,22 @@ func TestLacking(t *testing.T) {
 		}
 		j.maxBytes = bytes + j.segmentBytes + test.bound
 		s := space{free: reserve + j.segmentBytes + test.free, total: 1 << 41}
-		if got := j.lacking(s); (got != "") != (test.lacking != "") || !strings.Contains(got, test.lacking) {
+		if got := j.whyNoRoom(s); (got != "") != (test.lacking != "") || !strings.Contains(got, test.lacking) {
 			t.Errorf("%s: %q", name, got)
 		}
 		asked := false
 		j.makeRoom = func(ctx context.Context) error {
 			asked = true
-			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > roomTimeout {
+			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > releaseTimeout {
 				t.Errorf("%s: until %s", name, deadline)
 			}
 			return errors.New("no target")
 		}
-		if got := j.askForRoom(s); got != test.asked || asked != test.asked {
+		if got := j.requestRelease(s); got != test.asked || asked != test.asked {
 			t.Errorf("%s: asked %v, %v", name, got, asked)
 		}
-		j.fresh = j.segments[2]
-		if !test.prepared && j.bytes() != bytes+j.segmentBytes || j.askForRoom(s) {
+		j.unnamed = j.segments[2]
+		if !test.prepared && j.bytes() != bytes+j.segmentBytes || j.requestRelease(s) {
 			t.Errorf("%s, and a new segment: %d bytes", name, j.bytes())
 		}
 	}
@@ -207,13 +207,13 @@ func TestPrepare(t *testing.T) {
 			}
 			return nil
 		}
-		j.open, j.lack = nil, "before"
+		j.open, j.noRoom = nil, "before"
 		if err := j.prepare(space{free: test.free, total: 1 << 41, copyOnWrite: test.cow}); err != nil {
 			t.Fatal(err)
 		}
-		if !strings.HasPrefix(j.lack, test.full) && !strings.Contains(j.lack, test.full) || (j.lack != "") != (test.full != "") ||
-			j.lackAlways != test.always {
-			t.Errorf("%s: full %q, always %v", name, j.lack, j.lackAlways)
+		if !strings.HasPrefix(j.noRoom, test.full) && !strings.Contains(j.noRoom, test.full) || (j.noRoom != "") != (test.full != "") ||
+			j.rejectAll != test.always {
+			t.Errorf("%s: full %q, always %v", name, j.noRoom, j.rejectAll)
 		}
 		if (j.prepared != nil || j.open != nil) != (test.prepared || test.full == "") {
 			t.Errorf("%s: prepared %v, open %v", name, j.prepared, j.open)
@@ -272,7 +272,7 @@ func TestSyncSidecar(t *testing.T) {
 			return nil
 		}
 		known, err := j.syncSidecar(s)
-		if known != test.known || !errors.Is(err, test.err) || s.kept != test.known {
+		if known != test.known || !errors.Is(err, test.err) || s.sidecarSynced != test.known {
 			t.Errorf("%s: known %v, %v", name, known, err)
 		}
 		if !known {
@@ -282,7 +282,7 @@ func TestSyncSidecar(t *testing.T) {
 			t.Errorf("%s: %s", name, text)
 		}
 		s.deleted = true
-		l, err := j.link(at(s.ordinal, page+groupHead), hashOf("sync:job:1"), "sync:1:S")
+		l, err := j.readLink(newPosition(s.ordinal, page+groupHead), hashOf("sync:job:1"), "sync:1:S")
 		if err != nil || !l.same || l.sequence != 1 {
 			t.Errorf("%s: %+v, %v", name, l, err)
 		}
@@ -317,15 +317,15 @@ func TestFindEntry(t *testing.T) {
 		"the first":             {readerFile(b), 4160, 1, nil},
 		"the second":            {readerFile(b), 4300, 2, nil},
 		"the last":              {readerFile(b), 9000, 3, nil},
-		"between two":           {readerFile(b), 4299, 0, errGone},
-		"before all":            {readerFile(b), 4096, 0, errGone},
-		"behind all":            {readerFile(b), 9001, 0, errGone},
-		"no entries":            {readerFile(b[:sidecarHead]), 4160, 0, errGone},
+		"between two":           {readerFile(b), 4299, 0, errDeleted},
+		"before all":            {readerFile(b), 4096, 0, errDeleted},
+		"behind all":            {readerFile(b), 9001, 0, errDeleted},
+		"no entries":            {readerFile(b[:sidecarHead]), 4160, 0, errDeleted},
 		"a bad block":           {badFile{b, sidecarHead, sidecarHead + 10, nil}, 4160, 0, syscall.EIO},
 		"a bad block elsewhere": {badFile{b, sidecarHead, sidecarHead + 10, nil}, 9000, 3, nil},
 	} {
 		j := &Journal{fs: oneFile{f: test.file}}
-		e, err := j.findEntry(&segment{path: "x.log"}, at(1, test.offset))
+		e, err := j.findEntry(&segment{path: "x.log"}, newPosition(1, test.offset))
 		if !errors.Is(err, test.err) || e.sequence != test.want || test.err == syscall.EIO && !strings.Contains(err.Error(), "x.idx") {
 			t.Errorf("%s: %+v, %v", name, e, err)
 		}
@@ -355,7 +355,7 @@ func TestExpireIDs(t *testing.T) {
 		"deleted and old":          {func(j *Journal) {}, 2, 0, 2},
 		"deleted and young":        {func(j *Journal) { j.segments[0].age = 1 }, 3, 0, 3},
 		"not deleted":              {func(j *Journal) { j.segments[0].deleted = false }, 3, 0, 3},
-		"a comparison is inside":   {func(j *Journal) { j.segments[0].holds = 1 }, 3, 0, 3},
+		"a comparison is inside":   {func(j *Journal) { j.segments[0].readers = 1 }, 3, 0, 3},
 		"at the limit":             {func(j *Journal) { j.segments[0].age, j.maxIDs = 1, 3 }, 3, 0, 3},
 		"beyond the limit":         {func(j *Journal) { j.segments[0].age, j.maxIDs = 1, 2 }, 2, 1, 2},
 		"far beyond it":            {func(j *Journal) { j.segments[0].age, j.maxIDs = 1, 0 }, 1, 2, 2},
@@ -484,7 +484,7 @@ func TestWalk(t *testing.T) {
 		})
 		return visited, err
 	}
-	first := at(1, page+groupHead)
+	first := newPosition(1, page+groupHead)
 	for name, test := range map[string]struct {
 		stop  position
 		least uint64
@@ -506,7 +506,7 @@ func TestWalk(t *testing.T) {
 		return []byte{byte(p), byte(p >> 8), byte(p >> 16), byte(p >> 24), byte(p >> 32), 0, 0, 0}
 	}
 	m.edit(m.segmentPaths()[0], func(b []byte) []byte { // the second record's previous is itself
-		return bytes.Replace(b, previous(first), previous(at(1, 2*page+groupHead)), 1)
+		return bytes.Replace(b, previous(first), previous(newPosition(1, 2*page+groupHead)), 1)
 	})
 	if got, err := walk(t.Context(), 0, 0); err == nil || !strings.Contains(err.Error(), "record 2: its chain does not lead back") {
 		t.Errorf("%d, %v", got, err)
@@ -541,7 +541,8 @@ func TestTorn(t *testing.T) {
 	for start, want := range []int{1, 0} { // the second start reads the sidecar
 		mustOpen(t, o).Close()
 		l := logs.TakeAll()
-		if len(l) != want || want > 0 && (!strings.Contains(l[0].Message, "a group was torn") || l[0].ContextMap()["offset"] != int64(3*page)) {
+		if len(l) != want || want > 0 && (!strings.Contains(l[0].Message, "a group was not written completely") ||
+			l[0].ContextMap()["offset"] != int64(3*page)) {
 			t.Errorf("start %d: %v", start, l)
 		}
 	}
@@ -578,8 +579,8 @@ func TestRoomIsMade(t *testing.T) {
 	if err := j.maintain(); err != nil {
 		t.Fatal(err)
 	}
-	if asked != 1 || j.First() != 2 || j.open == nil || j.lack != "" {
-		t.Errorf("asked %d times, begins at %d, full %q", asked, j.First(), j.lack)
+	if asked != 1 || j.First() != 2 || j.open == nil || j.noRoom != "" {
+		t.Errorf("asked %d times, begins at %d, full %q", asked, j.First(), j.noRoom)
 	}
 }
 
@@ -600,7 +601,7 @@ func TestMaintainFails(t *testing.T) {
 			return nil
 		}
 	})
-	wake(j.kick)
+	wake(j.maintainNow)
 	select {
 	case <-j.Failed():
 	case <-time.After(10 * time.Second):
@@ -640,7 +641,7 @@ func TestMaintainFails(t *testing.T) {
 // mustPrepareNext waits until there is an open group behind the newest segment.
 func mustPrepareNext(t *testing.T, j *Journal) {
 	t.Helper()
-	waitFor(t, func() bool { j.mu.Lock(); defer j.mu.Unlock(); return j.open != nil && len(j.kick) == 0 })
+	waitFor(t, func() bool { j.mu.Lock(); defer j.mu.Unlock(); return j.open != nil && len(j.maintainNow) == 0 })
 }
 
 // TestSetFull logs when room ends and when it comes back.
@@ -750,7 +751,8 @@ func TestUnreadableSegment(t *testing.T) {
 			t.Errorf("record %d again: %+v", n, a)
 		}
 	}
-	if text := strings.Join(again.Damage(), "\n"); !strings.Contains(text, "neither the header nor any record is readable") || again.Durable() != 4 {
+	if text := strings.Join(again.Damage(), "\n"); !strings.Contains(text, "neither the header nor any record is readable") ||
+		again.Durable() != 4 {
 		t.Errorf("damage %s, durable %d", text, again.Durable())
 	}
 }
@@ -779,8 +781,8 @@ func TestUnknownSpace(t *testing.T) {
 	t.Parallel()
 	j, m, _ := stopped(t, 2)
 	j.fs, j.prepared = unknownSpace{m}, nil
-	if err := j.maintain(); err != nil || !strings.Contains(j.lack, "free space of /d/journal") || j.prepared != nil || j.open != nil {
-		t.Errorf("%v, full %q, prepared %v", err, j.lack, j.prepared)
+	if err := j.maintain(); err != nil || !strings.Contains(j.noRoom, "free space of /d/journal") || j.prepared != nil || j.open != nil {
+		t.Errorf("%v, full %q, prepared %v", err, j.noRoom, j.prepared)
 	}
 	o := memOptions(m)
 	o.fs = j.fs

@@ -42,7 +42,8 @@ type inode struct {
 
 func newMemFS() *memFS {
 	return &memFS{
-		cached: map[string]*inode{"/d": {folder: true}}, durable: map[string]*inode{"/d": {folder: true}}, space: space{free: 1 << 40, total: 1 << 41},
+		cached: map[string]*inode{"/d": {folder: true}}, durable: map[string]*inode{"/d": {folder: true}},
+		space: space{free: 1 << 40, total: 1 << 41},
 	}
 }
 

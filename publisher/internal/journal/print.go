@@ -14,27 +14,27 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// PrintOptions configure Print.
+// PrintOptions configures [Print].
 type PrintOptions struct {
-	// JSON prints one object a line instead of columns.
+	// JSON prints each record as a JSON object with its headers and its payload, instead of in columns.
 	JSON bool
-	// After is the sequence after which records are printed.
+	// After skips the records up to and including this sequence.
 	After uint64
 }
 
-// Report is what Check found.
+// Report is the result of [Check].
 type Report struct {
-	Journal     string // id of the journal
-	Segments    int
-	Records     int
-	First, Last uint64 // sequences; 0 if there is no record
-	Bytes       int64
+	Journal     string   // id of the journal
+	Segments    int      // number of segments
+	Records     int      // number of records
+	First, Last uint64   // sequences of the first and the last record; 0 if there is none
+	Bytes       int64    // size of all segments
 	Damage      []string // places that cannot be read although they had been written
 	Torn        []string // ends that were not written completely; nothing in them was acknowledged
 }
 
-// Print writes the records of the journal in the data folder dir to w. It needs no
-// lock: beside a running process it ends at the last whole group.
+// Print writes the records of the journal in the data folder dir to w. It does not lock the folder. If another process is appending,
+// Print ends at the last complete group.
 func Print(w io.Writer, dir string, o PrintOptions) error {
 	out := bufio.NewWriter(w)
 	var failed error
@@ -55,7 +55,7 @@ func Print(w io.Writer, dir string, o PrintOptions) error {
 	return nil
 }
 
-// DamagedError is returned by Print after the records when some could not be read.
+// DamagedError is returned by [Print] when some records could not be read. The others were printed.
 type DamagedError struct{ Damage []string }
 
 func (e *DamagedError) Error() string {
@@ -85,8 +85,7 @@ func printRecord(w io.Writer, r Record, asJSON bool) error {
 	}{r.Sequence, r.Time.UTC(), r.Subject, r.ID, r.job(), event.DigestID(r.Digest), r.Local, event.ParseHeader(r.Header), r.Payload})
 }
 
-// Check reads every byte of the journal in the data folder dir and reports damage.
-// Like Print it works beside a running process.
+// Check reads every byte of the journal in the data folder dir and reports damage. Like [Print], it does not lock the folder.
 func Check(dir string) (Report, error) { return inspect(dir, func(Record) {}) }
 
 func inspect(dir string, visit func(Record)) (report Report, err error) {
@@ -98,7 +97,7 @@ func inspect(dir string, visit func(Record)) (report Report, err error) {
 	logs, err := openLogs(folder, numbered(names, ".log"), func(path string) (file, error) { return disk{}.open(path, os.O_RDONLY) })
 	defer func() { closeLogs(logs) }()
 	if err != nil {
-		return Report{}, fmt.Errorf("%w (a running process may have deleted the segment just now: try again)", err)
+		return Report{}, fmt.Errorf("%w (another process may have deleted the segment just now: try again)", err)
 	}
 	for i, o := range logs {
 		report.Segments++
@@ -112,7 +111,7 @@ func inspect(dir string, visit func(Record)) (report Report, err error) {
 			report.Damage = append(report.Damage, missing)
 		}
 		printed := uint64(0)
-		look := func() scanned {
+		scanLog := func() scanned {
 			return scan(o.file, o.id, o.first, o.size, func(h groupHeader, body []byte) {
 				for len(body) > 0 {
 					r, _ := parseHead(body)
@@ -125,11 +124,11 @@ func inspect(dir string, visit func(Record)) (report Report, err error) {
 				}
 			})
 		}
-		found := look()
+		found := scanLog()
 		if i == len(logs)-1 && len(found.gaps) > 0 {
-			found = look() // a running process may have written a place after it was read
+			found = scanLog() // another process may have written a place after it was read
 		}
-		report.Damage = append(report.Damage, found.words(o.path, proofOf(logs, i))...)
+		report.Damage = append(report.Damage, found.describe(o.path, syncedEnd(logs, i))...)
 		if found.used > found.end && found.err == nil {
 			report.Torn = append(report.Torn, fmt.Sprintf("%s at offset %d", o.path, found.end))
 		}

@@ -5,54 +5,49 @@ import (
 	"fmt"
 )
 
-// DamageError is returned when records cannot be read. The reader goes on behind
-// them.
+// DamageError is returned when records cannot be read. The reader continues after them.
 type DamageError struct {
 	File        string
 	Offset      int64
-	First, Last uint64 // sequences that are missing; Last is below First if none is
+	First, Last uint64 // sequences of the missing records; Last is less than First if none is missing
 }
 
 func (e *DamageError) Error() string {
 	return fmt.Sprintf("journal: %s is damaged at offset %d: records %d to %d are unreadable", e.File, e.Offset, e.First, e.Last)
 }
 
-// DeletedError is returned when the records that a reader wants were deleted. The
-// reader goes on at First, where the journal begins now.
-type DeletedError struct {
-	Wanted, First uint64
-}
+// DeletedError is returned when the next record of a reader, with the sequence Wanted, was deleted. The reader continues at First, the
+// first sequence in the journal.
+type DeletedError struct{ Wanted, First uint64 }
 
 func (e *DeletedError) Error() string {
 	return fmt.Sprintf("journal: record %d was deleted, the journal begins at %d", e.Wanted, e.First)
 }
 
-// maxReadFailures is how often a reader reports that the file system cannot read a
-// group before it counts as damage: a bad block must not stop what comes after it.
+// maxReadFailures is how often a reader returns the error of the file system before the group counts as damaged. A bad block must not
+// stop the reader for ever.
 const maxReadFailures = 10
 
-// Reader reads durable records in order. One goroutine uses it.
+// Reader reads durable records in order. Only one goroutine may use it.
 type Reader struct {
 	j       *Journal
 	next    uint64 // sequence of the next record
-	any     bool   // start wherever the journal begins
+	any     bool   // start at the beginning of the journal, whatever its first sequence is
 	segment *segment
 	offset  int64 // of the next group in segment
 	window  window
-	rest    []byte // records of the present group that were not returned yet
+	rest    []byte // records of the present group that Next has not returned yet
 
-	failures int // reads at offset that failed
+	failures int // number of reads at offset that failed
 }
 
-// NewReader returns a reader of the records after that sequence; 0 starts where the
-// journal begins.
+// NewReader returns a reader of the records after a sequence. With 0 it starts at the beginning of the journal.
 func (j *Journal) NewReader(after uint64) *Reader {
 	return &Reader{j: j, next: after + 1, any: after == 0}
 }
 
-// Next returns the next durable record and waits for it if necessary. The record's
-// memory belongs to the caller. Errors: ctx's; ErrClosed; *DamageError and
-// *DeletedError, after which the reader can go on; the file system's.
+// Next returns the next durable record. It waits for one until ctx ends. The caller may change the memory of the record. Errors:
+// that of ctx; [ErrClosed]; [*DamageError] and [*DeletedError], after which Next may be called again; those of the file system.
 func (r *Reader) Next(ctx context.Context) (Record, error) {
 	for {
 		for len(r.rest) > 0 {
@@ -70,7 +65,7 @@ func (r *Reader) Next(ctx context.Context) (Record, error) {
 	}
 }
 
-// fill reads the next group.
+// fill waits for the next group and reads it.
 func (r *Reader) fill(ctx context.Context) error {
 	j := r.j
 	j.mu.Lock()
@@ -96,14 +91,13 @@ func (r *Reader) fill(ctx context.Context) error {
 		j.mu.Lock()
 	}
 	s, end := r.segment, r.segment.end
-	s.holds++
+	s.readers++
 	j.mu.Unlock()
 	defer j.release(s)
-	return r.read(s, end) // closing the file meanwhile is an error of the read
+	return r.read(s, end) // returns an error if the file is closed meanwhile
 }
 
-// locate moves the reader to the segment that holds the next record, unless it is
-// there. The caller holds mu.
+// locate moves the reader to the segment that contains the next record. The caller holds mu.
 func (r *Reader) locate() error {
 	j := r.j
 	if s := r.segment; s != nil && !s.deleted && (r.offset < s.end || s == j.newest()) {
@@ -132,7 +126,7 @@ func (r *Reader) locate() error {
 
 // read reads the group at the reader's offset; end is the end of the durable groups.
 func (r *Reader) read(s *segment, end int64) error {
-	h, body, ok, err := r.window.group(s.id, r.offset, end)
+	h, body, ok, err := r.window.readGroup(s.id, r.offset, end)
 	if ok {
 		r.offset, r.rest, r.failures = h.end(), body, 0
 		return nil
@@ -141,9 +135,9 @@ func (r *Reader) read(s *segment, end int64) error {
 		return fmt.Errorf("read %s at %d: %w", s.path, r.offset, err)
 	}
 	r.failures = 0
-	found, _, _ := r.window.next(s.id, r.offset, end, 0) // behind what cannot be read
+	found, _, _ := r.window.nextGroup(s.id, r.offset, end, 0) // after the place that cannot be read
 	damage := &DamageError{File: s.path, Offset: r.offset, First: r.next, Last: r.next - 1}
-	if h, _, ok, err = r.window.group(s.id, found, end); err == nil && ok {
+	if h, _, ok, err = r.window.readGroup(s.id, found, end); err == nil && ok {
 		damage.Last = h.first - 1
 	} else {
 		r.j.mu.Lock()

@@ -12,33 +12,35 @@ import (
 
 // Record is one event in the journal.
 type Record struct {
-	// Sequence is assigned by Append: consecutive, and never given twice.
+	// Sequence is assigned by Append. Sequences are consecutive, and none is assigned twice.
 	Sequence uint64
-	// Time is the wall time of Append. It labels the record; nothing is ordered by it.
+	// Time is the wall time of Append. It is a label only: no record is found or ordered by its time.
 	Time time.Time
-	// Local records are stored and found, but never forwarded.
+	// Local means that the record is stored and found, but not forwarded.
 	Local bool
-	// Key of the job. Where it is empty, the digest is the key.
+	// Key is the key of the job. "" means that the digest is the key.
 	Key string
-	// ID is the message id: with Key it makes the record unique.
+	// ID is the message id. Key and ID together make the record unique.
 	ID string
-	// Digest is the SHA-256 of Payload. Append believes it.
+	// Digest is the SHA-256 of Payload. Append does not check it.
 	Digest [sha256.Size]byte
-	// Subject that the record is published on.
+	// Subject is the subject that the record is published on.
 	Subject string
-	// Header holds header lines as [event.Event.AppendHeader] writes them.
+	// Header holds header lines in the form of [event.Event.AppendHeader].
 	Header []byte
-	// Payload as signed.
+	// Payload holds the bytes that were signed.
 	Payload []byte
 }
 
-// position of a record: the ordinal of its segment in the upper and the offset in
-// the file in the lower 32 bits. Later records have higher positions. 0 is none.
+// position is the place of a record: the ordinal of its segment in the upper 32 bits, and the offset in the file in the lower 32 bits.
+// Later records have higher positions. 0 means no record.
 type position uint64
 
-func at(ordinal uint32, offset int64) position { return position(ordinal)<<32 | position(offset) }
-func (p position) ordinal() uint32             { return uint32(p >> 32) }
-func (p position) offset() int64               { return int64(uint32(p)) }
+func newPosition(ordinal uint32, offset int64) position {
+	return position(ordinal)<<32 | position(offset)
+}
+func (p position) ordinal() uint32 { return uint32(p >> 32) }
+func (p position) offset() int64   { return int64(uint32(p)) }
 
 const (
 	headLength = 80 // bytes of a record before the job key
@@ -56,16 +58,16 @@ type head struct {
 	key, id, subject, header, payloadLen int // lengths
 }
 
-// job returns the name that the index knows the record's job by.
+// job returns the key of the record's job in the index.
 func (r *Record) job() string { return cmp.Or(r.Key, event.DigestID(r.Digest)) }
 
+// hashOf returns the hash of a job key or a message id.
 func hashOf(name string) uint64 {
 	sum := sha256.Sum256([]byte(name))
 	return binary.LittleEndian.Uint64(sum[:])
 }
 
-// encodedLength returns the length of the record in a group, or math.MaxInt if a
-// field exceeds the format.
+// encodedLength returns the length of the encoded record in bytes, or math.MaxInt if a field is too long for the format.
 func (r *Record) encodedLength() int {
 	if max(len(r.Key), len(r.ID), len(r.Subject)) > math.MaxUint16 || len(r.Header)+len(r.Payload) > math.MaxInt32 {
 		return math.MaxInt
@@ -73,8 +75,7 @@ func (r *Record) encodedLength() int {
 	return (headLength + len(r.Key) + len(r.ID) + len(r.Subject) + len(r.Header) + len(r.Payload) + 7) &^ 7
 }
 
-// appendRecord appends the encoded record. previous is the position of the record
-// before it in the chain of its job.
+// appendRecord appends the encoded record. previous is the position of the job's previous record.
 func appendRecord(dst []byte, r *Record, previous position) []byte {
 	start, length := len(dst), r.encodedLength()
 	le := binary.LittleEndian
@@ -105,8 +106,8 @@ func appendRecord(dst []byte, r *Record, previous position) []byte {
 	return dst
 }
 
-// parseHead reads the fixed part of the record that b begins with. b may end
-// before the record does; ok means that the lengths agree with each other.
+// parseHead reads the fixed part of the record at the beginning of b. b may contain only a part of the record. ok reports whether the
+// lengths agree with each other.
 func parseHead(b []byte) (h head, ok bool) {
 	if len(b) < headLength {
 		return head{}, false
@@ -121,14 +122,13 @@ func parseHead(b []byte) (h head, ok bool) {
 	return h, h.length == (headLength+h.key+h.id+h.subject+h.header+h.payloadLen+7)&^7
 }
 
-// names returns the part of the encoded record b that holds key and id.
+// names returns the job key and the message id in the encoded record b.
 func (h head) names(b []byte) (key, id []byte) {
 	b = b[headLength:]
 	return b[:h.key], b[h.key : h.key+h.id]
 }
 
-// record decodes the record that b begins with. The result shares no memory with
-// b.
+// record decodes the record at the beginning of b. The result shares no memory with b.
 func (h head) record(b []byte) Record {
 	r := Record{Sequence: h.sequence, Time: time.Unix(0, h.time), Local: h.flags&flagLocal != 0, Digest: h.digest}
 	b = b[headLength:]

@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// recover reads the folder. It deletes no record and changes no group that is
-// proven; it needs no new space. Nothing that it found counts before it is synced.
+// recover reads the folder. It deletes no record, changes no group that is known to be synced, and needs no new space. It syncs what it
+// has found before a record counts as durable.
 func (j *Journal) recover() error {
 	if err := j.fs.MkdirAll(j.folder); err != nil {
 		return err
@@ -46,7 +46,7 @@ func (j *Journal) recover() error {
 	}
 	for _, o := range headers {
 		if o.ok {
-			j.id, j.known = o.header.journal, true // the newest readable header decides
+			j.id, j.idRead = o.header.journal, true // the newest readable header decides
 		}
 	}
 	if err := j.loadSegments(headers, sidecars); err != nil {
@@ -94,7 +94,7 @@ func openLogs(folder string, firsts []uint64, open func(path string) (file, erro
 		if s.size, err = s.file.Size(); err != nil {
 			return logs, err
 		}
-		b, _ := (&window{file: s.file}).at(0, segmentHead, s.size) // an error is an unreadable header
+		b, _ := (&window{file: s.file}).read(0, segmentHead, s.size) // an error is an unreadable header
 		o.header, o.ok = parseSegmentHeader(b)
 		if o.ok {
 			s.id, s.ordinal, s.created = o.header.id, o.header.ordinal, time.Unix(0, o.header.created)
@@ -110,7 +110,7 @@ func closeLogs(logs []opened) {
 	}
 }
 
-// loadSegments reads the records of each segment, from its sidecar or from the file.
+// loadSegments reads the records of each segment, from its sidecar or from its file.
 func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 	for i, o := range logs {
 		s, found := o.segment, scanned{}
@@ -121,15 +121,15 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 		if !loaded {
 			found = scan(s.file, s.id, s.first, s.size, nil)
 		}
-		if !o.ok && !j.adoptHeader(s, found) {
-			continue // its sidecar still knows the ids
+		if !o.ok && !j.recoverHeader(s, found) {
+			continue // the sidecar still has the ids
 		}
 		delete(sidecars, s.first)
-		j.reportGaps(s, found, o.header, proofOf(logs, i))
+		j.reportGaps(s, found, o.header, syncedEnd(logs, i))
 		s.end, s.last, s.age = found.end, found.next-1, found.age
 		if !loaded && found.used > found.end {
-			j.logger.Warn("journal: a group was torn when the machine or the process stopped; nothing of it had been acknowledged",
-				zapSegment(s), zap.Int64("offset", found.end))
+			j.logger.Warn("journal: a group was not written completely when the machine or the process stopped; "+
+				"nothing in it had been acknowledged", zapSegment(s), zap.Int64("offset", found.end))
 		}
 		if !loaded && i == len(logs)-1 {
 			if err := rewriteLast(s, found); err != nil {
@@ -138,33 +138,32 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 		}
 		j.ordinal, j.last, j.age = max(j.ordinal, s.ordinal), max(j.last, s.last), max(j.age, s.age)
 		if i == len(logs)-1 && s.last < s.first && !s.damaged {
-			s.file.Close() // no record: the next segment has the same name and replaces it
+			s.file.Close() // without a record: the next segment gets the same name and replaces this file
 			break
 		}
 		j.segments = append(j.segments, s)
-		if !loaded { // and synced, before anything in it counts
+		if !loaded {
 			if err := j.sealScanned(s, found); err != nil {
 				return err
 			}
 		}
 		j.addIndex(s, found.entries)
 		if n := len(found.entries); n > 0 {
-			j.newestRecord = at(s.ordinal, int64(found.entries[n-1].offset))
+			j.newestRecord = newPosition(s.ordinal, int64(found.entries[n-1].offset))
 		}
 	}
 	return nil
 }
 
-// proofOf returns up to which offset log i had been synced, by what the next header
-// says; 0 if that is unknown.
-func proofOf(logs []opened, i int) int64 {
+// syncedEnd returns the offset up to which log i had been synced, according to the header of the next log, or 0 if that is unknown.
+func syncedEnd(logs []opened, i int) int64 {
 	if i+1 < len(logs) && logs[i].ok && logs[i+1].ok && logs[i+1].header.before == logs[i].id {
 		return logs[i+1].header.beforeEnd
 	}
 	return 0
 }
 
-// loadSidecar takes what is known about s from its sidecar, if that is good.
+// loadSidecar reads the records of s from its sidecar, and reports whether that was possible.
 func (j *Journal) loadSidecar(s *segment, found *scanned) bool {
 	known, entries, f, err := j.openSidecar(sidecarPath(s.path))
 	if err != nil {
@@ -175,8 +174,8 @@ func (j *Journal) loadSidecar(s *segment, found *scanned) bool {
 	if known.id != s.id || known.end > s.size {
 		return false
 	}
-	// A group behind the end was written after the sidecar, by a process that had lost its lock.
-	if _, _, more, err := (&window{file: s.file}).group(s.id, known.end, s.size); more || err != nil {
+	// A group after the end was written after the sidecar, by a process that had lost its lock.
+	if _, _, more, err := (&window{file: s.file}).readGroup(s.id, known.end, s.size); more || err != nil {
 		return false
 	}
 	*found = scanned{id: s.id, end: known.end, used: s.size, next: known.last + 1, age: known.age, entries: entries}
@@ -184,15 +183,15 @@ func (j *Journal) loadSidecar(s *segment, found *scanned) bool {
 	return true
 }
 
-// adoptHeader makes a segment with an unreadable header usable by what its groups
-// state. Without a whole group the file is moved aside.
-func (j *Journal) adoptHeader(s *segment, found scanned) bool {
+// recoverHeader replaces an unreadable header by what the groups of the segment state. If there is no whole group, it moves the file to
+// the folder for damaged files and returns false.
+func (j *Journal) recoverHeader(s *segment, found scanned) bool {
 	s.damaged = true
 	if found.tail == 0 {
-		j.damage("%s: neither the header nor any record is readable; the file was moved to %s", s.path, j.aside)
+		j.damage("%s: neither the header nor any record is readable; the file was moved to %s", s.path, j.damagedDir)
 		s.file.Close()
-		j.moveAside(s, j.fs.Rename)
-		j.last = max(j.last, s.first-1) // sequences from s.first on may have been given: Skip knows
+		j.saveDamaged(s, j.fs.Rename)
+		j.last = max(j.last, s.first-1) // sequences from s.first on may have been assigned; Skip corrects this
 		return false
 	}
 	j.damage("%s: the header is unreadable; its records are readable", s.path)
@@ -200,21 +199,22 @@ func (j *Journal) adoptHeader(s *segment, found scanned) bool {
 	return true
 }
 
-// reportGaps reports what is missing before and within s, and keeps a copy of it.
-func (j *Journal) reportGaps(s *segment, found scanned, h segmentHeader, proof int64) {
+// reportGaps reports the records that are missing before and within s, and saves a copy of s if it is damaged. end is the offset up to
+// which s had been synced.
+func (j *Journal) reportGaps(s *segment, found scanned, h segmentHeader, end int64) {
 	if missing := missingBefore(s.path, j.last, h); missing != "" {
 		j.damage("%s", missing)
 	}
-	for _, text := range found.words(s.path, proof) {
+	for _, text := range found.describe(s.path, end) {
 		s.damaged = true
 		j.damage("%s", text)
 	}
 	if s.damaged {
-		j.moveAside(s, j.fs.Link)
+		j.saveDamaged(s, j.fs.Link)
 	}
 }
 
-// missingBefore says that records between last and a segment are missing, or "".
+// missingBefore returns, in words, which records are missing between the sequence last and a segment, or "".
 func missingBefore(path string, last uint64, h segmentHeader) string {
 	if last == 0 || h.beforeLast <= last {
 		return ""
@@ -222,8 +222,8 @@ func missingBefore(path string, last uint64, h segmentHeader) string {
 	return fmt.Sprintf("%s: the records %d to %d before this segment are missing", path, last+1, h.beforeLast)
 }
 
-// words says what is wrong with a segment that had been synced up to proof.
-func (s scanned) words(path string, proof int64) (texts []string) {
+// describe returns, in words, what is wrong with a segment. synced is the offset up to which it had been synced.
+func (s scanned) describe(path string, synced int64) (texts []string) {
 	for _, g := range s.gaps {
 		cause := "damaged"
 		if !g.synced {
@@ -235,15 +235,14 @@ func (s scanned) words(path string, proof int64) (texts []string) {
 	if s.err != nil {
 		texts = append(texts, fmt.Sprintf("%s: records may be missing after %d: %v", path, s.next-1, s.err))
 	}
-	if proof > s.end {
+	if synced > s.end {
 		texts = append(texts, fmt.Sprintf("%s at offset %d: the end of the segment is damaged", path, s.end))
 	}
 	return texts
 }
 
-// rewriteLast writes the last group again, the same bytes at the same place. After a
-// failed sync and a restart, the page cache may show a group that the disk never got
-// and that a later sync would not write.
+// rewriteLast writes the last group again, with the same bytes at the same place. After a failed sync, the page cache may contain a
+// group that is not on the disk and that a later sync would not write.
 func rewriteLast(s *segment, found scanned) error {
 	if found.tail == 0 {
 		return nil
@@ -258,7 +257,7 @@ func rewriteLast(s *segment, found scanned) error {
 	return nil
 }
 
-// loadDeleted makes the ids known whose segments had to go early.
+// loadDeleted adds the ids of segments that were deleted before the window ended.
 func (j *Journal) loadDeleted(sidecars map[uint64]bool) error {
 	for _, first := range slices.Sorted(maps.Keys(sidecars)) {
 		path := filepath.Join(j.folder, segmentName(first))
@@ -273,8 +272,8 @@ func (j *Journal) loadDeleted(sidecars map[uint64]bool) error {
 		f.Close()
 		s.path, s.deleted = path, true
 		j.segments = append(j.segments, s)
-		for i := range entries { // an index entry of a later segment stays
-			if p := at(s.ordinal, int64(entries[i].offset)); j.index[entries[i].hash] < p {
+		for i := range entries { // but does not replace an index entry of a later segment
+			if p := newPosition(s.ordinal, int64(entries[i].offset)); j.index[entries[i].hash] < p {
 				j.index[entries[i].hash] = p
 			}
 		}
@@ -284,35 +283,34 @@ func (j *Journal) loadDeleted(sidecars map[uint64]bool) error {
 	return nil
 }
 
-// moveAside keeps the file of s in the folder for damaged files, by link or by
-// rename. A failure is logged only: the journal does without the copy.
-func (j *Journal) moveAside(s *segment, how func(from, to string) error) {
-	err := j.fs.MkdirAll(j.aside)
+// saveDamaged links or renames the file of s into the folder for damaged files. An error is only logged, because the journal does not
+// need the copy.
+func (j *Journal) saveDamaged(s *segment, how func(from, to string) error) {
+	err := j.fs.MkdirAll(j.damagedDir)
 	if err == nil {
-		err = how(s.path, filepath.Join(j.aside, filepath.Base(s.path)))
+		err = how(s.path, filepath.Join(j.damagedDir, filepath.Base(s.path)))
 	}
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		j.logger.Error("journal: no copy of a damaged segment", zapSegment(s), zap.Error(err))
 	}
 }
 
-// damageIn records and logs the first damage of a segment that is found while the
-// journal runs, and keeps a copy of the segment.
+// damageIn records and logs the first damage of a segment that is found while the journal is open, and saves a copy of the segment.
 func (j *Journal) damageIn(s *segment, text string) {
 	j.mu.Lock()
-	known := s.damaged
+	reported := s.damaged
 	s.damaged = true
 	j.mu.Unlock()
-	if known {
+	if reported {
 		return
 	}
 	j.damage("%s", text)
 	if !s.deleted {
-		j.moveAside(s, j.fs.Link)
+		j.saveDamaged(s, j.fs.Link)
 	}
 }
 
-// damage records and logs something that Open or a reader found.
+// damage records and logs damage.
 func (j *Journal) damage(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	j.mu.Lock()

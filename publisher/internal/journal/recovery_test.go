@@ -49,7 +49,7 @@ func TestDamageInWords(t *testing.T) {
 		"at offset 4096: 3 records are damaged (7 to 9)":                                         {scanned{gaps: []gap{{page, 7, 9, true}}}, 0},
 		"0 records are damaged (7 to 6)":                                                         {scanned{gaps: []gap{{page, 7, 6, true}}}, 0},
 	} {
-		got := test.words("x.log", test.proof)
+		got := test.describe("x.log", test.proof)
 		if well := want == "" || want == "proven exactly"; well && len(got) != 0 || !well && (len(got) != 1 || !strings.Contains(got[0], want)) {
 			t.Errorf("%q, want %q", got, want)
 		}
@@ -72,10 +72,10 @@ func TestProof(t *testing.T) {
 			{segment: &segment{id: 5}, ok: true}, {segment: &segment{id: 9}, ok: true, header: segmentHeader{before: 5, beforeEnd: 8192}},
 		}
 		test.change(logs)
-		if got := proofOf(logs, 0); got != test.want {
+		if got := syncedEnd(logs, 0); got != test.want {
 			t.Errorf("%s: %d, want %d", name, got, test.want)
 		}
-		if got := proofOf(logs, 1); got != 0 {
+		if got := syncedEnd(logs, 1); got != 0 {
 			t.Errorf("%s: the last one is proven up to %d", name, got)
 		}
 	}
@@ -352,7 +352,7 @@ func TestClockLimits(t *testing.T) {
 	}
 	for alive, want := range map[time.Time]time.Time{{}: last, last.Add(-time.Hour): last.Add(-time.Hour)} {
 		l.alive = alive
-		l.undoBeat()
+		l.undoTouch()
 		if info, _ := os.Stat(l.path); !info.ModTime().Equal(want) {
 			t.Errorf("beat %s, want %s", info.ModTime(), want)
 		}

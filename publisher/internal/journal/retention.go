@@ -14,13 +14,13 @@ import (
 
 const (
 	maintainEvery = 500 * time.Millisecond
-	beatEvery     = 10 * time.Second
-	minAge        = time.Hour // nothing younger is deleted for its age
+	touchInterval = 10 * time.Second
+	minAge        = time.Hour // no younger segment is deleted for its age
 	maxIDs        = 4 << 20
 )
 
-// maintainLoop seals segments, deletes what has served and prepares the next
-// segment, when it is asked to and twice a second.
+// maintainLoop seals segments, deletes segments that are not needed any more, and prepares the next segment. It does so twice a
+// second, and whenever a goroutine wakes it.
 func (j *Journal) maintainLoop() {
 	defer close(j.maintained)
 	tick := time.NewTicker(maintainEvery)
@@ -31,7 +31,7 @@ func (j *Journal) maintainLoop() {
 			return
 		}
 		select {
-		case <-j.kick:
+		case <-j.maintainNow:
 		case <-tick.C:
 		case <-j.stop:
 			return
@@ -41,11 +41,11 @@ func (j *Journal) maintainLoop() {
 	}
 }
 
-// maintain does what is due. An error is final for the journal.
+// maintain does the work of maintainLoop once. After an error the journal has failed.
 func (j *Journal) maintain() error {
-	if now := j.now(); now.Sub(j.lastBeat).Abs() >= beatEvery && j.lock != nil {
-		j.lastBeat = now
-		j.lock.beat(now)
+	if now := j.now(); now.Sub(j.lastTouch).Abs() >= touchInterval && j.lock != nil {
+		j.lastTouch = now
+		j.lock.touch(now)
 	}
 	j.mu.Lock()
 	newest := j.newest()
@@ -56,8 +56,8 @@ func (j *Journal) maintain() error {
 		}
 	}
 	if j.lock != nil {
-		if err := j.lock.held(); err != nil {
-			return fmt.Errorf("the lock of the data folder is gone: %w", err)
+		if err := j.lock.check(); err != nil {
+			return fmt.Errorf("the lock of the data folder is lost: %w", err)
 		}
 	}
 	for s := j.unsealed(); s != nil; s = j.unsealed() {
@@ -72,7 +72,7 @@ func (j *Journal) maintain() error {
 			return nil //nolint:nilerr // it is the reason why appends are refused
 		}
 		s, expired := j.deletable(space)
-		if s == nil && j.askForRoom(space) {
+		if s == nil && j.requestRelease(space) {
 			s, expired = j.deletable(space)
 		}
 		if s == nil {
@@ -99,8 +99,7 @@ func (j *Journal) unsealed() *segment {
 	return nil
 }
 
-// elapsedAge returns the age of the journal: for how long it has run since it was
-// created, by monotonic time. The caller holds mu.
+// elapsedAge returns the age of the journal: the nanoseconds that it has been open in total, by monotonic time. The caller holds mu.
 func (j *Journal) elapsedAge() int64 { return j.age + int64(j.elapsed()) }
 
 // bytes returns the size of all segments. The caller holds mu.
@@ -110,14 +109,14 @@ func (j *Journal) bytes() (n int64) {
 			n += s.size
 		}
 	}
-	if j.prepared != nil || j.fresh != nil {
+	if j.prepared != nil || j.unnamed != nil {
 		n += j.segmentBytes
 	}
 	return n
 }
 
-// deletable returns the oldest segment if it may be deleted now: released, held by
-// nobody, and either older than the window or in the way of the next segment.
+// deletable returns the oldest segment if it may be deleted now: it is released, has no reader, and is older than the window or
+// occupies the room of the next segment. expired reports whether it is older than the window.
 func (j *Journal) deletable(space space) (s *segment, expired bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -125,12 +124,12 @@ func (j *Journal) deletable(space space) (s *segment, expired bool) {
 		if s.deleted {
 			continue
 		}
-		if s.last > j.released || s.holds > 0 || !s.sealed {
+		if s.last > j.released || s.readers > 0 || !s.sealed {
 			return nil, false
 		}
 		age := time.Duration(j.elapsedAge() - s.age)
 		expired := age >= max(j.window, minAge)
-		if !expired && (j.prepared != nil || j.lacking(space) == "") {
+		if !expired && (j.prepared != nil || j.whyNoRoom(space) == "") {
 			return nil, false
 		}
 		return j.segments[i], expired
@@ -138,19 +137,19 @@ func (j *Journal) deletable(space space) (s *segment, expired bool) {
 	return nil, false
 }
 
-// roomTimeout bounds a checkpoint of the forwarder. Appends wait meanwhile.
-const roomTimeout = time.Second
+// releaseTimeout is the time that the forwarder has for a checkpoint. Appends wait meanwhile.
+const releaseTimeout = time.Second
 
-// askForRoom has the forwarder release what it has forwarded, if the journal lacks
-// room for the next segment, and reports whether it asked.
-func (j *Journal) askForRoom(space space) bool {
+// requestRelease makes the forwarder release what it has forwarded, if there is no room for the next segment. It reports whether it
+// did.
+func (j *Journal) requestRelease(space space) bool {
 	j.mu.Lock()
-	needed := j.prepared == nil && j.fresh == nil && j.lacking(space) != ""
+	needed := j.prepared == nil && j.unnamed == nil && j.whyNoRoom(space) != ""
 	j.mu.Unlock()
 	if !needed {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), roomTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
 	if err := j.makeRoom(ctx); err != nil {
 		j.logger.Debug("journal: nothing was released", zap.Error(err))
@@ -158,9 +157,8 @@ func (j *Journal) askForRoom(space space) bool {
 	return true
 }
 
-// lacking returns why there is no room for another segment, or "". The caller
-// holds mu.
-func (j *Journal) lacking(space space) string {
+// whyNoRoom returns why there is no room for another segment, or "". The caller holds mu.
+func (j *Journal) whyNoRoom(space space) string {
 	switch {
 	case j.bytes()+j.segmentBytes > j.maxBytes:
 		return fmt.Sprintf("the journal's bound of %d bytes is reached by events that are not forwarded yet", j.maxBytes)
@@ -170,10 +168,9 @@ func (j *Journal) lacking(space space) string {
 	return ""
 }
 
-// delete removes the oldest segment. Unless it expired, its sidecar stays, synced,
-// because it knows the ids.
+// delete removes the oldest segment. Unless the segment has expired, it syncs and keeps the sidecar, which contains the ids.
 func (j *Journal) delete(s *segment, expired bool) error {
-	known := false
+	known := false // the sidecar has the ids
 	if !expired {
 		var err error
 		if known, err = j.syncSidecar(s); err != nil {
@@ -181,10 +178,10 @@ func (j *Journal) delete(s *segment, expired bool) error {
 		}
 	}
 	if !known {
-		j.forget(s)
+		j.forgetIDs(s)
 	}
 	j.mu.Lock()
-	if s.holds > 0 { // a reader came: the next turn
+	if s.readers > 0 { // there is a reader since deletable, so this is done the next time
 		j.mu.Unlock()
 		return nil
 	}
@@ -201,8 +198,8 @@ func (j *Journal) delete(s *segment, expired bool) error {
 	if err != nil {
 		return err
 	}
-	// One folder sync for each file: otherwise a power cut could bring back an older
-	// segment without its successor, which would look like damage.
+	// The folder is synced after each file. Otherwise an older segment could exist without its successor after a power cut, which would
+	// look like damage.
 	if err := j.fs.SyncDir(j.folder); err != nil {
 		return fmt.Errorf("sync %s: %w", j.folder, err)
 	}
@@ -210,7 +207,7 @@ func (j *Journal) delete(s *segment, expired bool) error {
 	return nil
 }
 
-// remove removes a file. One that somebody else has removed is no error.
+// remove removes a file. It returns nil if the file does not exist.
 func (j *Journal) remove(path string) error {
 	if err := j.fs.Remove(path); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -218,10 +215,10 @@ func (j *Journal) remove(path string) error {
 	return nil
 }
 
-// syncSidecar makes the sidecar of s durable. known is false where there is none
-// and none can be written: room for events is worth more than old ids.
+// syncSidecar makes the sidecar of s durable. It returns false if there is no sidecar and none can be written. The segment is
+// deleted even then, because room for events is worth more than old ids.
 func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
-	if s.kept {
+	if s.sidecarSynced {
 		return true, nil
 	}
 	described, _, f, err := j.openSidecar(sidecarPath(s.path))
@@ -231,7 +228,7 @@ func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
 	if err != nil || described.id != s.id {
 		found := scan(s.file, s.id, s.first, s.size, nil)
 		if err := j.writeSidecar(s, found.entries); err != nil {
-			j.logger.Warn("journal: no sidecar, so the ids of this segment are forgotten", zapSegment(s), zap.Error(err))
+			j.logger.Warn("journal: no sidecar can be written, so the message ids of this segment are dropped", zapSegment(s), zap.Error(err))
 			return false, nil
 		}
 		if _, _, f, err = j.openSidecar(sidecarPath(s.path)); err != nil {
@@ -244,13 +241,13 @@ func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
 	if err := j.fs.SyncDir(j.folder); err != nil {
 		return false, fmt.Errorf("sync %s: %w", j.folder, err)
 	}
-	s.kept = true
+	s.sidecarSynced = true
 	return true, nil
 }
 
-// forget removes the ids of s from the index. Those that cannot be read any more lead
-// to a deleted segment, which ends a chain.
-func (j *Journal) forget(s *segment) {
+// forgetIDs removes the ids of s from the index. Index entries that cannot be found any more point to a deleted segment, which ends
+// a chain.
+func (j *Journal) forgetIDs(s *segment) {
 	_, entries, f, err := j.openSidecar(sidecarPath(s.path))
 	switch {
 	case err == nil:
@@ -261,20 +258,19 @@ func (j *Journal) forget(s *segment) {
 	j.dropIndex(s, entries)
 }
 
-// removeSegment forgets s. The caller holds mu.
+// removeSegment removes s from the list of segments. The caller holds mu.
 func (j *Journal) removeSegment(s *segment) {
 	j.segments = slices.DeleteFunc(j.segments, func(other *segment) bool { return other == s })
 }
 
-// expireIDs forgets ids that are older than the window, and the oldest ones beyond
-// maxIDs.
+// expireIDs drops the ids that are older than the window, and the oldest ones if there are more than maxIDs.
 func (j *Journal) expireIDs() error {
 	for {
 		j.mu.Lock()
 		var s *segment
 		for _, other := range j.segments[:max(len(j.segments)-1, 0)] {
 			old := other.deleted && time.Duration(j.elapsedAge()-other.age) >= j.window
-			if (old || j.ids > j.maxIDs) && other.holds == 0 && (other.deleted || other.sealed && other.count > 0) {
+			if (old || j.ids > j.maxIDs) && other.readers == 0 && (other.deleted || other.sealed && other.count > 0) {
 				s = other
 				break
 			}
@@ -288,20 +284,20 @@ func (j *Journal) expireIDs() error {
 			return nil
 		}
 		if crowded {
-			j.logger.Warn("journal: too many message ids: the oldest were forgotten before the window ended",
+			j.logger.Warn("journal: there are too many message ids, so the oldest were dropped before the window ended",
 				zapSegment(s), zap.Int("ids", s.count), zap.Int("limit", j.maxIDs))
 		}
-		j.forget(s)
+		j.forgetIDs(s)
 		if !s.deleted {
 			continue
 		}
 		j.mu.Lock()
-		held := s.holds > 0 // a comparison came: the next turn
-		if !held {
+		busy := s.readers > 0 // there is a reader since the search above, so this is done the next time
+		if !busy {
 			j.removeSegment(s)
 		}
 		j.mu.Unlock()
-		if held {
+		if busy {
 			return nil
 		}
 		if err := j.remove(sidecarPath(s.path)); err != nil {
@@ -310,13 +306,12 @@ func (j *Journal) expireIDs() error {
 	}
 }
 
-// prepare creates the next segment if there is none, and opens a group if appends
-// wait for one.
+// prepare creates the next segment if there is none, and opens a group if appends wait for one.
 func (j *Journal) prepare(space space) error {
 	j.mu.Lock()
-	needed, reason := j.prepared == nil && j.fresh == nil, ""
+	needed, reason := j.prepared == nil && j.unnamed == nil, ""
 	if needed {
-		reason = j.lacking(space)
+		reason = j.whyNoRoom(space)
 	} else if space.copyOnWrite && space.free < space.reserve() {
 		reason = fmt.Sprintf("the disk has %d bytes left", space.free)
 	}
@@ -326,9 +321,9 @@ func (j *Journal) prepare(space space) error {
 		return nil
 	}
 	f, err := j.prepareSegment()
-	var refused refusal
+	var temporary temporaryError
 	switch {
-	case errors.As(err, &refused):
+	case errors.As(err, &temporary):
 		cause := "preparing a segment: " + err.Error()
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			cause = "the disk is full"
@@ -342,19 +337,19 @@ func (j *Journal) prepare(space space) error {
 	j.prepared = f
 	if j.open == nil && j.err == nil {
 		j.openGroup(j.tailEnd)
-		wake(j.work)
+		wake(j.commitNow)
 	}
 	j.mu.Unlock()
 	j.setFull("", false)
 	return nil
 }
 
-// setFull records why there is no room for another segment; "" means that there
-// is. always makes it count although the present segment has room.
+// setFull records why there is no room for another segment, or "" if there is. always makes it reject appends although the present
+// segment has room.
 func (j *Journal) setFull(reason string, always bool) {
 	j.mu.Lock()
-	before := j.lack
-	j.lack, j.lackAlways = reason, always
+	before := j.noRoom
+	j.noRoom, j.rejectAll = reason, always
 	j.broadcast()
 	j.mu.Unlock()
 	switch {

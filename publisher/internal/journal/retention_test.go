@@ -293,7 +293,7 @@ func TestHeldSegment(t *testing.T) {
 	m.set(func() {
 		m.hook = func(op memOp) error {
 			if op.kind == "open" && strings.HasSuffix(op.path, "1.idx") && len(held) == 0 && clock.Load() > 0 {
-				s, _ := j.hold(at(1, 0))
+				s, _ := j.acquire(newPosition(1, 0))
 				held <- s
 				m.set(func() { m.hook = nil })
 			}
@@ -330,14 +330,14 @@ func TestHeldIDs(t *testing.T) {
 		m.hook = func(op memOp) error {
 			if op.kind == "open" && strings.HasSuffix(op.path, "01.idx") && clock.Load() > 0 {
 				m.set(func() { m.hook = nil })
-				s, _ := j.hold(at(1, 0))
+				s, _ := j.acquire(newPosition(1, 0))
 				held <- s
 			}
 			return nil
 		}
 	})
 	clock.Store(int64(5 * time.Hour))
-	wake(j.kick)
+	wake(j.maintainNow)
 	s := <-held
 	if !s.deleted {
 		t.Fatal("the segment was not deleted early")
@@ -345,13 +345,13 @@ func TestHeldIDs(t *testing.T) {
 	if err := j.maintainOnce(); err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := j.hold(at(1, 0)); again != s {
+	if again, _ := j.acquire(newPosition(1, 0)); again != s {
 		t.Error("forgotten under a reader")
 	} else {
 		j.release(s)
 	}
 	j.release(s)
-	waitFor(t, func() bool { wake(j.kick); return j.Stats().IDs <= 2 })
+	waitFor(t, func() bool { wake(j.maintainNow); return j.Stats().IDs <= 2 })
 }
 
 // TestChainIntoExpired appends to a job whose first record has expired.

@@ -69,7 +69,7 @@ func TestWindow(t *testing.T) {
 		{windowBytes, 2 * windowBytes, size - 10, windowBytes + 90, 11},
 		{0, windowBytes + 5, size - 10, windowBytes + 5, 12},
 	} {
-		b, err := w.at(test.offset, test.n, test.limit)
+		b, err := w.read(test.offset, test.n, test.limit)
 		if test.want < 0 {
 			if !errors.Is(err, syscall.EIO) {
 				t.Errorf("%d: %v", i, err)
@@ -82,7 +82,7 @@ func TestWindow(t *testing.T) {
 		}
 	}
 	w = &window{file: readerFile(data[:50])}
-	if b, err := w.at(20, 64, 1000); err != nil || len(b) != 30 {
+	if b, err := w.read(20, 64, 1000); err != nil || len(b) != 30 {
 		t.Errorf("beyond the end of the file: %d bytes, %v", len(b), err)
 	}
 }
@@ -165,11 +165,11 @@ func TestScanEntries(t *testing.T) {
 	var want []entry
 	for i := range records {
 		r := &records[i]
-		g.add(r, hashOf(r.job()), at(2, 80))
-		e := entry{hash: hashOf(r.job()), id: hashOf(r.ID), sequence: uint64(i + 1), previous: at(2, 80), offset: uint32(offset),
+		g.add(r, hashOf(r.job()), newPosition(2, 80))
+		e := entry{hash: hashOf(r.job()), id: hashOf(r.ID), sequence: uint64(i + 1), previous: newPosition(2, 80), offset: uint32(offset),
 			digest: r.Digest}
 		if i == 2 {
-			e.previous = at(3, page+groupHead)
+			e.previous = newPosition(3, page+groupHead)
 		}
 		want = append(want, e)
 		offset += int64(r.encodedLength())

@@ -15,43 +15,43 @@ const (
 	segmentHead   = 88
 	preparedName  = "next.tmp"
 	maxSegment    = 64 << 20
-	segmentFiles  = 16 // that MaxBytes is divided into
+	segmentFiles  = 16 // number of segments that MaxBytes is divided into
 	minSegments   = 4
 	segmentMargin = 64 << 10
 )
 
-// segment is one file of the journal. Journal.mu guards the fields below the line;
-// those above do not change once the segment can be found.
+// segment is one file of the journal. Journal.mu guards the fields below the blank line. Those above it do not change any more when the
+// segment is in Journal.segments.
 type segment struct {
 	ordinal uint32
 	id      uint64
-	first   uint64 // first sequence; the file is named by it
+	first   uint64 // first sequence, which is also the name of the file
 	created time.Time
 	path    string
 
-	file    file
-	size    int64  // of the file
-	end     int64  // of the last durable group
-	last    uint64 // last durable sequence; first-1 if there is none
-	age     int64  // of the last durable group
-	count   int    // of records whose ids the index knows
-	holds   int    // readers inside the file
-	kept    bool   // the sidecar is synced, and stays when the file is deleted
-	sealed  bool   // nothing is written any more; the sidecar was tried
-	damaged bool   // has unreadable records: gets no sidecar, so that each start reports them
-	deleted bool   // the file is closed and gone; the sidecar still knows the ids
+	file          file
+	size          int64  // of the file
+	end           int64  // of the last durable group
+	last          uint64 // last durable sequence; first-1 if there is none
+	age           int64  // of the last durable group
+	count         int    // of records whose ids are in the index
+	readers       int    // goroutines that read the file
+	sidecarSynced bool   // the sidecar is synced, and not removed with the file
+	sealed        bool   // nothing is written to the file any more, and the sidecar was written if possible
+	damaged       bool   // has unreadable records, so it gets no sidecar and each start reports them
+	deleted       bool   // the file is closed and removed, but the sidecar has the ids
 }
 
-// segmentHeader is what the first page of a segment says.
+// segmentHeader is the first page of a segment.
 type segmentHeader struct {
 	journal    [16]byte
 	id         uint64
 	ordinal    uint32
 	first      uint64
 	created    int64
-	before     uint64 // id of the segment before, 0 if there is none
+	before     uint64 // id of the previous segment, 0 if there is none
 	beforeLast uint64 // its last sequence
-	beforeEnd  int64  // the offset before which it was synced, 0 if unknown
+	beforeEnd  int64  // the offset up to which it was synced, 0 if unknown
 }
 
 func (h segmentHeader) encode() []byte {
@@ -84,22 +84,22 @@ func segmentName(first uint64) string { return fmt.Sprintf("%020d.log", first) }
 func sidecarPath(log string) string   { return log[:len(log)-len("log")] + "idx" }
 func randomID() (id [16]byte)         { _, _ = rand.Read(id[:]); return id }
 
-// prepareSegment creates a file that holds the space of a segment. It has a fixed
-// temporary name until the committer writes its first group.
+// prepareSegment creates and syncs a file with the size of a segment. The file has a temporary name until the committer has written its
+// first group.
 func (j *Journal) prepareSegment() (_ file, err error) {
 	path := filepath.Join(j.folder, preparedName)
 	f, err := j.fs.Create(path)
 	if err != nil {
-		return nil, refusal{err}
+		return nil, temporaryError{err}
 	}
 	defer func() {
 		if err != nil {
 			f.Close()
-			_ = j.fs.Remove(path) // a failed removal shows again at the next Create
+			_ = j.fs.Remove(path) // if this fails, the next Create reports it
 		}
 	}()
 	if err := f.Allocate(j.segmentBytes); err != nil {
-		return nil, refusal{err}
+		return nil, temporaryError{err}
 	}
 	if err := f.Sync(); err != nil {
 		return nil, fmt.Errorf("sync %s: %w", path, err)
@@ -107,11 +107,10 @@ func (j *Journal) prepareSegment() (_ file, err error) {
 	return f, nil
 }
 
-// refusal is an error that leaves the journal as it was: no segment was created,
-// and a later attempt may succeed.
-type refusal struct{ error }
+// temporaryError is an error that leaves the journal as it was: no segment was created, and a later attempt may succeed.
+type temporaryError struct{ error }
 
-func (r refusal) Unwrap() error { return r.error }
+func (e temporaryError) Unwrap() error { return e.error }
 
 // useSegment makes the prepared file the segment that begins with sequence first.
 // The caller holds mu.
@@ -121,7 +120,7 @@ func (j *Journal) useSegment(first uint64) *segment {
 		ordinal: j.ordinal + 1, id: binary.LittleEndian.Uint64(id[:]) | 1, first: first, last: first - 1, created: j.now(),
 		path: filepath.Join(j.folder, segmentName(first)), file: j.prepared, size: j.segmentBytes, end: page,
 	}
-	j.ordinal, j.prepared, j.fresh = s.ordinal, nil, s
+	j.ordinal, j.prepared, j.unnamed = s.ordinal, nil, s
 	return s
 }
 
@@ -145,12 +144,12 @@ func (j *Journal) newest() *segment {
 	return nil
 }
 
-// seal gives back the space behind the last group and writes the sidecar. Bytes of
-// a torn group behind the end stay.
+// seal truncates the file of s after its last group, and writes the sidecar. It does not remove the bytes of a torn group.
 func (j *Journal) seal(s *segment) error {
 	return j.sealScanned(s, scan(s.file, s.id, s.first, s.size, nil))
 }
 
+// sealScanned does the work of seal for a segment that was scanned.
 func (j *Journal) sealScanned(s *segment, found scanned) error {
 	if found.used < s.size {
 		if err := s.file.Truncate(found.used); err != nil {
@@ -165,7 +164,7 @@ func (j *Journal) sealScanned(s *segment, found scanned) error {
 	j.mu.Unlock()
 	if !damaged {
 		if err := j.writeSidecar(s, found.entries); err != nil {
-			j.logger.Warn("journal: no sidecar; the next start reads the whole segment", zapSegment(s), zap.Error(err))
+			j.logger.Warn("journal: no sidecar can be written; the next start reads the whole segment", zapSegment(s), zap.Error(err))
 		}
 	}
 	j.mu.Lock()

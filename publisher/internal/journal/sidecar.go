@@ -36,7 +36,7 @@ func parseEntry(b []byte) entry {
 	}
 }
 
-// writeSidecar writes N.idx. It is not synced: a bad one is not used.
+// writeSidecar writes the sidecar of s. It does not sync the file, because an invalid sidecar is ignored.
 func (j *Journal) writeSidecar(s *segment, entries []entry) error {
 	le := binary.LittleEndian
 	b := make([]byte, sidecarHead, sidecarHead+len(entries)*entryLength)
@@ -67,8 +67,7 @@ func (j *Journal) writeSidecar(s *segment, entries []entry) error {
 	return j.fs.Rename(temp, sidecarPath(s.path))
 }
 
-// openSidecar opens and reads a sidecar. The segment that it describes has no file
-// yet.
+// openSidecar opens and reads a sidecar. The file of the returned segment is nil.
 func (j *Journal) openSidecar(path string) (*segment, []entry, file, error) {
 	f, err := j.fs.Open(path)
 	if err != nil {
@@ -112,8 +111,8 @@ func (j *Journal) readSidecar(f file) (*segment, []entry, error) {
 	return s, entries, nil
 }
 
-// findEntry returns the entry at p from the sidecar of a deleted segment, which the caller
-// holds. The sidecar is opened for it: there can be thousands of them.
+// findEntry returns the entry at p in the sidecar of a deleted segment, which the caller has acquired. It opens the sidecar each time,
+// because there can be thousands of them.
 func (j *Journal) findEntry(s *segment, p position) (entry, error) {
 	f, err := j.fs.Open(sidecarPath(s.path))
 	if err != nil {
@@ -143,5 +142,5 @@ func (j *Journal) findEntry(s *segment, p position) (entry, error) {
 	if failed != nil {
 		return entry{}, fmt.Errorf("read %s: %w", sidecarPath(s.path), failed)
 	}
-	return entry{}, errGone
+	return entry{}, errDeleted
 }

@@ -67,7 +67,8 @@ func damageOf(t testing.TB, m *memFS) (damage []string, sequences []uint64) {
 
 func TestTrap01FallocateUnsupported(t *testing.T) {
 	t.Parallel()
-	for errno, zeros := range map[syscall.Errno]bool{syscall.EOPNOTSUPP: true, syscall.ENOSYS: true, syscall.EPERM: false, syscall.ENOSPC: false} {
+	for errno, zeros := range map[syscall.Errno]bool{syscall.EOPNOTSUPP: true, syscall.ENOSYS: true, syscall.EPERM: false,
+		syscall.ENOSPC: false} {
 		f, err := os.Create(filepath.Join(t.TempDir(), "file"))
 		if err != nil {
 			t.Fatal(err)
@@ -94,7 +95,8 @@ func TestTrap01FallocateUnsupported(t *testing.T) {
 		return nil
 	}
 	j := mustOpenMem(t, memOptions(m))
-	if _, err := j.Append(t.Context(), testRecord("a", "S", "")); !errors.Is(err, event.ErrFull) || !strings.Contains(err.Error(), syscall.EPERM.Error()) {
+	if _, err := j.Append(t.Context(), testRecord("a", "S", "")); !errors.Is(err, event.ErrFull) ||
+		!strings.Contains(err.Error(), syscall.EPERM.Error()) {
 		t.Errorf("without a segment: %v", err)
 	}
 	names, _ := m.ReadDir("/d/journal")
@@ -128,8 +130,10 @@ func TestTrap03ZerosAreNoRecord(t *testing.T) {
 		path := m.segmentPaths()[0]
 		m.edit(path, func(b []byte) []byte { clear(b[p*page : (p+1)*page]); return b })
 		damage, sequences := damageOf(t, m)
-		want := map[int]string{0: "header is unreadable [1 2 3]", 1: "1 records are damaged (1 to 1) [2 3]", 2: "1 records are damaged (2 to 2) [1 3]", 3: " [1 2]"}[p]
-		if got := fmt.Sprint(strings.Join(damage, ""), " ", sequences); !strings.Contains(strings.ReplaceAll(got, "; its records are readable", ""), want) || p == 3 && len(damage) > 0 {
+		want := map[int]string{0: "header is unreadable [1 2 3]", 1: "1 records are damaged (1 to 1) [2 3]",
+			2: "1 records are damaged (2 to 2) [1 3]", 3: " [1 2]"}[p]
+		if got := fmt.Sprint(strings.Join(damage, ""), " ", sequences); !strings.Contains(strings.ReplaceAll(got,
+			"; its records are readable", ""), want) || p == 3 && len(damage) > 0 {
 			t.Errorf("page %d is zero: %s, want %s", p, got, want)
 		}
 	}
@@ -156,7 +160,8 @@ func TestTrap04PagesOutOfOrder(t *testing.T) {
 	for _, bit := range []int{0, 8 * 20, 8 * (groupHead + 10), 8 * 5000} {
 		m := whole.after(nothing, nil)
 		m.edit(m.segmentPaths()[0], func(b []byte) []byte { b[page+bit/8] ^= 1 << (bit % 8); return b })
-		if damage, sequences := damageOf(t, m); len(damage) != 1 || !strings.Contains(damage[0], "at offset 4096: 1 records are damaged (1 to 1)") || fmt.Sprint(sequences) != "[2]" {
+		if damage, sequences := damageOf(t, m); len(damage) != 1 ||
+			!strings.Contains(damage[0], "at offset 4096: 1 records are damaged (1 to 1)") || fmt.Sprint(sequences) != "[2]" {
 			t.Errorf("bit %d of the first group: damage %q, records %d", bit, damage, sequences)
 		}
 		names, err := m.ReadDir("/d/damaged")
@@ -177,7 +182,8 @@ func TestTrap04PagesOutOfOrder(t *testing.T) {
 	}
 	killed := m.after(everything, nil)
 	killed.edit(killed.segmentPaths()[0], func(b []byte) []byte { clear(b[page : 2*page]); return b })
-	if damage, sequences := damageOf(t, killed); len(damage) != 1 || !strings.Contains(damage[0], "had not been synced") || fmt.Sprint(sequences) != "[2]" {
+	if damage, sequences := damageOf(t, killed); len(damage) != 1 || !strings.Contains(damage[0], "had not been synced") ||
+		fmt.Sprint(sequences) != "[2]" {
 		t.Errorf("without syncs: %q, records %d", damage, sequences)
 	}
 }
@@ -236,7 +242,8 @@ func TestMisplacedGroup(t *testing.T) {
 	t.Parallel()
 	m, _ := filled(t, 4, 10)
 	m.edit(m.segmentPaths()[0], func(b []byte) []byte { copy(b[2*page:3*page], b[3*page:4*page]); return b })
-	if damage, sequences := damageOf(t, m); len(damage) != 1 || !strings.Contains(damage[0], "(2 to 2)") || fmt.Sprint(sequences) != "[1 3 4]" {
+	if damage, sequences := damageOf(t, m); len(damage) != 1 || !strings.Contains(damage[0], "(2 to 2)") ||
+		fmt.Sprint(sequences) != "[1 3 4]" {
 		t.Errorf("damage %q, records %d", damage, sequences)
 	}
 }
@@ -316,7 +323,8 @@ func TestTrap10PartialPages(t *testing.T) {
 	t.Parallel()
 	whole, h := filled(t, 2, 100)
 	random := rand.New(rand.NewPCG(1, 1))
-	for name, fill := range map[string]func() byte{"ones": func() byte { return 0xff }, "noise": func() byte { return byte(random.Uint32()) }} {
+	for name, fill := range map[string]func() byte{"ones": func() byte { return 0xff },
+		"noise": func() byte { return byte(random.Uint32()) }} {
 		m := whole.after(nothing, nil)
 		m.edit(m.segmentPaths()[0], func(b []byte) []byte {
 			if g, ok := parseGroupHeader(b[2*page:]); !ok || g.offset%page != 0 {
@@ -395,7 +403,8 @@ func TestTrap12ReaderAtSegmentBorder(t *testing.T) {
 	for w := range 3 {
 		wg.Go(func() {
 			for i := range records / 3 {
-				if _, err := j.Append(t.Context(), testRecord(fmt.Sprint(w, "-", i), "S", fmt.Sprintf("<%d-%d>%s", w, i, strings.Repeat("x", 7000)))); err != nil {
+				r := testRecord(fmt.Sprint(w, "-", i), "S", fmt.Sprintf("<%d-%d>%s", w, i, strings.Repeat("x", 7000)))
+				if _, err := j.Append(t.Context(), r); err != nil {
 					t.Error(err)
 				}
 			}
@@ -493,7 +502,8 @@ func TestTrap13DeletionUnderReaders(t *testing.T) {
 		t.Errorf("nothing was deleted: the journal begins at %d", j.First())
 	}
 	for i := range records {
-		if a, err := j.Append(t.Context(), testRecord(fmt.Sprint(i), "S", strings.Repeat("x", 3000))); err != nil || a != (Appended{uint64(i + 1), true, false}) {
+		if a, err := j.Append(t.Context(), testRecord(fmt.Sprint(i), "S", strings.Repeat("x", 3000))); err != nil ||
+			a != (Appended{uint64(i + 1), true, false}) {
 			t.Fatalf("record %d, whose payload may be deleted: %+v, %v", i+1, a, err)
 		}
 	}
@@ -592,13 +602,14 @@ func TestChainInCircle(t *testing.T) {
 	m.edit(m.segmentPaths()[0], func(b []byte) []byte {
 		h, _ := parseGroupHeader(b[page:])
 		body := b[page+groupHead : page+groupHead+int64(h.length)]
-		binary.LittleEndian.PutUint64(body[24:], uint64(at(1, page+groupHead)))
+		binary.LittleEndian.PutUint64(body[24:], uint64(newPosition(1, page+groupHead)))
 		h.body = checksum(body)
 		h.put(b[page:])
 		return b
 	})
 	j := mustOpenMem(t, memOptions(m))
-	if a, err := j.Append(t.Context(), testRecord("job-0", "other", "")); !errors.Is(err, event.ErrUnavailable) || !strings.Contains(err.Error(), "does not lead back") {
+	if a, err := j.Append(t.Context(), testRecord("job-0", "other", "")); !errors.Is(err, event.ErrUnavailable) ||
+		!strings.Contains(err.Error(), "does not lead back") {
 		t.Errorf("%+v, %v", a, err)
 	}
 }
