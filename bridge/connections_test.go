@@ -235,7 +235,7 @@ func TestLargeBodies(t *testing.T) {
 	srv.Start()
 	large := bridgetest.Delivery{Payload: []byte(`{"id":"large","status":"COMPLETED","pad":"` + strings.Repeat("x", limit/2) + `"}`)}
 	from := func(source string) string { return "X-Forwarded-For: " + source }
-	for range 5 { // each has 48 KiB of 256
+	for range 7 { // each holds 33 KiB of 256
 		conn := dial(t, srv, "127.0.0.1")
 		request := delivery(srv, large, from("203.0.113.1"))
 		if _, err := io.WriteString(conn, request[:len(request)-1]); err != nil {

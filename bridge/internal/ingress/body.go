@@ -11,9 +11,10 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
 )
 
 var (
@@ -21,115 +22,101 @@ var (
 	errEncoding     = errors.New("encoding not supported")
 	errBodyTimeout  = errors.New("body not received in time")
 	errBody         = errors.New("body unreadable")
-	errNoRoom       = errors.New("too many large bodies at once")
+	errNoMemory     = errors.New("no memory for a large body")
 )
 
-// The bounds of bodies in memory.
 const (
-	// smallBody is up to how many bytes a body is read without asking for room.
+	// smallBody is the size in bytes up to which a body does not count against the memory of all bodies.
 	smallBody = 8 << 10
-	// roomUnit is how much room is asked for at a time: a sender that dribbles has
-	// what it sent, and not what it may send.
-	roomUnit = 16 << 10
-	// hugeBody is from how many bytes on bodies grow a few at a time: more of them
-	// would take each other's room, and none would end.
-	hugeBody = 128 << 10
-	// roomWait is how long a body waits for room altogether: the rest of it waits in
-	// the sender's connection meanwhile.
-	roomWait = 1500 * time.Millisecond
-	// inflaterSize is what a decompressor takes, at the least.
-	inflaterSize = 3 * roomUnit
+	// largeStep is the size in bytes up to which the memory of a body grows with what has arrived: a slow sender holds
+	// what it sent, not what it announced. A larger body gets all of its memory at once, because several of them that
+	// grow step by step would wait for each other.
+	largeStep = 128 << 10
+	// memoryWait is how long one body waits for memory in total. The rest of the body waits in the connection meanwhile.
+	memoryWait = 1500 * time.Millisecond
+	// inflaterSize is the least memory in bytes that a decompressor uses.
+	inflaterSize = 48 << 10
 )
 
-// bodies reads bodies whole, after their content encoding. The limit binds the
-// wire and what is inflated from it; what is not small shares the room.
+// bodies reads the bodies of requests.
 type bodies struct {
-	limit int
-	units *lane // of room
-	huge  *lane
+	limit  int             // bytes of one body, as sent and decompressed
+	memory *source.Limiter // bytes of all bodies that are not small
 }
 
-func newBodies(limit, memory int) bodies {
-	return bodies{limit, newLane(memory / roomUnit), newLane(max(2, memory/limit-2))}
-}
-
-// body is one of them, and the room that it has.
+// body is the body of a request.
 type body struct {
 	bytes  []byte
-	waited time.Duration // for room
+	waited time.Duration // for memory
 
-	all    bodies
+	bodies bodies
 	source netip.Prefix
-	units  int
-	huge   bool
+	held   int // bytes of bodies.memory
 }
 
-// grow makes room for so many bytes in all.
-func (b *body) grow(bytes int) error {
-	start := time.Now()
-	defer func() { b.waited += time.Since(start) }()
-	left := func() time.Duration { return roomWait - b.waited - time.Since(start) }
-	if bytes > hugeBody && !b.huge {
-		if b.huge = b.all.huge.enter(b.source, left()); !b.huge {
-			return errNoRoom
-		}
-	}
-	for b.units*roomUnit < bytes {
-		if !b.all.units.enter(b.source, left()) {
-			return errNoRoom
-		}
-		b.units++
-	}
-	return nil
-}
-
-// leave gives the room back; once more does no harm.
-func (b *body) leave() {
-	for ; b.units > 0; b.units-- {
-		b.all.units.leave(b.source)
-	}
-	if b.huge {
-		b.all.huge.leave(b.source)
-		b.huge = false
-	}
-}
-
-// read reads the body of a request. Whoever gets it leaves.
+// read reads the body of r to its end, and decompresses it. The caller releases the body.
 func (b bodies) read(w http.ResponseWriter, r *http.Request, source netip.Prefix) (*body, error) {
 	if err := checkCharset(r.Header.Get("Content-Type")); err != nil {
 		return nil, err
 	}
 	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
-	if !slices.Contains([]string{"", "identity", "gzip", "x-gzip", "deflate"}, encoding) {
+	switch encoding {
+	case "", "identity", "gzip", "x-gzip", "deflate":
+	default:
 		return nil, fmt.Errorf("%w: Content-Encoding %q", errEncoding, encoding)
 	}
 	if r.ContentLength > int64(b.limit) {
 		return nil, fmt.Errorf("%w: %d bytes announced, %d allowed", errBodyTooLarge, r.ContentLength, b.limit)
 	}
-	got := &body{all: b, source: source}
-	err := got.fill(http.MaxBytesReader(w, r.Body, int64(b.limit)), encoding, r.ContentLength)
+	most := b.limit + 1 // one byte more shows that a body is too large
+	if r.ContentLength >= 0 {
+		most = int(r.ContentLength) + 1
+	}
+	got := &body{bodies: b, source: source}
+	err := got.readAll(http.MaxBytesReader(w, r.Body, int64(b.limit)), most, 0)
+	if err == nil && encoding != "" && encoding != "identity" {
+		err = got.inflate(encoding)
+	}
+	if err == nil {
+		err = got.hold(cap(got.bytes))
+	}
 	if err != nil {
-		got.leave()
+		got.release()
 		return nil, bodyError(err, b.limit)
 	}
 	return got, nil
 }
 
-// fill reads the wire to its end, and then inflates it: no decompressor waits for
-// a sender.
-func (b *body) fill(wire io.Reader, encoding string, announced int64) (err error) {
-	most := b.all.limit + 1 // to see that there is no more
-	if announced >= 0 {
-		most = int(announced) + 1
+// hold makes the memory that b holds equal to size. It returns errNoMemory if more is needed and not available in time.
+func (b *body) hold(size int) error {
+	if size <= smallBody {
+		size = 0
 	}
-	if b.bytes, err = b.readAll(wire, most, 0); err != nil || encoding == "" || encoding == "identity" {
-		return err
+	if size > b.held {
+		start := time.Now()
+		err := b.bodies.memory.Acquire(b.source, size-b.held, memoryWait-b.waited)
+		b.waited += time.Since(start)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errNoMemory, err)
+		}
+	} else if size < b.held {
+		b.bodies.memory.Release(b.source, b.held-size)
 	}
+	b.held = size
+	return nil
+}
+
+// release ends the use of the memory. It may be called again.
+func (b *body) release() { _ = b.hold(0) }
+
+// inflate decompresses b.bytes. The compressed body is complete, so no decompressor waits for a sender.
+func (b *body) inflate(encoding string) error {
 	compressed := cap(b.bytes) + inflaterSize
-	if err := b.grow(compressed); err != nil {
+	if err := b.hold(compressed); err != nil {
 		return err
 	}
 	var plain io.Reader
+	var err error
 	if encoding == "deflate" {
 		plain, err = zlib.NewReader(bytes.NewReader(b.bytes))
 	} else {
@@ -138,50 +125,50 @@ func (b *body) fill(wire io.Reader, encoding string, announced int64) (err error
 	if err != nil {
 		return err
 	}
-	if b.bytes, err = b.readAll(io.LimitReader(plain, int64(b.all.limit)+1), b.all.limit+2, compressed); err != nil {
-		return err
+	limit := b.bodies.limit
+	if err = b.readAll(io.LimitReader(plain, int64(limit)+1), limit+2, compressed); err == nil && len(b.bytes) > limit {
+		err = fmt.Errorf("%w: more than %d bytes decompressed", errBodyTooLarge, limit)
 	}
-	if len(b.bytes) > b.all.limit {
-		return fmt.Errorf("%w: more than %d bytes inflated", errBodyTooLarge, b.all.limit)
-	}
-	if cap(b.bytes) <= smallBody {
-		b.leave()
-	}
-	return nil
+	return err
 }
 
-// readAll reads r to its end, into memory that grows with what has come, up to
-// most bytes. It has room for so many bytes besides.
-func (b *body) readAll(r io.Reader, most, besides int) ([]byte, error) {
+// readAll sets b.bytes to what r returns until its end: at most most-1 bytes. b holds the memory for them, and for
+// others bytes more.
+func (b *body) readAll(r io.Reader, most, others int) error {
 	buf := make([]byte, 0, min(most, smallBody))
 	for {
 		if len(buf) == cap(buf) {
 			next := max(min(2*cap(buf), most), cap(buf)+1)
 			if next > smallBody {
-				if err := b.grow(next + besides); err != nil {
-					return nil, err
+				size := next
+				if next > largeStep {
+					size = max(next, most)
+				}
+				if err := b.hold(size + others); err != nil {
+					return err
 				}
 			}
-			buf = append(make([]byte, 0, next), buf...) // no larger than there is room
+			buf = append(make([]byte, 0, next), buf...) // append alone would allocate more than b holds
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		if errors.Is(err, io.EOF) {
-			return buf, nil
+			b.bytes = buf
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
 
-// bodyError says in one of the errors above what went wrong on the way.
+// bodyError returns an error for refuse, from an error of reading or decompressing.
 func bodyError(err error, limit int) error {
-	var tooLarge *http.MaxBytesError
+	var maxBytes *http.MaxBytesError
 	switch {
-	case errors.Is(err, errBodyTooLarge), errors.Is(err, errNoRoom):
+	case errors.Is(err, errBodyTooLarge), errors.Is(err, errNoMemory):
 		return err
-	case errors.As(err, &tooLarge):
+	case errors.As(err, &maxBytes):
 		return fmt.Errorf("%w: more than %d bytes", errBodyTooLarge, limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errBodyTimeout
@@ -189,14 +176,13 @@ func bodyError(err error, limit int) error {
 	return fmt.Errorf("%w: %w", errBody, err)
 }
 
-// checkCharset refuses the encodings in which the same bytes mean other text.
-// Any other content type, and none, will do: the signature decides.
+// checkCharset refuses a charset in which the same bytes mean another text. Any other content type is accepted, and so is
+// none: the signature decides.
 func checkCharset(contentType string) error {
 	if contentType == "application/json" {
-		return nil // what nearly all send
+		return nil // what nearly all senders send
 	}
-	// A content type that cannot be read names no charset.
-	_, params, _ := mime.ParseMediaType(contentType)
+	_, params, _ := mime.ParseMediaType(contentType) // a content type that is malformed names no charset
 	charset := strings.ToLower(params["charset"])
 	if strings.HasPrefix(charset, "utf-16") || strings.HasPrefix(charset, "utf-32") || strings.HasPrefix(charset, "utf-7") {
 		return fmt.Errorf("%w: charset %q", errEncoding, charset)

@@ -8,17 +8,16 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// decode returns the event in a signed payload. As in JavaScript, keys match in
-// exact case and the last duplicate wins. A payload that is not JSON, or not an
-// object, gives an Event without a status.
+// decode returns the event in a signed payload. As in JavaScript, keys are case-sensitive, and of two members with the same
+// key the last one counts. The event of a payload that is not a JSON object has no status.
 func decode(payload []byte) event.Event {
 	e := event.Event{Payload: payload}
-	// A byte order mark is not JSON, but the text after it is as good as without.
+	// A byte order mark is not JSON, but JSON may follow it.
 	m, valid := scan(bytes.TrimPrefix(payload, []byte("\ufeff")))
 	if !valid {
 		return e
 	}
-	// In 2024 the provider wrapped the job: {"result": {…}, "error": …}.
+	// In 2024 the provider sent the job in an envelope: {"result": {…}, "error": …}.
 	if m.status == nil && isObject(m.result) {
 		m, _ = scan(m.result)
 	}
@@ -28,12 +27,10 @@ func decode(payload []byte) event.Event {
 	return e
 }
 
-// members are the members of a job or batch that decode needs, as they are
-// written; nil if the object does not have them.
+// members are the members of a job or batch that decode needs, as JSON text; nil if the object does not have them.
 type members struct{ id, status, model, input, metrics, result []byte }
 
-// add records a member; the last one with the same key counts. key is a JSON
-// string.
+// add records a member. It replaces an earlier member with the same key. key is a JSON string.
 func (m *members) add(key, value []byte) {
 	name := key[1 : len(key)-1]
 	if bytes.IndexByte(name, '\\') >= 0 {
@@ -55,8 +52,7 @@ func (m *members) add(key, value []byte) {
 	}
 }
 
-// kind distinguishes a batch from a job: only a batch has metrics, and it has no
-// model or input of its own.
+// kind returns whether the object is a batch or a job: only a batch has metrics, and it has no model and no input.
 func (m members) kind() string {
 	if isObject(m.metrics) && m.model == nil && m.input == nil {
 		return event.Batch
@@ -71,7 +67,7 @@ func text(data []byte) string {
 	if len(data) == 0 || data[0] != '"' {
 		return ""
 	}
-	// Most strings have no escapes and are UTF-8: they are written as they are.
+	// Most strings have no escapes and are valid UTF-8.
 	if bytes.IndexByte(data, '\\') < 0 && utf8.Valid(data) {
 		return string(data[1 : len(data)-1])
 	}

@@ -29,10 +29,14 @@ func TestDepth(t *testing.T) {
 // last duplicate.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		`{"id":"a","status":"COMPLETED"}`, ` { "id" : "a" , "status" : "FAILED" , "id":"b" } `, `{"result":{"id":"a","status":"COMPLETED"},"error":null}`,
-		`{"id":1,"status":["x",{"status":"y"}],"metrics":{"a":[1,2,{"b":"}"}]}}`, `{"\u0069d":"a","stat\u0075s":"\u0043OMPLETED","x":"\\\""}`,
-		`{"ID":"a","Status":"COMPLETED"}`, `{}`, `[]`, `"status"`, `null`, `{"status":"A","a":-1.5e+3,"b":true,"c":null}`, "\ufeff{\"status\":\"A\"}", `{"status":"A"`, "{\"status\":\"\xff\"}",
-		`{"metrics":{},"model":null,"status":"A"}`, `{"result":{"metrics":{},"status":"A"}}`, `{"result":[1],"id":"a"}`, `{"status":null,"result":{"status":"A"}}`,
+		`{"id":"a","status":"COMPLETED"}`, ` { "id" : "a" , "status" : "FAILED" , "id":"b" } `,
+		`{"result":{"id":"a","status":"COMPLETED"},"error":null}`,
+		`{"id":1,"status":["x",{"status":"y"}],"metrics":{"a":[1,2,{"b":"}"}]}}`,
+		`{"\u0069d":"a","stat\u0075s":"\u0043OMPLETED","x":"\\\""}`,
+		`{"ID":"a","Status":"COMPLETED"}`, `{}`, `[]`, `"status"`, `null`, `{"status":"A","a":-1.5e+3,"b":true,"c":null}`,
+		"\ufeff{\"status\":\"A\"}", `{"status":"A"`, "{\"status\":\"\xff\"}",
+		`{"metrics":{},"model":null,"status":"A"}`, `{"result":{"metrics":{},"status":"A"}}`, `{"result":[1],"id":"a"}`,
+		`{"status":null,"result":{"status":"A"}}`,
 		`{"status":"A","a":01}`, `{"status":"A","a":-}`, `{"status":"A","a":1.}`, `{"status":"A","a":1e}`, `{"status":"A","a":.5}`,
 		`{"status":"A","a":+1}`, `{"status":"A","a":-0.0E-1}`,
 		`{"status":"A",}`, `{"status":"A"}}`, `{"status":"A"} x`, `{"status" "A"}`,
@@ -85,7 +89,8 @@ func FuzzDecode(f *testing.F) {
 
 // BenchmarkDecode reads an event of 1 KiB.
 func BenchmarkDecode(b *testing.B) {
-	payload := fmt.Appendf(nil, `{"id":"job-42","status":"COMPLETED","model":"lipsync-2","input":[{"type":"video","url":"https://assets.example/in.mp4"}],"pad":%q}`, strings.Repeat("x", 900))
+	payload := fmt.Appendf(nil, `{"id":"job-42","status":"COMPLETED","model":"lipsync-2",`+
+		`"input":[{"type":"video","url":"https://assets.example/in.mp4"}],"pad":%q}`, strings.Repeat("x", 900))
 	b.SetBytes(int64(len(payload)))
 	b.ReportAllocs()
 	for b.Loop() {

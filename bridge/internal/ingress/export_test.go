@@ -9,8 +9,5 @@ func Valid(data []byte) bool {
 	return valid
 }
 
-// Answer is the body of a 200, and AppendAnswer writes it.
-type Answer = answer
-
-// AppendAnswer appends a as it is sent.
-func AppendAnswer(dst []byte, a Answer) []byte { return a.appendJSON(dst) }
+// AppendAnswer appends the body of a 200.
+var AppendAnswer = appendAnswer

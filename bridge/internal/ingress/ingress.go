@@ -1,31 +1,27 @@
-// Package ingress takes one delivery from the request to the answer: it reads the
-// body whole, proves that it is authentic, publishes the event, and answers what is
-// then true of it.
+// Package ingress takes one delivery from the request to the answer: it reads the body, verifies that the delivery is
+// authentic, publishes the event, and answers whether the event was stored.
 //
-// It promises that a 2xx answer follows a receipt of its Publisher, that
-// whatever else is answered says so with an error the sender can act on, within
-// five seconds of the body's last byte, and that draining refuses nothing that
-// had connected.
+// It promises that a 2xx answer follows a receipt of its Publisher, that every other answer is an error that the sender
+// can act on, within five seconds of the body's last byte, and that draining refuses no delivery whose sender had
+// connected.
 //
-// It leaves the signature to package verify, and storage and its durability to
-// package publisher.
+// It leaves the signature to package verify, and storage and its durability to package publisher.
 package ingress
 
 import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/listener"
 	"github.com/jobbridge/jobbridge/bridge/internal/logging"
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
@@ -35,8 +31,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Verifier verifies deliveries in two steps; [verify.Verifier] is one. The
-// second step is called if the first returns [verify.ErrMismatch].
+// Verifier verifies deliveries in two steps; [verify.Verifier] is one. The second step is called if the first returns
+// [verify.ErrMismatch].
 type Verifier interface {
 	VerifyRaw(header string, body []byte) (verify.Verified, error)
 	VerifyStringified(header string, body []byte) (verify.Verified, error)
@@ -59,89 +55,68 @@ const (
 	DefaultForgeryRate    = 50
 )
 
-// Options configures an [Ingress]. Verifier and Publisher are needed; the zero value
-// of everything else is its default. Package bridge documents the limits for its
-// users.
+// Options configures an [Ingress]. Verifier and Publisher are required. The zero value of every other field is its
+// default. Package bridge documents the limits for its users, and checks them.
 type Options struct {
 	Verifier  Verifier
 	Publisher Publisher
-	// Quarantine stores requests that were refused for their signature or their time;
-	// nil means that they are lost.
+	// Quarantine stores requests that may be authentic although they were refused. nil means that they are lost.
 	Quarantine Quarantine
 	// TLS makes the listener speak HTTPS; nil means HTTP.
 	TLS *tls.Config
 
 	Path           string
-	MaxBody        int // in bytes, on the wire and inflated
+	MaxBody        int // in bytes, as sent and decompressed
 	MaxBodyMemory  int // in bytes; at least eight times MaxBody
 	MaxInFlight    int
-	MaxConnections int // over HTTP/2, also how many requests are read at once
+	MaxConnections int // over HTTP/2, also how many requests are handled at once
 	ReadTimeout    time.Duration
 	IdleTimeout    time.Duration
 	DrainDelay     time.Duration
-	ForgeryRate    int // bad signatures a second; negative means no limit
+	ForgeryRate    int // bad signatures a second from one source; negative means no limit
 	TrustedProxies []*net.IPNet
-	// Tolerance of the Verifier, for a warning before it is reached; 0 means
+	// Tolerance of the Verifier: before the clock is off by that much, Reasons says so. 0 means
 	// [verify.DefaultTolerance].
 	Tolerance time.Duration
 
-	// Tracer, Registerer and Logger may be nil, and so may OnSampled, which is called
-	// for each line that Logger does not get because too many of its kind came at once.
+	// Tracer, Registerer and Logger may be nil.
 	Tracer     trace.TracerProvider
 	Registerer prometheus.Registerer
 	Logger     *zap.Logger
-	OnSampled  func()
+	// OnSampled is called for each line that Logger does not get because too many of its kind came at once. It may be nil.
+	OnSampled func()
 	// OnDrain is called when Serve begins to drain; it may be nil.
 	OnDrain func()
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// The bounds of time. A sender hears within answerTimeout of its last byte.
-const (
-	headerTimeout = 5 * time.Second
-	answerTimeout = 4500 * time.Millisecond
-	// writeTimeout is for the answer alone.
-	writeTimeout = 10 * time.Second
-	maxHeader    = 16 << 10
-)
-
 // Ingress is an HTTP server for signed webhooks.
 type Ingress struct {
-	cfg      Options
-	echo     *echo.Echo
-	log      *zap.Logger
-	floods   *zap.Logger // for what nobody has signed: sampled
-	metrics  *metrics
-	slots    chan struct{} // one token per delivery in flight
-	tracer   trace.Tracer  // nil without tracing
-	skew     *skew
-	silence  *silence
-	pause    *pause
-	forgers  *forgers
-	bodies   bodies
-	requests *lane // over HTTP/2
-	// reserializing holds one token per large body that is re-serialized.
-	reserializing chan struct{}
-	draining      atomic.Bool
-	conns         atomic.Pointer[listener.Connections] // while it serves
+	cfg     Options
+	echo    *echo.Echo
+	log     *zap.Logger
+	sampled *zap.Logger // for lines that anybody can cause
+	metrics *metrics
+	tracer  trace.Tracer // nil without tracing
+	remote  func(*http.Request) string
+
+	bodies        bodies
+	requests      *source.Limiter // requests over HTTP/2
+	forgeries     *source.Limiter // bad signatures
+	delayed       chan struct{}   // one token per answer that is delayed
+	slots         chan struct{}   // one token per delivery in flight
+	reserializing chan struct{}   // one token per large body that is re-serialized
+
+	clock   *clockCheck
+	silence silence
+	pause   pause
+
+	draining    atomic.Bool
+	connections atomic.Pointer[listener.Connections] // nil before Serve
 }
 
-// check refuses limits and a path that can never work.
-func (o Options) check() error {
-	switch {
-	case o.Verifier == nil:
-		return errors.New("ingress: Options.Verifier is nil")
-	case o.Publisher == nil:
-		return errors.New("ingress: Options.Publisher is nil")
-	case o.MaxBody < 0, o.MaxBodyMemory < 0, o.MaxInFlight < 0, o.MaxConnections < 0, o.DrainDelay < 0, o.ReadTimeout < 0, o.IdleTimeout < 0:
-		return errors.New("ingress: Options: a limit is negative")
-	}
-	return CheckPath(o.Path)
-}
-
-// CheckPath returns an error if path is no path for a webhook. The empty path is
-// the default.
+// CheckPath returns an error if path cannot be the path of a webhook. The empty path is the default.
 func CheckPath(path string) error {
 	if path != "" && (!strings.HasPrefix(path, "/") || strings.ContainsAny(path, ":*?# ")) {
 		return fmt.Errorf("path %q: want a plain path such as %s", path, DefaultPath)
@@ -149,120 +124,59 @@ func CheckPath(path string) error {
 	return nil
 }
 
+// withDefaults returns the options with a value in each field.
+func (o Options) withDefaults() Options {
+	o.Path = cmp.Or(o.Path, DefaultPath)
+	o.MaxBody = cmp.Or(o.MaxBody, DefaultMaxBody)
+	// The half that one source may use holds a compressed body, the decompressor, and the decompressed body.
+	o.MaxBodyMemory = max(cmp.Or(o.MaxBodyMemory, DefaultMaxBodyMemory), 8*o.MaxBody, 8*inflaterSize)
+	o.MaxInFlight = cmp.Or(o.MaxInFlight, DefaultMaxInFlight)
+	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
+	o.ForgeryRate = max(0, cmp.Or(o.ForgeryRate, DefaultForgeryRate)) // 0: no limit
+	o.ReadTimeout = cmp.Or(o.ReadTimeout, DefaultReadTimeout)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, DefaultIdleTimeout)
+	o.Tolerance = cmp.Or(o.Tolerance, verify.DefaultTolerance)
+	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.OnDrain == nil {
+		o.OnDrain = func() {}
+	}
+	if o.Registerer == nil {
+		o.Registerer = prometheus.NewRegistry()
+	}
+	return o
+}
+
 // New returns an Ingress. It does no I/O.
-func New(cfg Options) (*Ingress, error) {
-	if err := cfg.check(); err != nil {
-		return nil, err
+func New(o Options) (*Ingress, error) {
+	o = o.withDefaults()
+	perSource := func(limit int) *source.Limiter {
+		return source.NewLimiter(source.Limits{Total: limit, PerSource: (limit + 1) / 2})
 	}
-	cfg.Path = cmp.Or(cfg.Path, DefaultPath)
-	cfg.MaxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
-	// Of one source, a body that doubles while it is read, and is inflated.
-	cfg.MaxBodyMemory = max(cmp.Or(cfg.MaxBodyMemory, DefaultMaxBodyMemory), 8*cfg.MaxBody, 8*inflaterSize)
-	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, DefaultMaxInFlight)
-	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
-	cfg.ForgeryRate = cmp.Or(cfg.ForgeryRate, DefaultForgeryRate)
-	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, DefaultReadTimeout)
-	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, DefaultIdleTimeout)
-	cfg.Logger = cmp.Or(cfg.Logger, zap.NewNop())
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+	in := &Ingress{
+		cfg: o, log: o.Logger, sampled: logging.Sampled(o.Logger, o.OnSampled), remote: remoteIP(o.TrustedProxies, o.Logger),
+		bodies: bodies{o.MaxBody, perSource(o.MaxBodyMemory)}, requests: perSource(o.MaxConnections),
+		forgeries: source.NewLimiter(source.Limits{PerSource: o.ForgeryRate * int(forgeryPeriod/time.Second), Period: forgeryPeriod}),
+		delayed:   make(chan struct{}, (o.MaxConnections+3)/4), // most of the connections stay available to others
+		slots:     make(chan struct{}, o.MaxInFlight), reserializing: newReserializing(),
+		clock: newClockCheck(o.Tolerance),
 	}
-	if cfg.OnDrain == nil {
-		cfg.OnDrain = func() {}
-	}
-	if cfg.Registerer == nil {
-		cfg.Registerer = prometheus.NewRegistry()
+	in.silence.authentic(o.Now())
+	if o.Tracer != nil {
+		in.tracer = o.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge")
 	}
 	var err error
-	in := &Ingress{cfg: cfg, log: cfg.Logger, floods: logging.Sampled(cfg.Logger, cfg.OnSampled), slots: make(chan struct{}, cfg.MaxInFlight),
-		bodies: newBodies(cfg.MaxBody, cfg.MaxBodyMemory), requests: newLane(cfg.MaxConnections), reserializing: newReserializing()}
-	if cfg.Tracer != nil {
-		in.tracer = cfg.Tracer.Tracer("github.com/jobbridge/jobbridge/bridge")
-	}
-	if in.forgers, err = newForgers(cfg.ForgeryRate, cfg.MaxConnections); err != nil {
-		return nil, fmt.Errorf("ingress: %w", err)
-	}
-	in.skew = newSkew(cmp.Or(cfg.Tolerance, verify.DefaultTolerance), cfg.Logger)
-	in.silence, in.pause = newSilence(cfg.Now()), new(pause)
-	if in.metrics, err = newMetrics(in, cfg.Registerer); err != nil {
+	if in.metrics, err = newMetrics(in, o.Registerer); err != nil {
 		return nil, fmt.Errorf("ingress: Options.Registerer: %w", err)
 	}
 	in.echo = echo.New()
-	in.echo.IPExtractor = remoteIP(cfg.TrustedProxies, cfg.Logger)
-	in.echo.HTTPErrorHandler = answerError
-	in.echo.Use(in.observe)
-	path := strings.TrimSuffix(cfg.Path, "/")
-	in.echo.POST(path, in.receive)
-	in.echo.POST(path+"/", in.receive)
+	in.echo.HTTPErrorHandler = in.refuseRoute
+	path := strings.TrimSuffix(o.Path, "/")
+	for _, p := range []string{path, path + "/"} {
+		in.echo.POST(p, in.receive)
+		in.echo.OPTIONS(p, echo.MethodNotAllowedHandler) // echo would answer 204
+	}
 	return in, nil
-}
-
-// ServeHTTP makes an Ingress usable behind another server. Such a server must
-// set its own timeouts.
-func (in *Ingress) ServeHTTP(w http.ResponseWriter, r *http.Request) { in.echo.ServeHTTP(w, r) }
-
-// Serve accepts deliveries from ln until ctx ends, and then drains: deliveries are
-// still accepted for the drain delay, the listener closes, and what is in flight
-// finishes. It closes ln.
-func (in *Ingress) Serve(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{
-		Handler:           in.echo,
-		ReadHeaderTimeout: min(headerTimeout, in.cfg.ReadTimeout),
-		ReadTimeout:       in.cfg.ReadTimeout,
-		// It counts from the header, so that it has to hold the rest too.
-		WriteTimeout:   in.cfg.ReadTimeout + answerTimeout + writeTimeout,
-		IdleTimeout:    in.cfg.IdleTimeout,
-		MaxHeaderBytes: maxHeader,
-		ErrorLog:       logging.ErrorLog(in.floods), // anybody can cause a failed handshake
-	}
-	conns := listener.New(srv, ln, in.cfg.MaxConnections, in.cfg.TrustedProxies, func(at string) { in.metrics.rejected.WithLabelValues(at).Inc() })
-	in.conns.Store(conns)
-	watching, stopWatching := context.WithCancel(ctx)
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	defer stopWatching()
-	in.pause.tick(in.cfg.Now())
-	watch.Go(func() { in.watch(watching) })
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(in.secure(conns)) }()
-	select {
-	case err := <-served: // the listener failed for good
-		in.draining.Store(true)
-		in.cfg.OnDrain()
-		_ = conns.Close() // it may have closed itself
-		return errors.Join(fmt.Errorf("serve %s: %w", ln.Addr(), err), in.finish(ctx, srv, conns))
-	case <-ctx.Done():
-	}
-	in.log.Info("draining", zap.Duration("delay", in.cfg.DrainDelay))
-	in.draining.Store(true)
-	in.cfg.OnDrain()
-	time.Sleep(in.cfg.DrainDelay)
-	left := listener.Close(ln)
-	_ = conns.Close() // it is; but this wakes who waits for a connection to end
-	// Both end for the lack of a listener; they have nothing else to say.
-	if err := errors.Join(<-served, srv.Serve(in.secure(&left))); err != nil {
-		in.log.Debug("listener closed", zap.Error(err))
-	}
-	return in.finish(ctx, srv, conns)
-}
-
-// finish waits for the deliveries in flight, within the time that they may take.
-func (in *Ingress) finish(ctx context.Context, srv *http.Server, conns *listener.Connections) error {
-	conns.Linger(answerTimeout)
-	// Not the caller's context, which has ended: this one gives deliveries in
-	// flight the time that they may take.
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), in.cfg.ReadTimeout+answerTimeout)
-	defer cancel()
-	if err := srv.Shutdown(stop); err != nil {
-		return errors.Join(fmt.Errorf("drain: %w", err), srv.Close())
-	}
-	return nil
-}
-
-// secure returns ln, or a listener over it that speaks TLS.
-func (in *Ingress) secure(ln net.Listener) net.Listener {
-	if in.cfg.TLS == nil {
-		return ln
-	}
-	return tls.NewListener(ln, in.cfg.TLS)
 }

@@ -180,7 +180,8 @@ func TestPanicIsAnswered(t *testing.T) {
 	if n := traffic.Series(t, srv.metrics, "jobbridge_deliveries_total")["failed panic"]; n != 1 {
 		t.Errorf("%v panics counted", n)
 	}
-	if lines := logs.FilterField(zap.String("reason", "panic")).All(); len(lines) != 1 || !strings.Contains(lines[0].ContextMap()["error"].(string), "a bug") {
+	lines := logs.FilterField(zap.String("reason", "panic")).All()
+	if len(lines) != 1 || !strings.Contains(lines[0].ContextMap()["error"].(string), "a bug") {
 		t.Errorf("%v", lines)
 	}
 }
@@ -316,7 +317,8 @@ func TestSpansOfAPanic(t *testing.T) {
 	for _, s := range recorder.GetSpans() {
 		spans[s.Name] = s
 	}
-	if s := spans["deliver"]; s.Status.Code != codes.Error || s.Status.Description != "panic" || s.SpanContext.TraceID().String() != trace {
+	s := spans["deliver"]
+	if s.Status.Code != codes.Error || s.Status.Description != "panic" || s.SpanContext.TraceID().String() != trace {
 		t.Errorf("%+v", s)
 	}
 	if s := spans["verify"]; s.Status.Code != codes.Unset {

@@ -3,100 +3,85 @@ package ingress
 import (
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
-// pause notices that the process stood still, as on a laptop that was closed, a
-// virtual machine that was stopped, or after SIGSTOP. Deliveries that came
-// meanwhile are read late and refused as too old, although no clock is wrong.
+// pause notices that the process stood still: a laptop was closed, a virtual machine was stopped, or the process got
+// SIGSTOP. Deliveries of that time are read late and refused as too old, although the clock is right.
 type pause struct {
-	ticked atomic.Int64 // the wall clock at the last tick, in Unix nanoseconds; 0 before the first
+	mu        sync.Mutex
+	tick      time.Time // when the process ran last, by the wall clock; zero before the first tick
+	monotonic time.Time // the same moment by the monotonic clock
 
-	mu          sync.Mutex
-	tickedAt    time.Time // the same moment on the monotonic clock
 	from, until time.Time // the last pause
-	stopped     bool      // the process stood still; else it was the machine, or its clock was set
-	late        int       // deliveries that were refused because of it
-	lateAt      time.Time // the last of them
+	stopped     bool      // the process stood still; otherwise the machine did, or its clock was set
+	late        int       // deliveries that were refused because of the pause
+	lateAt      time.Time // when the last of them was refused
 }
 
 const (
 	pauseTick = time.Second
-	// pauseLeast is the shortest time between two ticks that counts as a pause.
-	pauseLeast = 10 * time.Second
-	// pauseAfter is how long after its end a pause explains late deliveries.
-	pauseAfter = time.Minute
-	// pauseShown is how long a pause is a reason where there is no quarantine.
+	// minPause is the shortest time between two ticks that counts as a pause.
+	minPause = 10 * time.Second
+	// pauseEffect is how long after its end a pause explains that deliveries are late.
+	pauseEffect = time.Minute
+	// pauseShown is how long a pause is a reason if there is no quarantine.
 	pauseShown = time.Hour
 )
 
-// tick records that the process runs at now.
-func (p *pause) tick(now time.Time) {
+// observeTick records that the process runs at now.
+func (p *pause) observeTick(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.notice(now)
-	p.ticked.Store(now.UnixNano())
-	p.tickedAt = time.Now()
+	p.detect(now.Round(0))
+	p.tick, p.monotonic = now.Round(0), time.Now()
 }
 
-// notice looks for a pause that ended with now. The caller holds p.mu.
-func (p *pause) notice(now time.Time) {
-	last := p.ticked.Load()
-	from, until := time.Unix(0, last), time.Unix(0, now.UnixNano())
-	if last == 0 || until.Sub(from) < pauseLeast || !until.After(p.until) {
+// detect looks for a pause that ended at now, which has no monotonic reading. The caller holds p.mu.
+func (p *pause) detect(now time.Time) {
+	if p.tick.IsZero() || now.Sub(p.tick) < minPause || !now.After(p.until) {
 		return
 	}
-	p.from, p.until, p.late = from, until, 0
-	p.stopped = time.Since(p.tickedAt) >= pauseLeast
-	p.ticked.Store(now.UnixNano())
-	p.tickedAt = time.Now()
+	p.from, p.until, p.late = p.tick, now, 0
+	p.stopped = time.Since(p.monotonic) >= minPause
+	p.tick, p.monotonic = now, time.Now()
 }
 
-// explains reports whether a delivery that came at now is late because of a pause.
-// tooOld tells that it is refused for that.
+// explains reports whether a pause is why a delivery that was signed at signed arrived at now. tooOld says that the
+// delivery is refused because of that.
 func (p *pause) explains(now, signed time.Time, tooOld bool) bool {
-	last := p.ticked.Load()
-	if last == 0 {
-		return false
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.notice(now) // the process may have got here before its next tick
-	now = time.Unix(0, now.UnixNano())
-	if p.until.IsZero() || now.Sub(p.until) > pauseAfter || signed.Before(p.from.Add(-pauseAfter)) || signed.After(p.until) {
+	now = now.Round(0)
+	p.detect(now) // this delivery may be handled before the next tick
+	if p.until.IsZero() || now.Sub(p.until) > pauseEffect || signed.Before(p.from.Add(-pauseEffect)) || signed.After(p.until) {
 		return false
 	}
 	if tooOld {
-		p.late++
-		p.lateAt = now
+		p.late, p.lateAt = p.late+1, now
 	}
 	return true
 }
 
-// reason says in words what the pause did, or returns "". stale is how many
-// requests the quarantine holds that were refused for their time, or -1 without a
-// quarantine: a release clears the reason.
+// reason returns what an operator should know about the last pause, or "". stale is how many requests the quarantine
+// holds that were refused for their time, or -1 without a quarantine. Releasing them ends the reason.
 func (p *pause) reason(now time.Time, stale int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now = time.Unix(0, now.UnixNano())
-	switch {
-	case p.late == 0:
-		return ""
-	case stale < 0 && now.Sub(p.until) > pauseShown, stale == 0 && now.Sub(p.lateAt) > pauseLeast: // after what waits to be written
+	now = now.Round(0)
+	if stale < 0 && now.Sub(p.until) > pauseShown || stale == 0 && now.Sub(p.lateAt) > minPause { // later, none is still to be written
 		p.late = 0
-		return ""
-	case stale == 0:
+	}
+	if p.late == 0 || stale == 0 {
 		return ""
 	}
-	who := "the machine stood still, or its clock was set forward"
+	what := "the machine stood still, or its clock was set forward"
 	if p.stopped {
-		who = "this process stood still"
+		what = "this process stood still"
 	}
 	return fmt.Sprintf("paused: %s for %s until %s; %d deliveries of that time were read late and refused as too old: "+
 		operator.DoReleaseStale+" publishes them",
-		who, p.until.Sub(p.from).Round(time.Second), p.until.UTC().Format(time.RFC3339), p.late)
+		what, p.until.Sub(p.from).Round(time.Second), p.until.UTC().Format(time.RFC3339), p.late)
 }

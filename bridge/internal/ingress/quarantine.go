@@ -10,14 +10,13 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// Quarantine stores requests that were refused for their signature or their time.
-// Its methods must not wait.
+// Quarantine stores requests that may be authentic although they were refused. Its methods must not wait.
 type Quarantine interface {
 	// Add stores a request, and returns in one word what became of it.
 	Add(r Refused) string
 	// Stale returns how many of the stored requests were refused for their time.
 	Stale() int
-	// Reasons says in words what needs an operator.
+	// Reasons returns what needs an operator.
 	Reasons() []string
 }
 
@@ -33,8 +32,7 @@ type Refused struct {
 	Body []byte
 }
 
-// DecodeReleased returns the event of a request that was refused before and is
-// authentic now.
+// DecodeReleased returns the event of a request that was refused before and is authentic now.
 func DecodeReleased(payload []byte, header map[string]string) event.Event {
 	e := decode(payload)
 	e.Signature = header[verify.HeaderName]

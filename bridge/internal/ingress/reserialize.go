@@ -11,8 +11,8 @@ import (
 const (
 	// largeBody is the size in bytes above which the number of bodies that are re-serialized at once is limited.
 	largeBody = 64 << 10
-	// reserializeWait is the longest time that a large body waits to be re-serialized. It leaves enough of answerTimeout to
-	// store the event.
+	// reserializeWait is the longest time that a large body waits to be re-serialized. It leaves enough of answerTimeout
+	// to store the event.
 	reserializeWait = time.Second
 )
 
@@ -23,18 +23,18 @@ func newReserializing() chan struct{} {
 	return make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 }
 
-// verify checks the signatures in header over body. It returns errNoRoom if body is large, its signature does not match
-// as received, and it would have to wait too long to be re-serialized.
-func (in *Ingress) verify(header string, body []byte) (verify.Verified, error) {
-	verified, err := in.cfg.Verifier.VerifyRaw(header, body)
+// verifyForms verifies the signature over body as received, and then over body re-serialized. It returns errReserialize
+// if a large body would have to wait too long for the second.
+func (in *Ingress) verifyForms(signature string, body []byte) (verify.Verified, error) {
+	verified, err := in.cfg.Verifier.VerifyRaw(signature, body)
 	if !errors.Is(err, verify.ErrMismatch) {
 		return verified, err
 	}
 	if len(body) > largeBody {
-		if !take(in.reserializing, reserializeWait) {
-			return verify.Verified{}, errNoRoom
+		if !acquire(in.reserializing, reserializeWait) {
+			return verify.Verified{}, errReserialize
 		}
 		defer func() { <-in.reserializing }()
 	}
-	return in.cfg.Verifier.VerifyStringified(header, body)
+	return in.cfg.Verifier.VerifyStringified(signature, body)
 }

@@ -5,35 +5,33 @@ import (
 	"strings"
 )
 
-// scanner reads JSON text once. It accepts exactly the texts that [json.Valid]
-// accepts, and finds the members of the outermost object on the way: a second
-// walk over the text would cost as much again. pos is the offset of the next
-// byte. Every method that returns a bool returns false if the text is not JSON.
+// scanner reads JSON text once. It accepts exactly the texts that [json.Valid] accepts, and finds the members of the
+// outermost object on the way: reading the text twice would cost twice as much. pos is the offset of the next byte. Every
+// method that returns a bool returns false if the text is not JSON.
 type scanner struct {
 	data  []byte
 	pos   int
 	depth int // open objects and arrays
 }
 
-// maxDepth is how deep encoding/json lets objects and arrays nest.
+// maxDepth is the depth of nested objects and arrays that encoding/json accepts.
 const maxDepth = 10_000
 
-// scan returns the members of the object in data, and whether data is JSON. If
-// data is JSON but not an object, it has no members.
+// scan returns the members of the object in data, and whether data is JSON. Data that is JSON but not an object has no
+// members.
 func scan(data []byte) (m members, valid bool) {
 	s := scanner{data: data}
 	valid = s.value(&m) && s.next() == 0 && s.pos == len(data)
 	return m, valid
 }
 
-// value reads one value of any type. If the value is an object and m is not nil,
-// its members are added to m.
+// value reads one value of any type. If the value is an object and m is not nil, its members are added to m.
 func (s *scanner) value(m *members) bool {
 	switch s.next() {
 	case '{':
-		return s.object(m)
+		return s.container('}', m)
 	case '[':
-		return s.array()
+		return s.container(']', nil)
 	case '"':
 		return s.str()
 	case 't':
@@ -46,28 +44,28 @@ func (s *scanner) value(m *members) bool {
 	return s.number()
 }
 
-func (s *scanner) object(m *members) bool {
-	if !s.open() {
+// container reads an object or an array, which ends with the byte end. If m is not nil, the members of an object are
+// added to m.
+func (s *scanner) container(end byte, m *members) bool {
+	s.pos++
+	s.depth++
+	if s.depth > maxDepth {
 		return false
 	}
-	if s.next() == '}' {
-		return s.close()
+	if s.next() == end {
+		s.pos++
+		s.depth--
+		return true
 	}
 	for {
-		if s.next() != '"' {
-			return false
+		var key []byte
+		if end == '}' {
+			if key = s.key(); key == nil {
+				return false
+			}
 		}
-		start := s.pos
-		if !s.str() {
-			return false
-		}
-		key := s.data[start:s.pos]
-		if s.next() != ':' {
-			return false
-		}
-		s.pos++
 		s.next()
-		start = s.pos
+		start := s.pos
 		if !s.value(nil) {
 			return false
 		}
@@ -77,50 +75,34 @@ func (s *scanner) object(m *members) bool {
 		switch s.next() {
 		case ',':
 			s.pos++
-		case '}':
-			return s.close()
-		default:
-			return false
-		}
-	}
-}
-
-func (s *scanner) array() bool {
-	if !s.open() {
-		return false
-	}
-	if s.next() == ']' {
-		return s.close()
-	}
-	for {
-		if !s.value(nil) {
-			return false
-		}
-		switch s.next() {
-		case ',':
+		case end:
 			s.pos++
-		case ']':
-			return s.close()
+			s.depth--
+			return true
 		default:
 			return false
 		}
 	}
 }
 
-func (s *scanner) open() bool {
+// key reads the key of a member and the colon. It returns the key as a JSON string, or nil if the text is not JSON.
+func (s *scanner) key() []byte {
+	if s.next() != '"' {
+		return nil
+	}
+	start := s.pos
+	if !s.str() {
+		return nil
+	}
+	key := s.data[start:s.pos]
+	if s.next() != ':' {
+		return nil
+	}
 	s.pos++
-	s.depth++
-	return s.depth <= maxDepth
+	return key
 }
 
-func (s *scanner) close() bool {
-	s.pos++
-	s.depth--
-	return true
-}
-
-// str reads a string. Like encoding/json, it does not check that the string is
-// UTF-8.
+// str reads a string. Like encoding/json, it does not check that the string is UTF-8.
 func (s *scanner) str() bool {
 	s.pos++
 	for {
@@ -166,7 +148,7 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// number reads a number. What may follow it is for the caller to check.
+// number reads a number. The caller checks what follows it.
 func (s *scanner) number() bool {
 	s.skip('-')
 	if !s.skip('0') && !s.digits() {
@@ -184,7 +166,7 @@ func (s *scanner) number() bool {
 	return true
 }
 
-// digits reads digits, and reports whether there was one.
+// digits reads digits, and reports whether there was at least one.
 func (s *scanner) digits() bool {
 	start := s.pos
 	for s.pos < len(s.data) && '0' <= s.data[s.pos] && s.data[s.pos] <= '9' {

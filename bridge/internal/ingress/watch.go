@@ -2,25 +2,35 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
+
+	"github.com/jobbridge/jobbridge/verify"
 )
 
-// remindInterval is how often the log repeats a reason that needs an operator.
-const remindInterval = time.Hour
+// observeSignature records what the result of verifying a request tells about the clock, pauses and the secrets.
+func (in *Ingress) observeSignature(now time.Time, verified verify.Verified, err error) {
+	switch {
+	case verified.Fingerprint != "": // authentic, though perhaps too old or too new
+		in.silence.authentic(now)
+		if !in.pause.explains(now, verified.SignedAt, errors.Is(err, verify.ErrTooOld)) {
+			in.clock.observe(now, verified)
+		}
+	case errors.Is(err, verify.ErrMismatch):
+		in.silence.mismatch(now)
+	}
+}
 
-// Reasons says in words what needs an operator although deliveries are accepted.
-func (in *Ingress) Reasons() []string { return append(in.skew.reasons(), in.reminders()...) }
-
-// reminders are the reasons that the log repeats. The clock logs its own.
-func (in *Ingress) reminders() []string {
+// Reasons returns what needs an operator although deliveries are accepted.
+func (in *Ingress) Reasons() []string {
 	now, stale := in.cfg.Now(), -1
 	var reasons []string
 	if in.cfg.Quarantine != nil {
 		stale = in.cfg.Quarantine.Stale()
 		reasons = in.cfg.Quarantine.Reasons()
 	}
-	for _, reason := range []string{in.silence.reason(now), in.pause.reason(now, stale)} {
+	for _, reason := range []string{in.clock.reason(), in.silence.reason(now), in.pause.reason(now, stale)} {
 		if reason != "" {
 			reasons = append(reasons, reason)
 		}
@@ -28,16 +38,18 @@ func (in *Ingress) reminders() []string {
 	return reasons
 }
 
-// watch notices pauses, and logs each reason that needs an operator when it begins
-// and once an hour, until ctx ends.
+// remindInterval is how often the log repeats a reason.
+const remindInterval = time.Hour
+
+// watch notices pauses, and logs each reason when it begins and once an hour, until ctx ends.
 func (in *Ingress) watch(ctx context.Context) {
 	tick := time.NewTicker(pauseTick)
 	defer tick.Stop()
 	logged := make(map[string]time.Time)
 	for {
 		present := make(map[string]time.Time)
-		for _, reason := range in.reminders() {
-			key := strings.Map(withoutDigits, reason)
+		for _, reason := range in.Reasons() {
+			key := strings.Map(withoutFigures, reason)
 			at, known := logged[key]
 			if !known || time.Since(at) >= remindInterval {
 				at = time.Now()
@@ -48,16 +60,16 @@ func (in *Ingress) watch(ctx context.Context) {
 		logged = present
 		select {
 		case <-tick.C:
-			in.pause.tick(in.cfg.Now())
+			in.pause.observeTick(in.cfg.Now())
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// withoutDigits makes two texts equal that differ in their figures alone.
-func withoutDigits(r rune) rune {
-	if '0' <= r && r <= '9' {
+// withoutFigures is for [strings.Map]: two reasons that differ only in a number or a duration are the same reason.
+func withoutFigures(r rune) rune {
+	if strings.ContainsRune("0123456789hms", r) {
 		return -1
 	}
 	return r

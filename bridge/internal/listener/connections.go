@@ -1,5 +1,5 @@
-// Package listener bounds the connections of an HTTP server, and closes its listener
-// without resetting the connections that wait in the queue.
+// Package listener limits the connections of an HTTP server, and closes its listener without resetting the connections
+// that wait in the listener's queue.
 //
 // It leaves to its callers what is served, and TLS.
 package listener
@@ -7,7 +7,7 @@ package listener
 import (
 	"context"
 	"crypto/tls"
-	"math"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,226 +18,237 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/internal/source"
 )
 
-// Connections is a listener that bounds how many connections are open: in all, and half of that
-// from one source. When the last place is taken, the one that has waited longest
-// for a request is closed, the greediest source's first, so that there is room
-// for the next; without any, what comes waits in the listener's queue. Of a source
-// that has its half in use, what comes is closed.
+// Connections is a listener that limits how many connections are open: in total, and to half of that from one source.
+//
+// When a source that has its half connects again, its connection that is idle for longest is closed. If none is idle,
+// the new connection is closed. When the total is reached, a connection that is idle for a second or more is closed, of
+// the source with the most connections. If there is none, the new connection waits.
 type Connections struct {
 	net.Listener
-	most     int
-	places   chan struct{} // one token for each that is open
-	closed   chan struct{}
-	close    sync.Once
-	free     []*net.IPNet // sources that stand for many
-	open     atomic.Int64
+	limiter  *source.Limiter
+	trusted  []*net.IPNet
 	rejected func(at string)
+	closed   atomic.Bool
+	open     atomic.Int64
 
 	mu      sync.Mutex
-	sources map[netip.Prefix]map[*counted]struct{}
-	later   *time.Timer // looks again for one to close
-}
-
-// leastIdle is how long a connection must have waited for a request before it
-// makes room: whoever sends one after the other is not disturbed.
-const leastIdle = time.Second
-
-// New bounds the connections of ln, which server will serve, to most. The sources in
-// free stand for many clients and may use all of them. rejected is called for each
-// connection that ended before a handler saw its request; it may be nil.
-func New(server *http.Server, ln net.Listener, most int, free []*net.IPNet, rejected func(at string)) *Connections {
-	if rejected == nil {
-		rejected = func(string) {}
-	}
-	c := &Connections{Listener: ln, most: most, places: make(chan struct{}, most), closed: make(chan struct{}), free: free, sources: make(map[netip.Prefix]map[*counted]struct{}), rejected: rejected}
-	c.later = time.AfterFunc(math.MaxInt64, c.makeRoom)
-	server.ConnState = c.observe
-	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
-		return context.WithValue(ctx, connKey{}, countedOf(conn))
-	}
-	handler := server.Handler
-	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if conn, _ := r.Context().Value(connKey{}).(*counted); conn != nil {
-			conn.asking.Store(false)
-		}
-		handler.ServeHTTP(w, r)
-	})
-	return c
+	sources map[netip.Prefix]map[*connection]struct{}
+	drained []net.Conn // for Accept to return after the listener was closed
 }
 
 // Where a connection is rejected.
 const (
-	AtLimit     = "limit"     // its source has too many
-	AtHandshake = "handshake" // of TLS
-	AtRequest   = "request"   // which net/http answered by itself, or not at all
+	AtLimit     = "limit"     // its source has too many connections
+	AtHandshake = "handshake" // the TLS handshake failed
+	AtRequest   = "request"   // net/http could not read the request, and answered it by itself or not at all
 )
 
-type connKey struct{}
+const (
+	// leastIdle is how long a connection must be idle before it is closed for another source: a sender that sends one
+	// request after the other keeps its connection.
+	leastIdle = time.Second
+	// retryInterval is how often a new connection looks for an idle one while the total is reached.
+	retryInterval = 50 * time.Millisecond
+)
 
-// Close implements [net.Listener].
+// New returns a listener that accepts at most limit connections from ln for server, which has not been started. The
+// trusted networks stand for many clients and may use all connections. rejected is called for each connection that ended
+// before a handler saw its request; it may be nil.
+func New(server *http.Server, ln net.Listener, limit int, trusted []*net.IPNet, rejected func(at string)) *Connections {
+	if rejected == nil {
+		rejected = func(string) {}
+	}
+	l := &Connections{
+		Listener: ln, limiter: source.NewLimiter(source.Limits{Total: limit, PerSource: (limit + 1) / 2}),
+		trusted: trusted, rejected: rejected, sources: make(map[netip.Prefix]map[*connection]struct{}),
+	}
+	server.ConnState = l.connState
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connectionKey{}, connectionOf(conn))
+	}
+	handler := server.Handler
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, _ := r.Context().Value(connectionKey{}).(*connection); c != nil {
+			c.unhandled.Store(false)
+		}
+		handler.ServeHTTP(w, r)
+	})
+	return l
+}
+
+// connectionKey is the key of a request's [connection] in its context.
+type connectionKey struct{}
+
+// Close implements [net.Listener]. A connection that waits because the total is reached is then returned by Accept.
 func (l *Connections) Close() error {
-	l.later.Stop()
-	l.close.Do(func() { close(l.closed) })
+	l.closed.Store(true)
 	return l.Listener.Close()
 }
 
-// counted is a connection of a source.
-type counted struct {
-	net.Conn
-	all    *Connections
-	source netip.Prefix
-	idle   atomic.Int64 // since when, in nanoseconds; 0 while it is in use
-	asking atomic.Bool  // bytes came, and no handler has seen a request yet
-	close  sync.Once
+// Drain closes the listener without resetting the connections in its queue: Accept returns them before it returns
+// [net.ErrClosed]. They do not count against the limit.
+func (l *Connections) Drain() {
+	l.mu.Lock()
+	l.drained = acceptAll(l.Listener)
+	l.mu.Unlock()
+	_ = l.Close() // acceptAll has shut it down already
 }
 
-// countedOf returns the connection under TLS, or nil if it was not counted: one
-// that was left in the queue of a listener that has closed.
-func countedOf(conn net.Conn) *counted {
+// nextDrained returns the next connection that Drain has accepted, or err.
+func (l *Connections) nextDrained(err error) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.drained) == 0 {
+		return nil, err
+	}
+	conn := l.drained[0]
+	l.drained = l.drained[1:]
+	return conn, nil
+}
+
+// connection is an accepted connection that counts against the limit.
+type connection struct {
+	net.Conn
+	listener  *Connections
+	source    netip.Prefix
+	idleSince atomic.Int64 // in Unix nanoseconds; 0 while a request is read or handled
+	unhandled atomic.Bool  // bytes arrived, and no handler has been called for them
+	closing   sync.Once
+}
+
+// connectionOf returns the connection below TLS. It returns nil if conn does not count against the limit, because it was
+// accepted when the listener was closed.
+func connectionOf(conn net.Conn) *connection {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}
-	c, _ := conn.(*counted)
+	c, _ := conn.(*connection)
 	return c
 }
 
 // Close implements [net.Conn].
-func (c *counted) Close() error {
+func (c *connection) Close() error {
 	err := c.Conn.Close()
-	c.close.Do(func() {
-		c.all.mu.Lock()
-		c.all.forget(c)
-		c.all.mu.Unlock()
-		<-c.all.places
-	})
+	c.closing.Do(func() { c.listener.remove(c) })
 	return err
 }
 
 // Accept implements [net.Listener].
 func (l *Connections) Accept() (net.Conn, error) {
 	for {
-		select {
-		case l.places <- struct{}{}:
-		case <-l.closed:
-			return nil, net.ErrClosed
-		}
 		conn, err := l.Listener.Accept()
 		if err != nil {
-			<-l.places
-			return nil, err
+			return l.nextDrained(err)
 		}
-		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String()) // an address of no network is one source
-		c := &counted{Conn: conn, all: l, source: source.Of(host)}
-		if l.admit(c, l.isFree(net.ParseIP(host))) {
+		c := &connection{Conn: conn, listener: l, source: l.sourceOf(conn.RemoteAddr())}
+		switch err := l.admit(c); {
+		case err == nil:
+			l.add(c)
 			return c, nil
+		case l.closed.Load():
+			return conn, nil // draining serves every connection that was made
 		}
 		l.rejected(AtLimit)
-		_ = c.Close() // nobody is left to tell
+		_ = conn.Close() // nobody is left to tell
 	}
 }
 
-func (l *Connections) isFree(ip net.IP) bool {
-	for _, n := range l.free {
-		if n.Contains(ip) {
-			return true
+// sourceOf returns the source that a connection from addr counts for. All addresses without an IP address are one source.
+func (l *Connections) sourceOf(addr net.Addr) netip.Prefix {
+	host, _, _ := net.SplitHostPort(addr.String())
+	if source.In(l.trusted, net.ParseIP(host)) {
+		return source.Shared
+	}
+	return source.Of(host)
+}
+
+// admit waits until c may be open, and closes idle connections for that. It returns an error if the source of c has its
+// share in use, or if the listener was closed meanwhile.
+func (l *Connections) admit(c *connection) error {
+	for {
+		err := l.limiter.TryAcquire(c.source, 1)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, source.ErrSource):
+			if !l.closeIdle(0, func(s netip.Prefix) bool { return s == c.source }) {
+				return err
+			}
+		case l.closed.Load():
+			return err
+		case l.closeIdle(leastIdle, func(netip.Prefix) bool { return true }):
+		default:
+			if l.limiter.Acquire(c.source, 1, retryInterval) == nil {
+				return nil
+			}
 		}
 	}
-	return false
 }
 
-// admit takes a connection in, unless its source has its half already and all of
-// that is in use.
-func (l *Connections) admit(c *counted, free bool) bool {
+func (l *Connections) add(c *connection) {
 	l.mu.Lock()
-	own := l.sources[c.source]
-	var old *counted
-	if !free && len(own) >= (l.most+1)/2 {
-		if old, _ = longestIdle(own); old == nil {
-			l.mu.Unlock()
-			return false
-		}
-		l.forget(old)
+	defer l.mu.Unlock()
+	if l.sources[c.source] == nil {
+		l.sources[c.source] = make(map[*connection]struct{})
 	}
-	if own = l.sources[c.source]; own == nil {
-		own = make(map[*counted]struct{})
-		l.sources[c.source] = own
+	l.sources[c.source][c] = struct{}{}
+}
+
+// remove makes room for another connection.
+func (l *Connections) remove(c *connection) {
+	l.mu.Lock()
+	if delete(l.sources[c.source], c); len(l.sources[c.source]) == 0 {
+		delete(l.sources, c.source)
 	}
-	own[c] = struct{}{}
 	l.mu.Unlock()
-	if old != nil {
-		_ = old.Close() // nobody is left to tell
+	l.limiter.Release(c.source, 1)
+}
+
+// closeIdle closes a connection that has been idle for at least the given time, of a source that is eligible. It chooses
+// the source with the most connections, and the connection that is idle for longest. It returns false if there is none.
+func (l *Connections) closeIdle(least time.Duration, eligible func(netip.Prefix) bool) bool {
+	now := time.Now().UnixNano()
+	var oldest *connection
+	var since int64
+	most := 0
+	l.mu.Lock()
+	for s, connections := range l.sources {
+		if len(connections) < most || !eligible(s) {
+			continue
+		}
+		for c := range connections {
+			at := c.idleSince.Load()
+			if at != 0 && now-at >= int64(least) && (len(connections) > most || at < since) {
+				oldest, since, most = c, at, len(connections)
+			}
+		}
 	}
+	l.mu.Unlock()
+	if oldest == nil || oldest.idleSince.Load() != since {
+		return false
+	}
+	_ = oldest.Close() // nobody is left to tell
 	return true
 }
 
-// forget takes a connection out; once more does no harm. The caller holds mu.
-func (l *Connections) forget(c *counted) {
-	own := l.sources[c.source]
-	if delete(own, c); len(own) == 0 {
-		delete(l.sources, c.source)
-	}
-}
-
-// longestIdle returns the one that waits longest for a request, and since when;
-// nil if all are in use.
-func longestIdle(conns map[*counted]struct{}) (longest *counted, since int64) {
-	since = math.MaxInt64
-	for c := range conns {
-		if at := c.idle.Load(); at != 0 && at < since {
-			longest, since = c, at
-		}
-	}
-	return longest, since
-}
-
-// makeRoom closes a connection that waits for nothing, if the last place is taken.
-func (l *Connections) makeRoom() {
-	if l.open.Load() < int64(l.most) {
-		return
-	}
-	l.mu.Lock()
-	var idle *counted
-	var since int64
-	most := 0
-	for _, own := range l.sources {
-		if len(own) < most {
-			continue
-		}
-		c, at := longestIdle(own)
-		if c == nil || time.Since(time.Unix(0, at)) < leastIdle {
-			continue
-		}
-		if len(own) > most || at < since {
-			idle, since, most = c, at, len(own)
-		}
-	}
-	l.mu.Unlock()
-	if idle != nil && idle.idle.Load() == since {
-		_ = idle.Close() // nobody is left to tell
-		return
-	}
-	l.later.Reset(leastIdle)
-}
-
-// observe is told by the server what becomes of each connection.
-func (l *Connections) observe(conn net.Conn, s http.ConnState) {
-	c := countedOf(conn)
+// connState follows the state of each connection of the server.
+func (l *Connections) connState(conn net.Conn, state http.ConnState) {
+	c := connectionOf(conn)
 	if c == nil {
-		c = new(counted)
+		c = new(connection)
 	}
-	switch s {
+	switch state {
 	case http.StateNew:
 		l.open.Add(1)
-		l.makeRoom()
 	case http.StateActive:
-		c.idle.Store(0)
-		c.asking.Store(true)
-	case http.StateIdle: // of HTTP/2 also after the preface
-		c.idle.Store(time.Now().UnixNano())
-		c.asking.Store(false)
+		c.idleSince.Store(0)
+		c.unhandled.Store(true)
+	case http.StateIdle: // over HTTP/2 also after the preface
+		c.idleSince.Store(time.Now().UnixNano())
+		c.unhandled.Store(false)
 	case http.StateClosed, http.StateHijacked:
 		l.open.Add(-1)
-		if c.asking.Load() {
+		if c.unhandled.Load() {
 			l.rejected(AtRequest)
 		}
 		if secure, ok := conn.(*tls.Conn); ok && !secure.ConnectionState().HandshakeComplete {
@@ -249,14 +260,12 @@ func (l *Connections) observe(conn net.Conn, s http.ConnState) {
 // Open returns the number of open connections.
 func (l *Connections) Open() int { return int(l.open.Load()) }
 
-// lingerTimeout is how long a stopping server serves the connections that are still
-// open, so that a keep-alive client learns from an answer, not from a reset, that it
-// must connect again.
+// lingerTimeout is how long a stopping server goes on to serve open connections: a client that keeps its connection
+// learns from an answer, and not from a reset, that it must connect again.
 const lingerTimeout = 250 * time.Millisecond
 
-// Linger waits until every connection has received an answer with "Connection:
-// close", or until lingerTimeout has passed and no connection that the server takes
-// for idle holds an unread request. It waits for at most limit.
+// Linger waits until no connection is open, or until lingerTimeout has passed and no idle connection holds an unread
+// request. It waits for at most limit.
 func (l *Connections) Linger(limit time.Duration) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -266,13 +275,13 @@ func (l *Connections) Linger(limit time.Duration) {
 	}
 }
 
-// unread reports whether something has come for a connection that waits for it.
+// unread reports whether a request has arrived on a connection that is still idle.
 func (l *Connections) unread() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, own := range l.sources {
-		for c := range own {
-			if c.idle.Load() != 0 && readable(c.Conn) {
+	for _, connections := range l.sources {
+		for c := range connections {
+			if c.idleSince.Load() != 0 && readable(c.Conn) {
 				return true
 			}
 		}

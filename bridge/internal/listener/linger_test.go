@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestLinger has a server that is given no processor: what a sender wrote on an
-// idle connection is waited for until it is read.
+// TestLinger has a server that gets no processor: Linger waits until the server has read a request that arrived on an
+// idle connection.
 func TestLinger(t *testing.T) {
 	t.Parallel()
 	const limit = 4500 * time.Millisecond
@@ -29,8 +29,8 @@ func TestLinger(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conns.observe(conn, http.StateNew)
-	conns.observe(conn, http.StateIdle)
+	conns.connState(conn, http.StateNew)
+	conns.connState(conn, http.StateIdle)
 	start := time.Now()
 	conns.Linger(limit)
 	if took := time.Since(start); took < lingerTimeout || took >= limit {

@@ -43,7 +43,6 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 )
 
 // The defaults of package bridge.
@@ -118,8 +117,7 @@ type Store struct {
 	folder  *os.File
 	lock    *flock.Flock
 	queue   chan Refused
-	all     *rate.Limiter // in bytes, for all sources together
-	sources *source.Limiters
+	limits  *source.Limiter // of bytes
 	results [len(results)]atomic.Uint64
 
 	unsynced atomic.Bool // refused requests were written since the last sync
@@ -159,11 +157,9 @@ func Open(o Options) (_ *Store, err error) {
 		o.SyncAll = syncFileSystem
 	}
 	s := &Store{
-		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[identity]*entry), bytes: make(map[operator.Kind]int64), problems: make(map[string]error),
-		all: rate.NewLimiter(hourly(o.MaxBytes/2), int(o.MaxBytes/2)),
-	}
-	if s.sources, err = source.NewLimiters(hourly(o.MaxBytes/4), int(o.MaxBytes/4)); err != nil {
-		return nil, fmt.Errorf("quarantine: %w", err)
+		opts: o, log: o.Logger, queue: make(chan Refused, queueLength), parked: make(map[identity]*entry),
+		bytes: make(map[operator.Kind]int64), problems: make(map[string]error),
+		limits: source.NewLimiter(source.Limits{Total: int(o.MaxBytes / 2), PerSource: int(o.MaxBytes / 4), Period: time.Hour}),
 	}
 	defer func() {
 		if err != nil {
@@ -198,8 +194,6 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	return s, nil
 }
-
-func hourly(bytes int64) rate.Limit { return rate.Limit(float64(bytes) / time.Hour.Seconds()) }
 
 // acquire locks the folder.
 func (s *Store) acquire() error {

@@ -2,6 +2,7 @@ package quarantine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -77,11 +78,11 @@ func (s *Store) enqueue(r Refused) Result {
 	if len(r.Body) > s.opts.MaxBody {
 		return TooLarge
 	}
-	now, cost := time.Now(), int(roundUp(int64(len(r.Body)+blockSize/4))) // with its headers, about
-	switch {
-	case !s.sources.Of(source.Of(r.Remote)).AllowN(now, cost):
+	size := roundUp(int64(len(r.Body) + blockSize/4)) // of the file, headers included, roughly
+	switch err := s.limits.TryAcquire(source.Of(r.Remote), int(size)); {
+	case errors.Is(err, source.ErrSource):
 		return SourceLimit
-	case !s.all.AllowN(now, cost):
+	case err != nil:
 		return TotalLimit
 	}
 	select {

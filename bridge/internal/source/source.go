@@ -1,21 +1,18 @@
-// Package source tells senders apart and gives each a rate limit of its own.
+// Package source identifies the source of a request, and limits what one source may use.
 //
-// It leaves to its callers what is limited and what happens above the limit.
+// It leaves to its callers what is limited, and what happens to a request beyond the limit.
 package source
 
 import (
+	"net"
 	"net/netip"
-
-	lru "github.com/hashicorp/golang-lru/v2"
-	"golang.org/x/time/rate"
 )
 
-// maxSources is the number of sources that [Limiters] distinguishes. The source
-// that was quiet for longest is forgotten first.
-const maxSources = 4096
+// Shared is a source that stands for many clients, such as a trusted proxy. A [Limiter] limits it by the total alone.
+var Shared = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 
-// Of returns what counts as one sender: an IPv4 address, or an IPv6 network of
-// 64 bits. It returns the zero Prefix if remote is no address.
+// Of returns what counts as one source: an IPv4 address, or an IPv6 network of 64 bits. It returns the zero Prefix if
+// remote is not an address.
 func Of(remote string) netip.Prefix {
 	addr, err := netip.ParseAddr(remote)
 	if err != nil {
@@ -29,31 +26,12 @@ func Of(remote string) netip.Prefix {
 	return netip.PrefixFrom(addr, bits).Masked()
 }
 
-// Limiters gives each source a limiter of its own. It may be used concurrently.
-type Limiters struct {
-	limiters *lru.Cache[netip.Prefix, *rate.Limiter]
-	limit    rate.Limit
-	burst    int
-}
-
-// NewLimiters returns Limiters whose sources may each use limit tokens a second,
-// and burst tokens at once.
-func NewLimiters(limit rate.Limit, burst int) (*Limiters, error) {
-	limiters, err := lru.New[netip.Prefix, *rate.Limiter](maxSources)
-	return &Limiters{limiters, limit, burst}, err
-}
-
-// Of returns the limiter of a source.
-func (l *Limiters) Of(source netip.Prefix) *rate.Limiter {
-	limiter, ok := l.limiters.Get(source)
-	if !ok {
-		limiter = rate.NewLimiter(l.limit, l.burst)
-		if other, had, _ := l.limiters.PeekOrAdd(source, limiter); had {
-			limiter = other
+// In reports whether one of the networks contains ip.
+func In(networks []*net.IPNet, ip net.IP) bool {
+	for _, n := range networks {
+		if n.Contains(ip) {
+			return true
 		}
 	}
-	return limiter
+	return false
 }
-
-// Burst returns the number of tokens that one source may use at once.
-func (l *Limiters) Burst() int { return l.burst }

@@ -2,7 +2,6 @@ package source_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/source"
 )
@@ -20,23 +19,6 @@ func TestOf(t *testing.T) {
 	} {
 		if got := source.Of(remote).String(); got != want {
 			t.Errorf("%s: %s, want %s", remote, got, want)
-		}
-	}
-}
-
-// TestLimiters gives each source its own tokens.
-func TestLimiters(t *testing.T) {
-	t.Parallel()
-	l, err := source.NewLimiters(0, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	for _, remote := range []string{"192.0.2.1", "192.0.2.2"} {
-		for i, want := range []bool{true, true, false} {
-			if got := l.Of(source.Of(remote)).AllowN(now, 1); got != want {
-				t.Errorf("%s, token %d: %v", remote, i+1, got)
-			}
 		}
 	}
 }
