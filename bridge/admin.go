@@ -17,23 +17,24 @@ import (
 // LogDelivery is the message of the line that is logged for each request.
 const LogDelivery = ingress.LogDelivery
 
-// The parts of the health that are decided here.
+// The parts of the health that package bridge sets.
 const (
 	drainPart  = "drain"
 	configPart = "configuration"
 )
 
-// startAdmin serves the operator: before the journal is open, and after the last
-// delivery.
+// startAdmin starts the admin listener. It serves before the journal is open, and until
+// the last step of the shutdown.
 func (b *Bridge) startAdmin(ctx context.Context) error {
 	b.shutdown.add("listeners", func(context.Context) error {
-		b.webhook.Close() // both are closed already, unless they were never served
+		b.webhook.Close() // an error means that it is closed already
 		b.adminListener.Close()
 		return nil
 	})
 	b.admin = admin.New(b.health, b.opts.Metrics, logging.Sampled(b.log, b.opts.OnSampled))
-	// Kubelet and Prometheus have no certificate, and need none.
-	secure, err := b.useCertificate("certificate of the admin listener", "admin", b.settings.admin, tls.VerifyClientCertIfGiven, overHTTP)
+	// The kubelet and Prometheus have no certificate, and need none.
+	secure, err := b.useCertificate(
+		"certificate of the admin listener", "admin", b.settings.admin, tls.VerifyClientCertIfGiven, overHTTP)
 	if err != nil {
 		return wrong("Options.Admin.TLS: %w", err)
 	}
@@ -57,7 +58,7 @@ func (b *Bridge) startAdmin(ctx context.Context) error {
 	return nil
 }
 
-// askedToDrain makes the bridge unready, or undoes that.
+// askedToDrain makes the bridge report the state draining or, with cancel, ends that.
 func (b *Bridge) askedToDrain(cancel bool) {
 	if cancel {
 		b.log.Info("the drain was cancelled: readiness is as before")
@@ -65,7 +66,8 @@ func (b *Bridge) askedToDrain(cancel bool) {
 		return
 	}
 	b.log.Info("drain was asked for: readiness says draining until the bridge is stopped, or the drain is cancelled")
-	b.health.Set(drainPart, operator.Draining, "drain was asked for: deliveries are accepted until the bridge is stopped; to undo: "+operator.DoCancelDrain)
+	b.health.Set(drainPart, operator.Draining,
+		"drain was asked for: deliveries are accepted until the bridge is stopped; to undo: "+operator.DoCancelDrain)
 }
 
 // refusals is the quarantine as the ingress sees it.
@@ -77,7 +79,7 @@ func (q refusals) Add(r ingress.Refused) string { return q.Store.Add(quarantine.
 // Stale implements [ingress.Quarantine].
 func (q refusals) Stale() int { return q.Stats().Stale }
 
-// forwarded says how far the journal is forwarded.
+// forwarded returns how far the journal is forwarded.
 func (b *Bridge) forwarded(ctx context.Context) operator.Forwarded {
 	var answer operator.Forwarded
 	if f := b.Publisher().Stats(ctx).Forward; f != nil {

@@ -1,7 +1,6 @@
-// Package bridge is the product as a library: it receives signed webhooks, proves
+// Package bridge is jobbridge as a library. A [Bridge] receives signed webhooks, proves
 // that they are authentic, stores each job-status event durably, and publishes it to
-// NATS. The command jobbridge, the package bridgetest and other programs run it the
-// same way.
+// NATS. The command jobbridge and the package bridgetest run the same Bridge.
 //
 //	b, err := bridge.New(bridge.Options{DataDir: "data", Secrets: bridge.Value([]string{secret})})
 //	if err != nil {
@@ -9,16 +8,17 @@
 //	}
 //	return b.Run(ctx)
 //
-// It promises that a 2xx answer follows a receipt of package publisher, that every
-// other answer says so with an error the sender can act on, within five seconds of
-// the body's last byte, that draining refuses no delivery whose sender had connected,
-// and that Run returns within a deadline when its context ends, whatever the disk
-// does.
+// The package makes these promises:
 //
-// It leaves the signature to package verify, and storage and its durability to
-// package publisher. What is between them has a room each below internal: the
-// ingress, the operator's listener, the quarantine and the reading of files. The
-// rooms do not know each other; this package connects them.
+//   - A delivery is answered with 2xx only after package publisher has stored its event.
+//   - Every other answer is an error that the sender can act on. It comes within five
+//     seconds of the last byte of the body.
+//   - A bridge that drains refuses no delivery of a sender that has connected.
+//   - When the context of [Bridge.Run] ends, Run returns within
+//     [ShutdownOptions.Timeout], even if the disk hangs.
+//
+// It leaves the check of signatures to package verify, and storing and publishing to
+// package publisher. What an operator asks a bridge for is in package operator.
 package bridge
 
 import (
@@ -40,7 +40,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Bridge receives webhooks and publishes them. Its methods may be used concurrently.
+// Bridge receives webhooks and publishes their events. Its methods may be called
+// concurrently.
 type Bridge struct {
 	opts     Options
 	settings settings
@@ -53,18 +54,19 @@ type Bridge struct {
 	webhook       net.Listener
 	adminListener net.Listener
 
-	// Set by Run, before OnReady is called.
+	// Run sets these before it calls OnReady.
 	publisher       atomic.Pointer[publisher.Publisher]
 	quarantine      atomic.Pointer[quarantine.Store] // nil without a quarantine
 	quarantineReady chan struct{}                    // closed when quarantine is set
 	stopIngress     context.CancelFunc
 
 	served    chan struct{} // closed when the ingress has ended, with servedErr
-	servedErr error
+	servedErr error         // what the ingress has returned
 }
 
-// New checks the options, reads the files that they name, and binds the listeners. It
-// opens no data folder and no connection. [Bridge.Run] closes what New has opened.
+// New checks the options, reads the settings, and binds the two listeners. It does not
+// open the data folder, and it does not connect to NATS. Call [Bridge.Run] even if you
+// do not need the bridge any more: Run closes the listeners.
 func New(o Options) (*Bridge, error) {
 	o = o.withDefaults()
 	settings, err := o.read()
@@ -93,15 +95,15 @@ func New(o Options) (*Bridge, error) {
 	return b, nil
 }
 
-// listen binds the listeners. They come before the journal: a taken port fails before
-// anything has begun, and a delivery that comes while the journal opens waits instead
-// of failing.
+// listen binds the listeners. This happens before the journal is opened, so that New
+// fails at once if a port is taken, and so that a delivery which arrives while the
+// journal is opened waits instead of failing.
 func (b *Bridge) listen() (err error) {
 	bind := func(given net.Listener, addr, field string) (net.Listener, error) {
 		if given != nil {
 			return given, nil
 		}
-		ln, err := net.Listen("tcp", addr) //nolint:noctx // it waits for nobody
+		ln, err := net.Listen("tcp", addr) //nolint:noctx // net.Listen does not block
 		if err != nil {
 			return nil, fmt.Errorf("bridge: %s: %w", field, err)
 		}
@@ -116,17 +118,19 @@ func (b *Bridge) listen() (err error) {
 	return nil
 }
 
-// Addrs are where a bridge is reached.
+// Addrs holds the URLs of a bridge.
 type Addrs struct {
-	// Webhook is the URL for deliveries, and Admin that of the operator's listener.
-	Webhook, Admin string
-	// NATS is the URL for workers. It is empty before the bridge is ready, and while
-	// there is no connection to the operator's NATS.
+	// Webhook is the URL for deliveries, with the path.
+	Webhook string
+	// Admin is the URL of the admin listener.
+	Admin string
+	// NATS is the URL for workers. It is empty before the bridge is ready, and while the
+	// bridge is not connected to your NATS.
 	NATS string
 }
 
-// Addrs returns where the bridge is reached: with port 0, the port that the system
-// chose.
+// Addrs returns the URLs of the bridge. If an address was given with port 0, its URL
+// has the port that the system chose.
 func (b *Bridge) Addrs() Addrs {
 	url := func(ln net.Listener, secure bool) string {
 		if secure {
@@ -144,8 +148,8 @@ func (b *Bridge) Addrs() Addrs {
 	return a
 }
 
-// Publisher returns what stores the events, for questions about them. It is nil
-// before the bridge is ready.
+// Publisher returns the publisher that stores the events, for example to look an event
+// up. It is nil before the bridge is ready.
 func (b *Bridge) Publisher() *publisher.Publisher { return b.publisher.Load() }
 
 // Quarantine returns the quarantine. It is nil before the bridge is ready, and if the
@@ -157,19 +161,28 @@ func (b *Bridge) Quarantine() operator.Quarantine {
 	return nil
 }
 
-// Verifier returns what verifies deliveries, whose secrets can be replaced.
+// Verifier returns the verifier of the deliveries. Its secrets can be replaced while
+// the bridge runs.
 func (b *Bridge) Verifier() *verify.Verifier { return b.settings.verifier }
 
-// Report returns what /readyz of the admin listener says now.
+// Report returns the present state of the bridge, as the path /readyz of the admin
+// listener reports it.
 func (b *Bridge) Report() operator.Report { return b.health.Report() }
 
-// Reload has every file read again soon, whether it seems changed or not.
+// Reload makes the bridge read all its settings again, even if no file has changed. It
+// does not wait for that.
 func (b *Bridge) Reload() { b.reload.Trigger() }
 
-// Run receives and publishes until ctx ends or the storage fails, and then drains:
-// readiness goes, deliveries are accepted for the delay, the listener closes, those
-// in flight finish, what is stored is forwarded, and everything is closed. It returns
-// nil if it was asked to end and everything ended in time. It may be called once.
+// Run receives and publishes until ctx ends or the storage fails. Then it drains the
+// bridge, in these steps:
+//
+//  1. The state becomes [operator.Draining], so that /readyz answers 503.
+//  2. For [ShutdownOptions.Delay], deliveries are still accepted.
+//  3. The webhook listener closes, and the deliveries in flight are answered.
+//  4. For at most [ShutdownOptions.Forward], stored events are forwarded to NATS.
+//  5. NATS, the journal and the admin listener are closed.
+//
+// Run returns nil if ctx has ended and every step was finished in time. Call it once.
 func (b *Bridge) Run(ctx context.Context) (err error) {
 	defer func() {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.opts.Shutdown.Timeout)
@@ -195,7 +208,7 @@ func (b *Bridge) Run(ctx context.Context) (err error) {
 	if err := b.startIngress(ctx, secure); err != nil {
 		return err
 	}
-	failed := b.Publisher().Failed() // a supervisor is to start over
+	failed := b.Publisher().Failed() // then only a restart helps
 	select {
 	case <-ctx.Done():
 	case <-failed:
@@ -221,12 +234,13 @@ func (b *Bridge) start(ctx context.Context, name string, run func(context.Contex
 	})
 }
 
-// startIngress accepts deliveries.
+// startIngress starts to accept deliveries.
 func (b *Bridge) startIngress(ctx context.Context, secure *tls.Config) error {
 	o := b.opts
 	options := ingress.Options{
-		Verifier: b.settings.verifier, Publisher: b.Publisher(), Path: o.Webhook.Path, MaxBody: o.Webhook.MaxBody, MaxBodyMemory: o.Webhook.MaxBodyMemory,
-		MaxInFlight: o.Webhook.MaxInFlight, MaxConnections: o.Webhook.MaxConnections, DrainDelay: o.Shutdown.Delay, ReadTimeout: o.Webhook.ReadTimeout, IdleTimeout: o.Webhook.IdleTimeout,
+		Verifier: b.settings.verifier, Publisher: b.Publisher(), Path: o.Webhook.Path, MaxBody: o.Webhook.MaxBody,
+		MaxBodyMemory: o.Webhook.MaxBodyMemory, MaxInFlight: o.Webhook.MaxInFlight, MaxConnections: o.Webhook.MaxConnections,
+		DrainDelay: o.Shutdown.Delay, ReadTimeout: o.Webhook.ReadTimeout, IdleTimeout: o.Webhook.IdleTimeout,
 		ForgeryRate: o.Webhook.ForgeryRate, TLS: secure, Tolerance: o.Tolerance, TrustedProxies: o.Webhook.TrustedProxies, Tracer: o.Tracer,
 		Registerer: o.Metrics, Logger: o.Logger, OnSampled: o.OnSampled, Now: o.Now,
 		OnDrain: func() { b.health.Set(admin.Process, operator.Draining); o.OnStopping() },
@@ -254,20 +268,21 @@ func (b *Bridge) startIngress(ctx context.Context, secure *tls.Config) error {
 	return nil
 }
 
-// Drain stops accepting deliveries, as Run does when its context ends, and returns
-// when those in flight have been answered. Run goes on, so that NATS stays. It must
-// not be called before OnReady was, and may be called again.
+// Drain makes the bridge stop accepting deliveries, with steps 1 to 3 of [Bridge.Run],
+// and returns when the deliveries in flight have been answered. Run continues, so that
+// events are still forwarded and workers stay connected to NATS. Do not call Drain
+// before OnReady was called. It may be called more than once.
 func (b *Bridge) Drain() error {
 	b.stopIngress()
 	<-b.served
 	return b.servedErr
 }
 
-// reloadLimit is how long the shutdown waits for the reading of files: a file may be
-// on a file system that hangs.
+// reloadLimit is how long the shutdown waits for a file that is being read. The file
+// may be on a file system that hangs.
 const reloadLimit = 3 * time.Second
 
-// startReload reads settings again when their files change.
+// startReload starts to read settings again when their files change.
 func (b *Bridge) startReload(ctx context.Context) {
 	reload.Add(b.reload, "secrets", b.settings.secrets, func(secrets []string) error {
 		err := b.settings.verifier.SetSecrets(secrets)
@@ -283,7 +298,7 @@ func (b *Bridge) startReload(ctx context.Context) {
 		select {
 		case <-done:
 		case <-time.After(reloadLimit):
-			b.log.Warn("a file that is read again does not answer")
+			b.log.Warn("reading a file again takes too long: the shutdown does not wait for it")
 		}
 		return nil
 	})

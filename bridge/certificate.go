@@ -18,14 +18,15 @@ import (
 
 // Certificate is what a listener needs to speak TLS.
 type Certificate struct {
-	// Certificate is the chain and its key.
+	// Certificate is the chain and its private key.
 	Certificate tls.Certificate
-	// ClientCAs are the authorities whose clients the listener knows; nil means none.
+	// ClientCAs are the authorities that sign the certificates of clients. nil means that
+	// clients are not asked for a certificate.
 	ClientCAs *x509.CertPool
 }
 
-// config is how a listener speaks TLS with the certificate. clients says what a
-// client's certificate is asked for, if there are ClientCAs.
+// config returns how a listener speaks TLS with the certificate. If there are ClientCAs,
+// clients says whether a client must have a certificate.
 func (c Certificate) config(clients tls.ClientAuthType, protocols []string) (*tls.Config, error) {
 	if len(c.Certificate.Certificate) == 0 {
 		return nil, errors.New("no certificate")
@@ -47,10 +48,12 @@ func (c Certificate) config(clients tls.ClientAuthType, protocols []string) (*tl
 // overHTTP are the protocols that an HTTP listener offers in a handshake.
 var overHTTP = []string{"h2", "http/1.1"}
 
-// useCertificate returns how a listener speaks TLS; nil without a certificate. The
-// certificate is read again when its files change, and each handshake uses the one
-// that is in force then. what is its name in the log.
-func (b *Bridge) useCertificate(what, listener string, s reload.Setting[Certificate], clients tls.ClientAuthType, protocols []string) (*tls.Config, error) {
+// useCertificate returns how a listener speaks TLS, or nil without a certificate. The
+// certificate is read again when its files change, and each handshake uses the latest
+// one. what names the certificate in the log.
+func (b *Bridge) useCertificate(
+	what, listener string, s reload.Setting[Certificate], clients tls.ClientAuthType, protocols []string,
+) (*tls.Config, error) {
 	if s.IsZero() {
 		return nil, nil
 	}
@@ -95,16 +98,17 @@ func (b *Bridge) webhookTLS(ctx context.Context) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bridge: Options.Webhook.ACME.Domains: %w", err)
 	}
-	b.watchCertificate("webhook", fmt.Sprintf("there is no certificate for %s yet, and handshakes fail: port 443 of each domain must lead here; the log has what the CA says",
+	b.watchCertificate("webhook", fmt.Sprintf("there is no certificate for %s yet, and handshakes fail: "+
+		"port 443 of each domain must lead here; the log has what the CA says",
 		strings.Join(o.Domains, ", ")), current)
 	return config, nil
 }
 
-// watchCertificate exports when a listener's certificate ends, and makes it a reason
-// on /readyz when that is near; or none, while current returns nil. The state does
-// not change: a challenge must still reach us, and a client that does not check dates
-// is served. watchCertificate logs the reason, and so does the function that it
-// returns.
+// watchCertificate exports the time at which a listener's certificate ends. When that
+// time is near, /readyz has a reason. While current returns nil, none is the reason. The
+// state of the bridge does not change, because a challenge of the CA must still arrive,
+// and a client that does not check the dates is still served. watchCertificate logs the
+// reason, and so does the function that it returns.
 func (b *Bridge) watchCertificate(listener, none string, current func() *x509.Certificate) (warn func()) {
 	b.opts.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "jobbridge_tls_certificate_expiry_timestamp_seconds", Help: "When the certificate of a listener ends; 0 while there is none yet.",
@@ -135,11 +139,12 @@ func (b *Bridge) watchCertificate(listener, none string, current func() *x509.Ce
 	return warn
 }
 
-// expirySoon is when to warn of the end of a certificate; of one that is made for
-// less than three times that, when a third is left.
+// expirySoon is how long before the end of a certificate the bridge warns. If the whole
+// life of the certificate is less than three times as long, the bridge warns when a
+// third of it is left.
 const expirySoon = 7 * 24 * time.Hour
 
-// expires says that a certificate is not valid any more, or not for long.
+// expires returns a sentence if a certificate has ended or will end soon, or "".
 func expires(cert *x509.Certificate, now time.Time) string {
 	left := cert.NotAfter.Sub(now)
 	at := cert.NotAfter.UTC().Format(time.RFC3339)

@@ -19,16 +19,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// OptionError is returned by [New] and [Options.Check] if a field is wrong. Its text
-// names the field, unless it is the error of a [Source].
+// OptionError is the error of [New] and [Options.Check] for one field that is wrong. Its
+// text names the field, unless it is the error of a [Source].
 type OptionError struct{ err error }
 
 // Error implements [error].
 func (e *OptionError) Error() string { return e.err.Error() }
 
-// Unwrap returns the error of a [Source], if it is one.
+// Unwrap returns the error that the OptionError reports, for example that of a [Source].
 func (e *OptionError) Unwrap() error { return e.err }
 
+// wrong returns an [OptionError].
 func wrong(format string, args ...any) error {
 	return &OptionError{fmt.Errorf("bridge: "+format, args...)}
 }
@@ -82,15 +83,16 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Check returns all that [New] would refuse: it joins an [OptionError] for each problem.
-// It reads the files of the settings, and has no other effect.
+// Check returns an error if [New] would not accept the options. The error joins one
+// [OptionError] for each problem. Check reads the settings and does nothing else.
 func (o Options) Check() error {
 	o = o.withDefaults()
 	_, err := o.read()
 	return errors.Join(o.check(), err)
 }
 
-// Warnings says in words what works and should not be so.
+// Warnings returns sentences about options that work and are a risk, such as a token
+// that is sent in plain text.
 func (o Options) Warnings() (list []string) {
 	o = o.withDefaults()
 	if !o.Admin.Token.IsZero() && o.Admin.TLS.IsZero() && !publisher.IsLoopback(o.Admin.Listen) {
@@ -120,8 +122,8 @@ func broken(rules ...rule) error {
 	return errors.Join(problems...)
 }
 
-// check refuses fields that are wrong or contradict each other. Zero values were
-// replaced.
+// check returns the fields that are wrong or contradict each other. Zero values were
+// replaced before.
 func (o Options) check() error {
 	remote, acme := o.NATS.Connect != nil, o.Webhook.ACME
 	info, statErr := os.Stat(o.DataDir)
@@ -132,18 +134,22 @@ func (o Options) check() error {
 		rule{o.DataDir == "" && !o.Journal.Off, "Options.DataDir is empty", nil},
 		rule{statErr == nil && !info.IsDir(), "Options.DataDir: %s is no folder", []any{o.DataDir}},
 		rule{o.Journal.Off && !remote, "Options.Journal.Off needs a remote stream: Options.NATS.Connect", nil},
-		rule{o.Journal.Off && o.Journal.Durability == event.OS, "Options.Journal.Durability is about the journal, and with Options.Journal.Off there is none", nil},
-		rule{o.Journal.Durability != event.Fsync && o.Journal.Durability != event.OS, "Options.Journal.Durability: want %s or %s", []any{event.Fsync, event.OS}},
-		rule{remote && !o.NATS.TLS.IsZero(), "Options.NATS.TLS is for the embedded NATS server, which does not run with Options.NATS.Connect", nil},
+		rule{o.Journal.Off && o.Journal.Durability == event.OS,
+			"Options.Journal.Durability is about the journal, and with Options.Journal.Off there is none", nil},
+		rule{o.Journal.Durability != event.Fsync && o.Journal.Durability != event.OS,
+			"Options.Journal.Durability: want %s or %s", []any{event.Fsync, event.OS}},
+		rule{remote && !o.NATS.TLS.IsZero(),
+			"Options.NATS.TLS is for the embedded NATS server, which does not run with Options.NATS.Connect", nil},
 		rule{strings.ContainsAny(o.Stream.Name, " \t.*>/\\"), "Options.Stream.Name: want a name without spaces and any of . * > / \\", nil},
 		rule{pathErr != nil, "Options.Webhook.Path: %w", []any{pathErr}},
 		rule{len(acme.Domains) > 0 && !o.Webhook.TLS.IsZero(), "Options.Webhook.ACME.Domains and Options.Webhook.TLS exclude each other", nil},
 		rule{len(acme.Domains) > 0 && acme.Dir == "", "Options.Webhook.ACME.Dir is empty: want a folder for the certificates", nil},
-		rule{acme.CA != "" && (caErr != nil || ca.Host == "" || ca.User != nil), "Options.Webhook.ACME.CA: want a URL such as https://ca.example/directory", nil},
+		rule{acme.CA != "" && (caErr != nil || ca.Host == "" || ca.User != nil),
+			"Options.Webhook.ACME.CA: want a URL such as https://ca.example/directory", nil},
 	), o.checkLimits(), o.checkAddresses())
 }
 
-// checkLimits refuses limits that can never work.
+// checkLimits returns the limits with which the bridge could never work.
 func (o Options) checkLimits() error {
 	body, stream, journal := o.Webhook.MaxBody, o.Stream.MaxBytes, o.Journal.MaxBytes
 	fits := body >= 1 && body <= publisher.MaxPayload
@@ -153,14 +159,17 @@ func (o Options) checkLimits() error {
 	}
 	rules := []rule{
 		{o.Tolerance < time.Second, "Options.Tolerance must be at least 1s: a sender signs whole seconds", nil},
-		{o.Stream.Dedupe < o.Tolerance, "Options.Stream.Dedupe must be at least Options.Tolerance (%s): what can be replayed must be remembered", []any{o.Tolerance}},
+		{o.Stream.Dedupe < o.Tolerance,
+			"Options.Stream.Dedupe must be at least Options.Tolerance (%s): what can be replayed must be remembered", []any{o.Tolerance}},
 		{o.Stream.Retention < o.Tolerance, "Options.Stream.Retention must be at least Options.Tolerance (%s)", []any{o.Tolerance}},
 		{!fits, "Options.Webhook.MaxBody must be between 1B and 31MiB", nil},
 		{stream != 0 && (stream < int64(max(publisher.MinMaxBytes, 4*(body+publisher.HeaderRoom))) || stream > 1<<60),
 			"Options.Stream.MaxBytes must be between 16MiB, or four times Options.Webhook.MaxBody and 64KiB, and 1EiB", nil},
 		{journal != 0 && journal < least, "Options.Journal.MaxBytes must be at least %d with this Options.Webhook.MaxBody", []any{least}},
-		{o.Webhook.IdleTimeout < time.Second, "Options.Webhook.IdleTimeout must be at least 1s, and longer than the idle timeout of the load balancer in front", nil},
-		{o.Quarantine.MaxBytes < 1<<20, "Options.Quarantine.MaxBytes must be at least 1MiB; to have no quarantine: Options.Quarantine.Off", nil},
+		{o.Webhook.IdleTimeout < time.Second,
+			"Options.Webhook.IdleTimeout must be at least 1s, and longer than the idle timeout of the load balancer in front", nil},
+		{o.Quarantine.MaxBytes < 1<<20,
+			"Options.Quarantine.MaxBytes must be at least 1MiB; to have no quarantine: Options.Quarantine.Off", nil},
 		{o.Quarantine.MaxAge < time.Minute, "Options.Quarantine.MaxAge must be at least 1m; to have no quarantine: Options.Quarantine.Off", nil},
 	}
 	for _, limit := range []struct {
@@ -177,16 +186,21 @@ func (o Options) checkLimits() error {
 	return broken(rules...)
 }
 
-// checkAddresses refuses addresses that cannot be listened on.
+// checkAddresses returns the addresses that nobody can listen on.
 func (o Options) checkAddresses() error {
 	type listen struct{ field, addr string }
 	var taken []listen
 	var rules []rule
-	for _, l := range []listen{{"Options.Webhook.Listen", o.Webhook.Listen}, {"Options.Admin.Listen", o.Admin.Listen}, {"Options.NATS.Listen", o.NATS.Listen}} {
-		switch {
-		case l.addr == "": // the NATS server does not listen
-			continue
-		case l.field == "Options.Webhook.Listen" && o.Webhook.Listener != nil, l.field == "Options.Admin.Listen" && o.Admin.Listener != nil:
+	if o.Webhook.Listener != nil {
+		o.Webhook.Listen = ""
+	}
+	if o.Admin.Listener != nil {
+		o.Admin.Listen = ""
+	}
+	for _, l := range []listen{
+		{"Options.Webhook.Listen", o.Webhook.Listen}, {"Options.Admin.Listen", o.Admin.Listen}, {"Options.NATS.Listen", o.NATS.Listen},
+	} {
+		if l.addr == "" { // it does not listen, or has a listener already
 			continue
 		}
 		if err := checkAddress(l.addr); err != nil {
@@ -194,7 +208,8 @@ func (o Options) checkAddresses() error {
 			continue
 		}
 		for _, other := range taken {
-			rules = append(rules, rule{sameAddress(other.addr, l.addr), "%s %s and %s %s are the same address: want an address each", []any{other.field, other.addr, l.field, l.addr}})
+			rules = append(rules, rule{sameAddress(other.addr, l.addr),
+				"%s %s and %s %s are the same address: want an address each", []any{other.field, other.addr, l.field, l.addr}})
 		}
 		if l.field == "Options.NATS.Listen" {
 			rules = append(rules, rule{o.NATS.Workers.IsZero() && !publisher.IsLoopback(l.addr),
@@ -205,7 +220,7 @@ func (o Options) checkAddresses() error {
 	return broken(rules...)
 }
 
-// checkToken refuses a token that could be guessed.
+// checkToken returns an error if a token could be guessed.
 func checkToken(token string) error {
 	if len(token) < 16 {
 		return errors.New("want at least 16 characters, such as those of: openssl rand -hex 32")
@@ -213,7 +228,7 @@ func checkToken(token string) error {
 	return nil
 }
 
-// settings are the sources after they were read.
+// settings are the values of the sources.
 type settings struct {
 	secrets  reload.Setting[[]string]
 	token    reload.Setting[string]
@@ -234,12 +249,13 @@ func open[T any](problems *[]error, s Source[T]) reload.Setting[T] {
 	return setting
 }
 
-// read reads the sources. Their errors say themselves what is wrong.
+// read reads the sources. Their errors say what is wrong.
 func (o Options) read() (s settings, err error) {
 	var problems []error
 	s.secrets = open(&problems, o.Secrets)
 	if len(problems) == 0 {
-		s.verifier, err = verify.New(s.secrets.Value, verify.Options{Tolerance: o.Tolerance, MaxPayload: max(0, o.Webhook.MaxBody), Now: o.Now})
+		s.verifier, err = verify.New(s.secrets.Value,
+			verify.Options{Tolerance: o.Tolerance, MaxPayload: max(0, o.Webhook.MaxBody), Now: o.Now})
 		problems = append(problems, broken(rule{err != nil && !o.Secrets.IsZero(), "Options.Secrets: %w", []any{err}}))
 	}
 	s.token = open(&problems, o.Admin.Token)

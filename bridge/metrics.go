@@ -8,10 +8,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// commitMetrics count the journal's commits.
+// commitMetrics measures the commits of the journal.
 type commitMetrics struct{ group, duration, sync prometheus.Histogram }
 
-// commitBuckets are for a disk that is idle up to one that hangs.
+// commitBuckets reach from a disk that is idle to a disk that hangs.
 var commitBuckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 
 func newCommitMetrics() *commitMetrics {
@@ -29,7 +29,7 @@ func newCommitMetrics() *commitMetrics {
 		}),
 		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "jobbridge_fsync_duration_seconds",
-			Help:                        "Time of the fdatasync of one commit: the disk alone. Without it, as with the durability os, nothing is counted.",
+			Help:                        "Time of the fdatasync of one commit: the disk alone. With the durability os nothing is counted.",
 			Buckets:                     commitBuckets,
 			NativeHistogramBucketFactor: 1.1,
 		}),
@@ -74,7 +74,8 @@ func (c publisherCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge("journal_max_bytes", "Bound of the journal in bytes.", float64(j.MaxBytes))
 		gauge("journal_segments", "Segments of the journal.", float64(j.Segments))
 		gauge("journal_ids", "Message ids that the journal remembers.", float64(j.IDs))
-		counter("journal_dropped_ids_total", "Message ids that the journal forgot before the duplicate window ended, because there were too many.", j.DroppedIDs)
+		counter("journal_dropped_ids_total",
+			"Message ids that the journal forgot before the duplicate window ended, because there were too many.", j.DroppedIDs)
 		gauge("journal_disk_free_bytes", "Bytes that the disk of the journal has left.", float64(j.Free))
 		gauge("journal_full", "1 if deliveries are refused because the journal or its disk is full.", oneIf(c.publisher.Full() != ""))
 		gauge("journal_failed", "1 if the storage failed and nothing is acknowledged any more.", oneIf(c.publisher.Err() != nil))
@@ -87,8 +88,10 @@ func (c publisherCollector) Collect(ch chan<- prometheus.Metric) {
 		counter("forward_forwarded_total", "Events that the stream acknowledged.", f.Forwarded)
 		counter("forward_parked_total", "Events moved to the quarantine because the stream can never accept them.", f.Parked)
 		counter("forward_retries_total", "Attempts that failed and were repeated.", f.Retries)
-		counter("forward_conflicts_total", "Events published on the conflict subject because the stream held another payload under their message id.", f.Conflicts)
-		counter("forward_resent_total", "Events published again after an attempt without an answer: a plain subscriber may have seen them twice.", f.Resent)
+		counter("forward_conflicts_total",
+			"Events published on the conflict subject because the stream held another payload under their message id.", f.Conflicts)
+		counter("forward_resent_total",
+			"Events published again after an attempt without an answer: a plain subscriber may have seen them twice.", f.Resent)
 		counter("forward_refilled_total", "Events published again because the stream had lost them.", f.Refilled)
 		counter("forward_missing_total", "Events that the stream has lost and the journal does not have any more.", f.Missing)
 		counter("forward_journal_lost_total", "Acknowledged events that the journal has lost, as checkpoint and stream show.", f.JournalLost)
@@ -107,8 +110,9 @@ func (c publisherCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if r := stats.Remote; r != nil {
 		gauge("remote_connected", "1 if there is a connection to the remote NATS.", oneIf(r.Connected))
-		gauge("remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", float64(len(r.Misconfigured())), "fatal", "true")
-		gauge("remote_findings", "What the audit of the remote stream found, by whether it keeps events from being stored.", float64(len(r.Warnings())), "fatal", "false")
+		const findings = "Findings of the audit of the remote stream, by whether they keep events from being stored."
+		gauge("remote_findings", findings, float64(len(r.Misconfigured())), "fatal", "true")
+		gauge("remote_findings", findings, float64(len(r.Warnings())), "fatal", "false")
 		counter("remote_reconnects_total", "Reconnects to the remote NATS.", r.Reconnects)
 	}
 }

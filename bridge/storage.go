@@ -13,13 +13,13 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 )
 
-// openStorage opens the publisher and the quarantine. ctx bounds the opening only.
+// openStorage opens the publisher and the quarantine. They stay open after ctx has ended.
 func (b *Bridge) openStorage(ctx context.Context) error {
 	o, err := b.publisherOptions()
 	if err != nil {
 		return err
 	}
-	b.shutdown.add("quarantine", func(context.Context) error { // it takes what the publisher parks to the end
+	b.shutdown.add("quarantine", func(context.Context) error { // after the publisher, which parks events until it is closed
 		if q := b.quarantine.Load(); q != nil {
 			return q.Close()
 		}
@@ -54,8 +54,9 @@ func (b *Bridge) openStorage(ctx context.Context) error {
 func (b *Bridge) publisherOptions() (p publisher.Options, err error) {
 	o := b.opts
 	p = publisher.Options{
-		Dir: o.DataDir, Connect: o.NATS.Connect, Direct: o.Journal.Off, Stream: o.Stream, Durability: o.Journal.Durability, JournalMaxBytes: o.Journal.MaxBytes,
-		MaxPayload: o.Webhook.MaxBody, Tolerance: o.Tolerance, AcceptClock: o.Journal.AcceptClock, Logger: o.Logger, Tracer: o.Tracer, Sync: o.Sync,
+		Dir: o.DataDir, Connect: o.NATS.Connect, Direct: o.Journal.Off, Stream: o.Stream,
+		Durability: o.Journal.Durability, JournalMaxBytes: o.Journal.MaxBytes, AcceptClock: o.Journal.AcceptClock,
+		MaxPayload: o.Webhook.MaxBody, Tolerance: o.Tolerance, Logger: o.Logger, Tracer: o.Tracer, Sync: o.Sync,
 	}
 	if !o.Quarantine.Off {
 		p.Park = func(ctx context.Context, e publisher.Parked, reason string) error {
@@ -75,7 +76,9 @@ func (b *Bridge) publisherOptions() (p publisher.Options, err error) {
 	if o.NATS.Connect != nil {
 		return p, nil
 	}
-	p.Server = publisher.ServerOptions{Listen: o.NATS.Listen, Workers: b.settings.workers.Value, MaxConnections: o.NATS.MaxConnections, OnSampled: o.OnSampled}
+	p.Server = publisher.ServerOptions{
+		Listen: o.NATS.Listen, Workers: b.settings.workers.Value, MaxConnections: o.NATS.MaxConnections, OnSampled: o.OnSampled,
+	}
 	if o.NATS.Listen != "" {
 		p.Server.TLS, err = b.useCertificate("certificate of NATS", "nats", b.settings.nats, tls.RequireAndVerifyClientCert, nil)
 		if err != nil {
@@ -85,8 +88,8 @@ func (b *Bridge) publisherOptions() (p publisher.Options, err error) {
 	return p, nil
 }
 
-// openQuarantine opens the quarantine, which publishes what it releases, and stores
-// what cannot be published. Without a journal, nothing else locks the folder.
+// openQuarantine opens the quarantine. Without a journal, the quarantine locks the data
+// folder.
 func (b *Bridge) openQuarantine(ctx context.Context) error {
 	o := b.opts
 	if o.Quarantine.Off {
@@ -97,7 +100,8 @@ func (b *Bridge) openQuarantine(ctx context.Context) error {
 		window = b.Publisher().DuplicateWindow
 	}
 	q, err := quarantine.Open(quarantine.Options{
-		Dir: filepath.Join(o.DataDir, "quarantine"), Lock: o.Journal.Off, MaxBytes: o.Quarantine.MaxBytes, MaxAge: o.Quarantine.MaxAge, MaxBody: o.Quarantine.MaxBody,
+		Dir: filepath.Join(o.DataDir, "quarantine"), Lock: o.Journal.Off,
+		MaxBytes: o.Quarantine.MaxBytes, MaxAge: o.Quarantine.MaxAge, MaxBody: o.Quarantine.MaxBody,
 		Verifier: b.settings.verifier, Publisher: b.Publisher(), Decode: ingress.DecodeReleased, Tolerance: o.Tolerance, DedupeWindow: window,
 		Logger: o.Logger, Now: o.Now, Sync: o.Sync, SyncAll: o.Sync,
 	})
