@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -235,7 +234,7 @@ func TestGuide(t *testing.T) {
 	if err := os.Symlink(process.Binary(t), filepath.Join(bin, "jobbridge")); err != nil {
 		t.Fatal(err)
 	}
-	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "ADMIN=" + b.Admin, "WEBHOOK=" + b.Webhook, "NATS=" + b.NATS, "SECRET=" + secret, "DATA=" + filepath.Join(dir, "data"), fmt.Sprint("PID=", b.Cmd.Process.Pid)}
+	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "ADMIN=" + b.Admin, "SECRET=" + secret, "DATA=" + filepath.Join(dir, "data")}
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(read(t, "../../deployments/README.md"), -1)
 	if len(blocks) < 3 {
 		t.Fatal("the guide has no commands")
