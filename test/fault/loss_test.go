@@ -100,7 +100,7 @@ func TestJournalFolderDeleted(t *testing.T) {
 		}
 		t.Logf("the journal's folder deleted: %s", v)
 	}
-	b.AwaitLog(t, "another journal than before: forwarding begins at its first record")
+	b.AwaitLog(t, "the journal is another one than before: forwarding begins at its first record")
 	given := make(map[uint64]bool)
 	before.Each(func(_ string, a traffic.Answer) { given[a.Sequence] = true })
 	again := 0

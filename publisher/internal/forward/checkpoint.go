@@ -15,30 +15,26 @@ import (
 	"go.uber.org/zap"
 )
 
-// checkpoint is the content of forward.json: how far the journal is forwarded.
+// checkpoint is the content of forward.json. It says how far the journal is forwarded.
 type checkpoint struct {
 	// Target and Created identify the stream.
 	Target  string    `json:"target"`
 	Created time.Time `json:"created"`
-	// Journal is the journal's id. Everything up to Sequence is in the stream, or
-	// needs no forwarding.
+	// Journal is the journal's id. Every record up to Sequence is in the stream, or need not be forwarded.
 	Journal  string `json:"journal"`
 	Sequence uint64 `json:"sequence"`
 	// StreamSequence is the highest stream sequence that was acknowledged.
 	StreamSequence uint64 `json:"stream_sequence"`
-	// CompareAfter is a stream sequence below which no record behind Sequence is.
+	// CompareAfter is a stream sequence up to which the stream has no record after Sequence.
 	CompareAfter uint64 `json:"compare_after"`
-	// Refill tells that the stream had lost records, and that they have not all
-	// been published again. None of them is at or below RefillAfter.
+	// Refill means that the stream had lost records that have not all been published again. They are after RefillAfter.
 	Refill      bool   `json:"refill,omitempty"`
 	RefillAfter uint64 `json:"refill_after,omitempty"`
-	// Doubt tells that a sync of the target failed: what the stream has behind
-	// Sequence may not be on its disk.
+	// Doubt means that a sync of the target has failed, so that what the stream has after Sequence may not be on its disk.
 	Doubt bool `json:"doubt,omitempty"`
-	// Lost is the number of lost messages that the stream reported and that have
-	// been dealt with.
+	// Lost is the number of lost messages that the stream has reported and that a refill has handled.
 	Lost int `json:"lost,omitempty"`
-	// Written is the wall time of the write, a label.
+	// Written is the wall time of the write. It is a label only.
 	Written time.Time `json:"written"`
 }
 
@@ -48,11 +44,10 @@ const (
 	damagedName    = "forward.json.damaged"
 )
 
-// errDamaged is returned when forward.json cannot be understood.
+// errDamaged is returned when forward.json cannot be parsed.
 var errDamaged = errors.New("forward.json is damaged")
 
-// readCheckpoint returns the checkpoint in a folder, or nil if there is none. A
-// damaged file is renamed, and reported by errDamaged.
+// readCheckpoint returns the checkpoint in a folder, or nil if there is none. It renames a damaged file and returns errDamaged.
 func readCheckpoint(dir string) (*checkpoint, error) {
 	path := filepath.Join(dir, checkpointName)
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
@@ -79,14 +74,14 @@ func readCheckpoint(dir string) (*checkpoint, error) {
 	return &c, nil
 }
 
-// write replaces the checkpoint in a folder. It is durable on return.
+// write replaces the checkpoint in a folder. The new one is durable on return.
 func (c *checkpoint) write(dir string) error {
 	data, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
 	temporary := filepath.Join(dir, temporaryName)
-	_ = os.Remove(temporary) // what an interrupted write left, or a link that somebody put there
+	_ = os.Remove(temporary) // a file that an interrupted write left, or a link that somebody made
 	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -117,8 +112,8 @@ func (s *session) save(ctx context.Context, now time.Time) {
 		return
 	}
 	s.saveAt, s.unsaved = now.Add(s.f.timing.checkpoint), 0
-	asking := s.asking
-	s.asking = nil
+	asking := s.checkpointCalls
+	s.checkpointCalls = nil
 	c, ok := s.snapshot(now)
 	if !ok {
 		answerAll(asking, nil)
@@ -136,7 +131,7 @@ func (s *session) save(ctx context.Context, now time.Time) {
 	})
 }
 
-// saveNow writes the last checkpoint.
+// saveNow writes the last checkpoint of a session.
 func (s *session) saveNow(ctx context.Context) error {
 	now := time.Now()
 	c, ok := s.snapshot(now)
@@ -154,8 +149,7 @@ func answerAll(asking []chan error, err error) {
 	}
 }
 
-// snapshot returns the checkpoint that may be written after a sync of the target,
-// or false if it is the one that is written already.
+// snapshot returns the checkpoint that may be written after a sync of the target, or false if there is nothing new to write.
 func (s *session) snapshot(now time.Time) (checkpoint, bool) {
 	sequence, below := s.p.prefix()
 	c := checkpoint{
@@ -168,7 +162,7 @@ func (s *session) snapshot(now time.Time) (checkpoint, bool) {
 			return c, false
 		}
 		c.StreamSequence = max(c.StreamSequence, before.StreamSequence)
-		c.Doubt = before.Doubt && sequence < s.p.again
+		c.Doubt = before.Doubt && sequence < s.p.republish
 		c.Created, c.Written = before.Created, before.Written
 		if c == *before {
 			return c, false
@@ -178,7 +172,7 @@ func (s *session) snapshot(now time.Time) (checkpoint, bool) {
 	return c, true
 }
 
-// store makes durable what the stream has acknowledged, and then the checkpoint.
+// store syncs the target, and then writes the checkpoint.
 func (f *Forwarder) store(ctx context.Context, c checkpoint) error {
 	if err := f.opts.Target.Sync(ctx); err != nil {
 		return fmt.Errorf("%w: %w", errSync, err)
@@ -190,14 +184,14 @@ func (f *Forwarder) store(ctx context.Context, c checkpoint) error {
 	return nil
 }
 
-// saved handles the outcome of store.
+// saved handles the result of store.
 func (s *session) saved(c checkpoint, err error, now time.Time) {
 	f := s.f
 	if errors.Is(err, errSync) {
 		if f.saved == nil {
 			f.saved = &checkpoint{Target: c.Target, Created: c.Created, Journal: c.Journal, Sequence: s.plan.after, Written: now}
 		}
-		f.doubt()
+		f.recordDoubt()
 		s.end(err, now)
 		return
 	}
@@ -216,17 +210,17 @@ func (s *session) saved(c checkpoint, err error, now time.Time) {
 		s.endRefill()
 	}
 	f.saved = &c
-	for sequence := range f.settled {
+	for sequence := range f.finishedElsewhere {
 		if sequence <= c.Sequence {
-			delete(f.settled, sequence)
+			delete(f.finishedElsewhere, sequence)
 		}
 	}
 }
 
-// endRefill reports what a refill has brought back.
+// endRefill logs and counts what a refill has published again.
 func (s *session) endRefill() {
 	missing := s.plan.lost - min(s.plan.lost, s.refilled)
 	s.f.total.Missing += missing
-	s.f.log.Warn("the stream has again what the journal had of its lost events",
+	s.f.log.Warn("the lost events of the stream that the journal had are published again",
 		zap.Uint64("refilled", s.refilled), zap.Uint64("missing", missing), zap.Uint64("journal_begins", s.f.opts.Journal.First()))
 }

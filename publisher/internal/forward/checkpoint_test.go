@@ -17,9 +17,9 @@ func TestSnapshot(t *testing.T) {
 	base := checkpoint{Target: "embedded/JOBS", Created: created, Journal: "journal-1", Sequence: 5, StreamSequence: 9, CompareAfter: 7}
 	with := func(change func(c *checkpoint)) checkpoint { c := base; change(&c); return c }
 	for name, test := range map[string]struct {
-		before *checkpoint
-		again  uint64
-		want   *checkpoint // nil: nothing is written
+		before    *checkpoint
+		republish uint64
+		want      *checkpoint // nil: nothing is written
 	}{
 		"the first":   {nil, 0, ptr(with(func(c *checkpoint) { c.StreamSequence = 7 }))},
 		"nothing new": {&base, 0, nil},
@@ -41,7 +41,7 @@ func TestSnapshot(t *testing.T) {
 		s, _, _, now := newUnit(t)
 		s.plan.info.Created = created
 		s.p = newPipeline(testLimits, 5, 7, 0, func() float64 { return 1 })
-		s.p.again, s.f.saved = test.again, test.before
+		s.p.republish, s.f.saved = test.republish, test.before
 		got, ok := s.snapshot(now)
 		if ok != (test.want != nil) {
 			t.Errorf("%s: written %v: %+v", name, ok, got)
@@ -94,7 +94,8 @@ func TestCheckpointFile(t *testing.T) {
 	}
 	for field, spoil := range map[string]func(c *checkpoint){
 		"target": func(c *checkpoint) { c.Target = "" }, "journal": func(c *checkpoint) { c.Journal = "" },
-		"created": func(c *checkpoint) { c.Created = time.Time{} }, "": func(*checkpoint) {},
+		"created": func(c *checkpoint) { c.Created = time.Time{} }, "a possible sequence": func(c *checkpoint) { c.Sequence = maxSequence + 1 },
+		"": func(c *checkpoint) { c.Sequence = maxSequence },
 	} {
 		dir, bent := t.TempDir(), c
 		spoil(&bent)
@@ -156,15 +157,16 @@ func TestSaved(t *testing.T) {
 	s, _, r, now := newUnit(t)
 	f := s.f
 	c := checkpoint{Sequence: 5}
-	f.settled = map[uint64]struct{}{4: {}, 5: {}, 6: {}}
+	f.finishedElsewhere = map[uint64]struct{}{4: {}, 5: {}, 6: {}}
 	s.saved(c, errors.New("no space"), now)
-	if f.saved != nil || !f.unsaved || len(f.settled) != 3 || s.ended {
-		t.Errorf("it failed: saved %+v, settled %v", f.saved, f.settled)
+	if f.saved != nil || !f.unsaved || len(f.finishedElsewhere) != 3 || s.ended {
+		t.Errorf("it failed: saved %+v, settled %v", f.saved, f.finishedElsewhere)
 	}
 	s.plan.situation, s.plan.lost, s.refilled = gaps, 7, 3
 	s.saved(c, nil, now)
-	if _, ok := f.settled[6]; !ok || len(f.settled) != 1 || f.saved == nil || *f.saved != c || f.unsaved || f.total.Missing != 0 {
-		t.Errorf("saved %+v, settled %v, %d missing", f.saved, f.settled, f.total.Missing)
+	if _, ok := f.finishedElsewhere[6]; !ok || len(f.finishedElsewhere) != 1 || f.saved == nil || *f.saved != c || f.unsaved ||
+		f.total.Missing != 0 {
+		t.Errorf("saved %+v, settled %v, %d missing", f.saved, f.finishedElsewhere, f.total.Missing)
 	}
 	f.saved.Refill = true
 	s.saved(c, nil, now)
@@ -178,7 +180,7 @@ func TestSaved(t *testing.T) {
 	}
 	f.saved.Refill, s.plan.situation, s.refilled = true, unchanged, 0
 	s.saved(c, nil, now)
-	if f.total.Missing != 4 || r.logged("the stream has again what the journal had of its lost events") != 2 {
+	if f.total.Missing != 4 || r.logged("the lost events of the stream that the journal had are published again") != 2 {
 		t.Errorf("no refill: %d missing", f.total.Missing)
 	}
 	for name, before := range map[string]*checkpoint{"the first": nil, "a later": {Sequence: 2}} {

@@ -1,23 +1,19 @@
-// Package forward publishes the journal to one JetStream stream, in this process
-// or remote.
+// Package forward publishes the journal to one JetStream stream, in this process or remote.
 //
-// It promises that every record of the journal reaches the stream once, in the
-// journal's order for each job, however often either side ends in between; that
-// it gives up no record; and that a record which the stream will never take is
-// handed to the quarantine and delays only its own job. A plain subscriber sees
-// an event a second time only after a crash or an unanswered publish.
+// It promises that every record of the journal is in the stream once, and that the records of each job are published in the
+// journal's order, however often either side stops. It gives up no record. A record that the stream can never accept is stored in
+// the quarantine, and delays only the records of its own job. A plain subscriber receives an event twice only after a crash or an
+// unanswered publish.
 //
-// The order of events is the order of sequences, never that of a clock. What the
-// stream has is proven by reading it, because an acknowledgement that was lost
-// and a duplicate window that has ended prove nothing:
+// Records are ordered by their sequences, and not by a clock. To find out what the stream has, the package reads the stream,
+// because an acknowledgement can be lost and the duplicate window can end.
 //
-//	state.go       what is published next, and what each answer means; no I/O
-//	session.go     the loop around it; publish.go: publishes and answers; watch.go: connection and stream
-//	resume.go      what is published after a start, a restart or a loss; situation.go, scan.go
-//	checkpoint.go  forward.json: how far the journal is forwarded
+//	state.go       decides what is published next and what each answer means; without I/O
+//	session.go     the loop around it; publish.go has publishes and answers, watch.go the connection and the stream
+//	resume.go      decides what is published after a start, a restart or a loss; with situation.go and scan.go
+//	checkpoint.go  forward.json, which says how far the journal is forwarded
 //
-// It leaves storing the event to package journal, and the connection and the
-// stream to packages embedded and remote.
+// It leaves storing events to package journal, and the connection and the stream to packages embedded and remote.
 package forward
 
 import (
@@ -34,50 +30,45 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Options configures a [Forwarder]. Dir, Journal, Target, Park and Conflict are
-// needed.
+// Options configures a [Forwarder]. Dir, Journal, Target, Park and Conflict are required.
 type Options struct {
 	// Dir is the folder of forward.json.
 	Dir     string
 	Journal Journal
 	Target  Target
-	// Park hands a record to the quarantine because the target will never accept
-	// it. The record is durable there on return. After a crash the same record can
-	// be handed over again.
+	// Park stores a record in the quarantine, because the target can never accept it. The record must be durable on return. After a
+	// crash, Park can be called again for the same record.
 	Park func(ctx context.Context, r Record, reason string) error
-	// Conflict returns the subject of a record whose message id stands for another
-	// event.
+	// Conflict returns the conflict subject of a record, for a record whose message id belongs to another event in the stream.
 	Conflict func(Record) string
-	// Retention is how long the stream holds an event; older ones are not published
-	// again after a loss. Zero means without limit.
+	// Retention is how long the stream keeps an event. Older events are not published again after a loss. 0 means without limit.
 	Retention time.Duration
-	// OnState is called when the state changes. It must not block. It may be nil.
-	OnState func(State)
-	// Tracer makes spans of the first attempt and the successful one; nil means
-	// none.
+	// Tracer receives a span for the first attempt of each record and for the successful one. nil means none.
 	Tracer trace.TracerProvider
 	// Logger may be nil.
 	Logger *zap.Logger
 
-	timing *timing // of tests; nil means defaults
-	limits *limits
+	// The following options are for tests. nil means the defaults.
+	timing  *timing
+	limits  *limits
+	onState func(State) // is called when the state changes
 }
 
-// timing holds the times that tests shorten.
+// timing contains the times that tests change.
 type timing struct {
-	timeout    time.Duration // of one attempt and of one request
-	connect    time.Duration // after which a connection counts as down
+	timeout    time.Duration // of one attempt to publish and of one request
+	connect    time.Duration // without a connection, until the target counts as down
 	checkpoint time.Duration // between two checkpoints
-	look       time.Duration // between two looks at the stream
-	confirm    time.Duration // until a loss at a remote is believed
-	check      time.Duration // between two looks at the health of an embedded store
+	inspect    time.Duration // between two inspections of the stream
+	confirm    time.Duration // between the first and the second sign of a loss in a remote stream
+	health     time.Duration // between two health checks of an embedded store
 	silence    time.Duration // without an answer, until an embedded store counts as failed
 	summary    time.Duration // between two summaries in the log
 }
 
 var defaultTiming = timing{
-	timeout: 2 * time.Second, connect: 2 * time.Second, checkpoint: 5 * time.Second, look: time.Minute,
-	confirm: 10 * time.Second, check: time.Second, silence: 5 * time.Second, summary: time.Minute,
+	timeout: 2 * time.Second, connect: 2 * time.Second, checkpoint: 5 * time.Second, inspect: time.Minute,
+	confirm: 10 * time.Second, health: time.Second, silence: 5 * time.Second, summary: time.Minute,
 }
 
 const (
@@ -88,34 +79,33 @@ const (
 
 // Forwarder publishes the journal to one stream.
 type Forwarder struct {
-	opts   Options
-	log    *zap.Logger
-	id     string // of the journal
-	timing timing
-	limits limits
-	spans  *spans
-	lines  *rate.Limiter // of state changes in the log
+	opts       Options
+	log        *zap.Logger
+	id         string // of the journal
+	timing     timing
+	limits     limits
+	spans      *spans
+	stateLines *rate.Limiter // limits the state changes in the log
 
-	// Of the goroutine in Run.
-	saved    *checkpoint         // what forward.json says
-	settled  map[uint64]struct{} // finished records behind saved that the stream does not have
-	header   nats.Header         // of the message that is published now
-	restarts int                 // restarts of the store since the last acknowledgement
-	total    Counters
-	prepared *plan // by Prepare
-	running  bool
-	skipped  uint64 // the highest sequence that the journal is known to have lost
-	// The journal has no record behind holeAfter up to holeEnd: it was made to
-	// continue above.
+	// Only the goroutine of Run uses the following fields.
+	saved             *checkpoint         // the content of forward.json
+	finishedElsewhere map[uint64]struct{} // records after saved that are finished but not in the stream
+	header            nats.Header         // of the message that is being published
+	restarts          int                 // restarts of the store since the last acknowledgement
+	total             Counters
+	prepared          *plan // what Prepare decided
+	running           bool
+	skipped           uint64 // the highest sequence that the journal is known to have lost
+	// The journal has no record after holeAfter up to holeEnd, because Skip made it continue above.
 	holeAfter, holeEnd uint64
-	// A stale outcome was compared at this time, when this was the prefix.
+	// The last comparison because of a stale record was at this time, with this prefix.
 	compared   time.Time
 	comparedAt uint64
-	unsaved    bool // the last checkpoint could not be written
+	unsaved    bool // the last write of a checkpoint failed
 
-	saves chan chan error // requests of Checkpoint
+	checkpoints chan chan error // calls of Checkpoint
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	stats    Stats
 	last     uint64    // highest sequence that was read
 	open     uint64    // records up to last without an outcome
@@ -131,12 +121,12 @@ type waiter struct {
 	done    chan struct{}
 }
 
-// errSync is returned by Run when the target could not make durable what it has
-// acknowledged. Nothing behind the checkpoint is trusted then.
+// errSync is returned by Run when the target could not make durable what it has acknowledged. What the stream has after the
+// checkpoint does not count then.
 var errSync = errors.New("sync of the stream failed")
 
-// New returns a Forwarder that continues where forward.json ends. If the journal
-// has lost records that forward.json names, New makes it continue above them.
+// New returns a Forwarder that continues after the checkpoint in forward.json. If the journal has lost records up to that
+// checkpoint, New makes the journal continue above them.
 func New(o Options) (*Forwarder, error) {
 	switch {
 	case o.Dir == "":
@@ -151,10 +141,10 @@ func New(o Options) (*Forwarder, error) {
 		return nil, errors.New("forward: Options.Conflict is nil")
 	}
 	f := &Forwarder{
-		opts: o, log: o.Logger, id: o.Journal.ID(), spans: newSpans(o.Tracer), saves: make(chan chan error),
-		settled: make(map[uint64]struct{}), header: make(nats.Header),
-		lines:  rate.NewLimiter(rate.Every(2*time.Minute), 8),
-		timing: defaultTiming, limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: defaultTiming.timeout},
+		opts: o, log: o.Logger, id: o.Journal.ID(), spans: newSpans(o.Tracer), checkpoints: make(chan chan error),
+		finishedElsewhere: make(map[uint64]struct{}), header: make(nats.Header),
+		stateLines: rate.NewLimiter(rate.Every(2*time.Minute), 8),
+		timing:     defaultTiming, limits: limits{window: 1024, side: 8192, sideBytes: 64 << 20, timeout: defaultTiming.timeout},
 	}
 	if o.timing != nil {
 		f.timing = *o.timing
@@ -174,7 +164,7 @@ func New(o Options) (*Forwarder, error) {
 	}
 	f.skip(f.acknowledged(), 0)
 	if f.saved != nil && f.saved.Journal != f.id && o.Journal.Durable() == 0 {
-		f.skip(f.saved.Sequence, 0) // a new journal: no sequence is assigned twice
+		f.skip(f.saved.Sequence, 0) // the journal is new, and must not assign a sequence twice
 	}
 	if f.saved != nil && f.saved.Target == o.Target.Name() {
 		f.prefix = f.acknowledged()
@@ -184,10 +174,9 @@ func New(o Options) (*Forwarder, error) {
 	return f, nil
 }
 
-// Prepare compares the target with the journal before the first append, so that a
-// journal which has lost records continues above every sequence that the stream
-// knows. It returns an error if the target does not answer until ctx ends: Run
-// compares then. A sync that fails is reported by Run too.
+// Prepare compares the target with the journal. It must be called before the first append, so that a journal that has lost records
+// continues above every sequence in the stream. It returns an error if the target does not answer until ctx ends. Then Run does
+// the comparison. Run also reports a sync that fails.
 func (f *Forwarder) Prepare(ctx context.Context) error {
 	p, err := f.resume(ctx)
 	if err != nil {
@@ -197,10 +186,8 @@ func (f *Forwarder) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// Run forwards until ctx ends, and then waits for the answers to what is in
-// flight. An error means that the process should end: the embedded target could
-// not be synced, its store failed again after three restarts, or the journal
-// cannot be read.
+// Run forwards until ctx ends, and then waits for the answers to what is in flight. It returns an error if the process should end:
+// the embedded target could not be synced, its store failed again after three restarts, or the journal cannot be read.
 func (f *Forwarder) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -232,7 +219,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	}
 }
 
-// next returns what Prepare decided, once, and then what resume decides.
+// next returns the plan of Prepare the first time, and then the plans of resume.
 func (f *Forwarder) next(ctx context.Context) (plan, error) {
 	if p := f.prepared; p != nil {
 		f.prepared = nil
@@ -257,23 +244,22 @@ func (f *Forwarder) restart(ctx context.Context, cause error) error {
 		}
 		cause = fmt.Errorf("%w: restart: %w", errFailedStore, err)
 		if sleep(ctx, f.pause(f.restarts)) != nil {
-			return nil //nolint:nilerr // Run was told to end
+			return nil //nolint:nilerr // ctx has ended, and so does Run
 		}
 	}
 }
 
-// pause returns how long to wait after the n-th failure in a row.
+// pause returns how long to wait after the n-th failure in succession.
 func (f *Forwarder) pause(n int) time.Duration {
 	return (&pipeline{jitter: rand.Float64}).pause(n, maxProbe)
 }
 
-// Checkpoint writes forward.json now, so that the journal can delete what is
-// forwarded. It does not wait for records that are not. While there is no target to
-// compare the journal with, it waits until ctx ends.
+// Checkpoint writes forward.json now, so that the journal can delete what is forwarded. It does not wait for other records. While
+// the target cannot be compared with the journal, it waits until ctx ends.
 func (f *Forwarder) Checkpoint(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
-	case f.saves <- done:
+	case f.checkpoints <- done:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -285,12 +271,10 @@ func (f *Forwarder) Checkpoint(ctx context.Context) error {
 	}
 }
 
-// Drain returns when everything that is durable now has been forwarded, or with
-// ctx's error.
+// Drain waits until every record that is durable now has been forwarded. If ctx ends before, it returns an error.
 func (f *Forwarder) Drain(ctx context.Context) error { return f.Wait(ctx, f.opts.Journal.Durable()) }
 
-// Wait returns when every record up to the sequence through has been forwarded, or
-// with ctx's error.
+// Wait waits until every record up to the sequence through has been forwarded. If ctx ends before, it returns an error.
 func (f *Forwarder) Wait(ctx context.Context, through uint64) error {
 	w := waiter{through, make(chan struct{})}
 	f.mu.Lock()

@@ -274,7 +274,7 @@ func TestQuarantineFails(t *testing.T) {
 	if s := r.f.Stats(); s.Checkpoint != 302 || s.Parked != 1 {
 		t.Errorf("stats %+v", s)
 	}
-	if n := r.logged("an event that the stream will never accept cannot be quarantined: it is tried again"); n != 1 {
+	if n := r.logged("an event that the stream can never accept cannot be moved to the quarantine: it is tried again"); n != 1 {
 		t.Errorf("said %d times", n)
 	}
 	r.has(r.journal.records[1:])
@@ -424,7 +424,8 @@ func TestPlainAck(t *testing.T) {
 // TestOrigin shows which journal and sequence a message names.
 func TestOrigin(t *testing.T) {
 	t.Parallel()
-	for sequence, want := range map[string]uint64{"7": 7, "": 0, "7x": 0, "-7": 0, "4611686018427387904": 1 << 62, "4611686018427387905": 0, "18446744073709551615": 0} {
+	for sequence, want := range map[string]uint64{"7": 7, "": 0, "7x": 0, "-7": 0, "4611686018427387904": 1 << 62,
+		"4611686018427387905": 0, "18446744073709551615": 0} {
 		m := nats.NewMsg("job.x")
 		m.Header.Set(event.JournalHeader, "journal-1")
 		m.Header.Set(event.SequenceHeader, sequence)

@@ -363,8 +363,8 @@ func freePort(t testing.TB) int {
 // fast are times for tests: what never happens in them takes an hour.
 func fast() timing {
 	return timing{
-		timeout: 2 * time.Second, connect: 50 * time.Millisecond, checkpoint: time.Hour, look: time.Hour,
-		confirm: 20 * time.Millisecond, check: 20 * time.Millisecond, silence: 5 * time.Second, summary: time.Hour,
+		timeout: 2 * time.Second, connect: 50 * time.Millisecond, checkpoint: time.Hour, inspect: time.Hour,
+		confirm: 20 * time.Millisecond, health: 20 * time.Millisecond, silence: 5 * time.Second, summary: time.Hour,
 	}
 }
 
@@ -392,7 +392,7 @@ func newRig(t testing.TB, g *target, change ...func(*Options)) *rig {
 		Dir: t.TempDir(), Journal: r.journal, Target: g, timing: &times, Logger: zap.New(core),
 		Conflict: func(r Record) string { return "job.conflict" },
 		Park:     func(_ context.Context, record Record, _ string) error { r.parked <- record; return nil },
-		OnState:  func(s State) { r.states <- s },
+		onState:  func(s State) { r.states <- s },
 	}
 	for _, c := range change {
 		c(&r.opts)

@@ -18,8 +18,7 @@ const (
 	conflictToken        = "c"
 )
 
-// message returns the message that the record is published as. Its header is used
-// again for the next message.
+// message returns the message for a record. The next call changes the header of the message.
 func (f *Forwarder) message(i *item) *nats.Msg {
 	h := f.header
 	clear(h)
@@ -28,7 +27,7 @@ func (f *Forwarder) message(i *item) *nats.Msg {
 	if i.conflict {
 		subject, id = f.opts.Conflict(i.Record), event.DigestID(i.Digest)
 	}
-	// One backing array for the four values: this is done for every event.
+	// The four values share one backing array, because this runs for every event.
 	values := [...]string{id, f.opts.Target.Stream(), f.id, strconv.FormatUint(i.Sequence, 10)}
 	h[event.MessageIDHeader] = values[0:1:1]
 	h[expectedStreamHeader] = values[1:2:2]
@@ -37,7 +36,7 @@ func (f *Forwarder) message(i *item) *nats.Msg {
 	return &nats.Msg{Subject: subject, Header: h, Data: i.Payload}
 }
 
-// replySubject returns where the answer to a publish is expected.
+// replySubject returns the subject for the answer to a publish.
 func replySubject(inbox string, sequence uint64, conflict bool) string {
 	n := strconv.FormatUint(sequence, 10)
 	if conflict {
@@ -65,15 +64,14 @@ type pubAck struct {
 	} `json:"error"`
 }
 
-// parseAck returns the content of an answer. The error has a class of package
-// event.
+// parseAck parses an answer. An error wraps one of the classes of package event.
 func parseAck(data []byte, stream string) (pubAck, error) {
 	if sequence, ok := parsePlainAck(data, stream); ok {
 		return pubAck{Stream: stream, Sequence: sequence}, nil
 	}
 	var a pubAck
 	if err := json.Unmarshal(data, &a); err != nil {
-		return a, fmt.Errorf("%w: the answer to a publish is no PubAck", event.ErrMisconfigured)
+		return a, fmt.Errorf("%w: the answer to a publish is not a PubAck", event.ErrMisconfigured)
 	}
 	if a.Error != nil {
 		return a, fmt.Errorf("%w: %s (%d)", event.ClassOfCode(a.Error.Code, a.Error.Description), a.Error.Description, a.Error.Code)
@@ -85,8 +83,8 @@ func parseAck(data []byte, stream string) (pubAck, error) {
 	return a, nil
 }
 
-// parsePlainAck reads the answer that nearly every publish gets, 2 µs faster than
-// encoding/json: {"stream":"JOBS", "seq":42}, with or without the space.
+// parsePlainAck parses the answer to nearly every publish, {"stream":"JOBS", "seq":42} with or without the space, 2 µs faster than
+// encoding/json.
 func parsePlainAck(data []byte, stream string) (sequence uint64, ok bool) {
 	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
 	if !ok || len(rest) < len(stream) || string(rest[:len(stream)]) != stream {
@@ -105,12 +103,11 @@ func parsePlainAck(data []byte, stream string) (sequence uint64, ok bool) {
 	return sequence, err == nil && sequence > 0
 }
 
-// maxSequence is the highest journal sequence that the forwarder accepts from the
-// stream. Every client that may publish to the stream can write any sequence, and
-// the journal continues above the highest accepted one.
+// maxSequence is the highest journal sequence that the forwarder accepts from the stream. Every client that may publish to the
+// stream can write every sequence, and the journal continues above the highest accepted one.
 const maxSequence = 1 << 62
 
-// origin returns the journal and the sequence that a message of the stream names.
+// origin returns the journal and the sequence in the header of a message.
 func origin(m *nats.Msg) (journal string, sequence uint64) {
 	sequence, err := strconv.ParseUint(m.Header.Get(event.SequenceHeader), 10, 64)
 	if err != nil || sequence > maxSequence {

@@ -13,15 +13,15 @@ import (
 	"go.uber.org/zap"
 )
 
-// publish sends what may be sent.
+// publish publishes the records that may be published now.
 func (s *session) publish(ctx context.Context, now time.Time) {
 	for {
 		i := s.p.head()
 		if i == nil || s.p.stopped() {
 			return
 		}
-		// The stream may have the record, and may forget its message id before this attempt
-		// arrives there: the connection can be stalled.
+		// The stream may have the record, and may forget its message id before this attempt arrives, because the connection can be
+		// stalled.
 		if age := s.plan.info.Duplicates / 2; age > 0 && i.stale(now, age) {
 			s.compareAgain(now)
 		}
@@ -46,14 +46,13 @@ func (s *session) publish(ctx context.Context, now time.Time) {
 		case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrBadHeaderMsg):
 			s.refuse(i.Sequence, i.conflict, fmt.Errorf("%w: %w", event.ErrTooLarge, err), now)
 		default:
-			s.lose(ctx, err.Error(), now)
+			s.connectionLost(ctx, err.Error(), now)
 			return
 		}
 	}
 }
 
-// makeRoom asks an embedded target for room, for several records at once if it
-// has that much.
+// makeRoom makes room in an embedded target for i, and for more records if possible. It reports whether there is room for i.
 func (s *session) makeRoom(ctx context.Context, i *item, now time.Time) bool {
 	if s.room >= i.size() {
 		return true
@@ -66,23 +65,22 @@ func (s *session) makeRoom(ctx context.Context, i *item, now time.Time) bool {
 		several = min(several, limit/64)
 	}
 	for _, bytes := range []int64{max(several, i.size()), i.size()} {
-		if err = s.target.Room(ctx, s.p.flying+s.p.ahead(bytes)+bytes, s.f.trimmable()); err == nil {
+		if err = s.target.Room(ctx, s.p.bytesInFlight+s.p.reservedBytes(bytes)+bytes, s.f.trimmable()); err == nil {
 			s.room = bytes
 			return true
 		}
 	}
-	if s.unsaved > 0 { // a checkpoint allows the target to trim more
+	if s.unsaved > 0 { // after a checkpoint, the target may trim more
 		s.saveAt = now
 	}
-	if s.p.counts[inFlight] == 0 { // else an answer may end the need for room
+	if s.p.counts[inFlight] == 0 { // otherwise an answer may come first, and free room
 		state := stateOf(err)
 		s.p.stop(state.Kind, state.Reason, now)
 	}
 	return false
 }
 
-// trimmable returns the stream sequence up to which the stream's events are
-// never compared again.
+// trimmable returns the stream sequence up to which events are not compared again, so that they may be trimmed.
 func (f *Forwarder) trimmable() uint64 {
 	if f.saved == nil || f.saved.Refill || f.saved.Target != f.opts.Target.Name() || f.saved.Journal != f.id {
 		return 0
@@ -96,8 +94,8 @@ func (s *session) answer(m *nats.Msg, now time.Time) {
 	if !ok {
 		return
 	}
-	// Workers see the reply subject of an event, and can have a consumer deliver there.
-	// A delivery has a header, an answer of the stream has none.
+	// Workers can read the reply subject of an event, and make a consumer that delivers to it. A delivery has a header. An answer of the
+	// stream has none.
 	if m.Header != nil {
 		if len(m.Data) == 0 && m.Header.Get(statusHeader) == noResponders {
 			s.p.unserved(sequence, conflict, now)
@@ -110,7 +108,7 @@ func (s *session) answer(m *nats.Msg, now time.Time) {
 		s.refuse(sequence, conflict, err, now)
 		return
 	}
-	if !ack.Duplicate { // a failed store recognizes duplicates too
+	if !ack.Duplicate { // a failed store also answers duplicates
 		s.f.restarts = 0
 	}
 	if i, done := s.p.acknowledged(sequence, conflict, ack.Sequence, ack.Duplicate, now); done {
@@ -118,7 +116,7 @@ func (s *session) answer(m *nats.Msg, now time.Time) {
 	}
 }
 
-// refuse handles an error that was answered, or found by the client library.
+// refuse handles an error from the stream or the client library.
 func (s *session) refuse(sequence uint64, conflict bool, err error, now time.Time) {
 	if i := s.p.refused(sequence, conflict, err, err.Error(), now); i != nil {
 		s.f.spans.fail(i, err.Error())
@@ -139,7 +137,7 @@ func (s *session) finish(i *item, now time.Time) {
 	s.f.spans.finish(i, now)
 }
 
-// readBack reads the message that a duplicate answer named.
+// readBack reads the message that a duplicate answer named, and compares it with the record.
 func (s *session) readBack(ctx context.Context, i *item) {
 	record, found := i.Record, i.found
 	s.async(ctx, func() func(time.Time) {
@@ -151,7 +149,7 @@ func (s *session) readBack(ctx context.Context, i *item) {
 		v, foreign := unread, false
 		switch {
 		case errors.Is(err, jetstream.ErrMsgNotFound):
-			v = gone
+			v = missing
 		case errors.Is(err, nats.ErrPermissionViolation):
 			v = other
 		case err == nil && bytes.Equal(m.Data, record.Payload):
@@ -162,9 +160,9 @@ func (s *session) readBack(ctx context.Context, i *item) {
 			v = other
 		}
 		return func(now time.Time) {
-			if s.p.settled(i, v, now) {
+			if s.p.readBack(i, v, now) {
 				if foreign {
-					s.f.settled[i.Sequence] = struct{}{}
+					s.f.finishedElsewhere[i.Sequence] = struct{}{}
 				}
 				s.finish(i, now)
 			}
@@ -172,7 +170,7 @@ func (s *session) readBack(ctx context.Context, i *item) {
 	})
 }
 
-// parkRecord hands a record to the quarantine.
+// parkRecord stores a record in the quarantine.
 func (s *session) parkRecord(ctx context.Context, i *item) {
 	record, reason := i.Record, i.reason
 	s.async(ctx, func() func(time.Time) {
@@ -181,11 +179,11 @@ func (s *session) parkRecord(ctx context.Context, i *item) {
 			switch {
 			case s.p.parked(i, err, now):
 				s.f.total.Parked++
-				s.f.settled[i.Sequence] = struct{}{}
-				s.f.log.Error("event moved to the quarantine: the stream will never accept it",
+				s.f.finishedElsewhere[i.Sequence] = struct{}{}
+				s.f.log.Error("event moved to the quarantine, because the stream can never accept it",
 					zap.Uint64("sequence", i.Sequence), zap.String("id", i.ID), zap.String("reason", reason))
 			case err != nil && i.failures == 1:
-				s.f.log.Error("an event that the stream will never accept cannot be quarantined: it is tried again",
+				s.f.log.Error("an event that the stream can never accept cannot be moved to the quarantine: it is tried again",
 					zap.Uint64("sequence", i.Sequence), zap.String("id", i.ID), zap.Error(err))
 			}
 		}

@@ -38,7 +38,7 @@ func TestMakeRoom(t *testing.T) {
 			}
 			return nil
 		}
-		s.room, s.plan.info.MaxBytes, s.unsaved, s.p.flying = test.room, test.bound, test.unsaved, 100
+		s.room, s.plan.info.MaxBytes, s.unsaved, s.p.bytesInFlight = test.room, test.bound, test.unsaved, 100
 		i := &item{Record: Record{Payload: make([]byte, 300)}}
 		ok := s.makeRoom(t.Context(), i, now)
 		if ok != (test.want >= 0) || ok && s.room != test.want || fmt.Sprint(asked) != test.asked {

@@ -12,22 +12,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// plan is what resume decided: where the journal is read from, and what of it is
-// not published.
+// plan says from where the journal is read, and which of its records are not published.
 type plan struct {
 	situation situation
 	info      Info
-	after     uint64                       // the journal is read behind this sequence
-	below     uint64                       // no copy of a record behind after is at or below this stream sequence
-	refill    uint64                       // records up to this one were acknowledged once; only lost ones are published
-	trimmed   uint64                       // records up to this one are not refilled: they have left the stream on purpose
+	after     uint64                       // the journal is read after this sequence
+	below     uint64                       // the stream has no copy of a record after that up to this stream sequence
+	refill    uint64                       // the records up to this one were acknowledged before; only lost ones are published
+	trimmed   uint64                       // the records up to this one were removed from the stream on purpose, and are not published
 	lost      uint64                       // how many messages the stream has lost, if that is known
-	highest   uint64                       // highest record that the stream has
-	present   map[uint64][sha256.Size]byte // digest of the records that the stream has
+	highest   uint64                       // highest sequence in the stream
+	present   map[uint64][sha256.Size]byte // digests of the records in the stream
 }
 
-// resume waits for the target and compares it with checkpoint and journal. It
-// returns an error if ctx ends or the target's files cannot be synced.
+// resume waits for the target and compares it with the checkpoint and the journal. It returns an error if ctx ends or the target's
+// files cannot be synced.
 func (f *Forwarder) resume(ctx context.Context) (plan, error) {
 	for failures := 1; ; failures++ {
 		p, err := f.tryResume(ctx)
@@ -52,7 +51,7 @@ func (f *Forwarder) tryResume(ctx context.Context) (plan, error) {
 		f.setState(State{Comparing, "the stream is compared with the journal"})
 	}
 	if err := f.opts.Target.SyncAll(ctx); err != nil {
-		f.doubt()
+		f.recordDoubt()
 		return plan{}, fmt.Errorf("%w: %w", errSync, err)
 	}
 	info, err := f.info(ctx)
@@ -61,7 +60,7 @@ func (f *Forwarder) tryResume(ctx context.Context) (plan, error) {
 	}
 	s := f.saved.compare(f.opts.Target.Name(), f.id, info)
 	if s.lost() && s != unfinished && !f.opts.Target.Exact() {
-		// A leader that has just been elected may be behind for a moment.
+		// A new leader may be behind for a moment.
 		if err := sleep(ctx, f.timing.confirm); err != nil {
 			return plan{}, err
 		}
@@ -73,7 +72,7 @@ func (f *Forwarder) tryResume(ctx context.Context) (plan, error) {
 	return f.plan(ctx, s, info)
 }
 
-// plan decides what is read and published in a situation.
+// plan decides what is read and what is published in a situation.
 func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, error) {
 	journal, exact := f.opts.Journal, f.opts.Target.Exact()
 	p := plan{situation: s, info: info, after: max(journal.First(), 1) - 1}
@@ -81,13 +80,13 @@ func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, err
 	switch {
 	case s == unchanged || s == doubtful:
 		p.after, p.below, from = f.saved.Sequence, f.saved.CompareAfter, f.saved.CompareAfter
-		if !exact { // others may have published millions since
+		if !exact { // others may have published millions of messages since
 			to = min(to, f.saved.StreamSequence+remoteCompare)
 		}
 	case s == otherJournal && f.saved.Created.Equal(info.Created):
 		from = f.saved.CompareAfter
 	case s == fresh && !exact && journal.Durable() == 0:
-		from = to // nothing of this journal can be there
+		from = to // the stream has no record of this journal
 	case s.lost():
 		p.refill = f.saved.Sequence
 	}
@@ -97,7 +96,7 @@ func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, err
 	if s == gaps {
 		p.lost = uint64(len(info.Lost) - f.saved.Lost)
 	}
-	f.announce(ctx, p)
+	f.logSituation(ctx, p)
 	found, err := f.scan(ctx, max(from+1, info.FirstSeq), to)
 	if err != nil {
 		return p, err
@@ -106,13 +105,13 @@ func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, err
 		p.present, p.highest = found.sequences, found.highest
 	}
 	if s == fresh || s == otherTarget {
-		p.refill = found.highest // what left the stream because of its age is not published again
+		p.refill = found.highest // records that expired in the stream are not published again
 	}
 	switch {
 	case s == unfinished:
 		p.trimmed = f.saved.RefillAfter
 	case p.lost > 0:
-		if p.trimmed, err = f.newest(ctx, p); err != nil {
+		if p.trimmed, err = f.newestAbsent(ctx, p); err != nil {
 			return p, err
 		}
 	case info.FirstSeq > 1:
@@ -125,15 +124,15 @@ func (f *Forwarder) plan(ctx context.Context, s situation, info Info) (plan, err
 	return p, nil
 }
 
-// newest returns the sequence above which the newest p.lost records are that the
-// stream does not have. Older ones were not lost: they have been trimmed.
-func (f *Forwarder) newest(ctx context.Context, p plan) (uint64, error) {
+// newestAbsent returns the sequence after which there are the newest p.lost records that are absent from the stream. Older absent
+// records were not lost but trimmed.
+func (f *Forwarder) newestAbsent(ctx context.Context, p plan) (uint64, error) {
 	var absent []uint64
 	reader := f.opts.Journal.NewReader(p.after)
 	for n := p.after; n < min(p.refill, f.opts.Journal.Durable()); {
 		r, err := nextSoon(ctx, reader)
 		if errors.Is(err, context.DeadlineExceeded) {
-			break // the rest was skipped or is damaged
+			break // the other records were skipped or are damaged
 		}
 		if err != nil {
 			return 0, fmt.Errorf("read the journal: %w", err)
@@ -148,14 +147,14 @@ func (f *Forwarder) newest(ctx context.Context, p plan) (uint64, error) {
 	return absent[uint64(len(absent))-p.lost-1], nil
 }
 
-// has reports whether the stream has the record. Another event can have the same
-// sequence if the journal has lost its end.
+// has reports whether the stream has the record. If the journal has lost its end, another event in the stream can have the same
+// sequence.
 func (p *plan) has(r *Record) bool {
 	digest, ok := p.present[r.Sequence]
 	return ok && digest == r.Digest
 }
 
-// markRefill writes down that a refill has begun.
+// markRefill writes a checkpoint that says that a refill has begun.
 func (f *Forwarder) markRefill(p plan) error {
 	c := *f.saved
 	c.Created, c.StreamSequence, c.Lost = p.info.Created, p.info.LastSeq, len(p.info.Lost)
@@ -167,9 +166,8 @@ func (f *Forwarder) markRefill(p plan) error {
 	return nil
 }
 
-// doubt writes down, if that is possible, that what the stream has behind the
-// checkpoint may not be on its disk.
-func (f *Forwarder) doubt() {
+// recordDoubt writes a checkpoint, if possible, that says that what the stream has after the checkpoint may not be on its disk.
+func (f *Forwarder) recordDoubt() {
 	f.mu.Lock()
 	f.stats.Frozen = true
 	f.mu.Unlock()
@@ -185,8 +183,8 @@ func (f *Forwarder) doubt() {
 
 const shortWindow = "the stream's duplicate window is shorter than the journal: an event that cannot be compared may be stored twice"
 
-// announce reports the situation.
-func (f *Forwarder) announce(ctx context.Context, p plan) {
+// logSituation logs the situation.
+func (f *Forwarder) logSituation(ctx context.Context, p plan) {
 	level := zap.InfoLevel
 	switch {
 	case p.situation.lost(), p.situation == doubtful:
@@ -209,8 +207,7 @@ func (f *Forwarder) announce(ctx context.Context, p plan) {
 	}
 }
 
-// acknowledged returns the highest sequence of this journal that the checkpoint
-// names.
+// acknowledged returns the sequence in the checkpoint, or 0 if the checkpoint is of another journal.
 func (f *Forwarder) acknowledged() uint64 {
 	if f.saved == nil || f.saved.Journal != f.id {
 		return 0
@@ -218,9 +215,8 @@ func (f *Forwarder) acknowledged() uint64 {
 	return f.saved.Sequence
 }
 
-// skip makes the journal continue above a sequence that it has assigned before
-// and has lost. Once Run has begun, the journal may have assigned it again: then
-// only the loss is reported.
+// skip makes the journal continue above a sequence that it has assigned before and has lost. After Run has begun, it only reports
+// the loss, because the journal may have assigned the sequence again.
 func (f *Forwarder) skip(above, inStream uint64) {
 	durable := f.opts.Journal.Durable()
 	if above <= max(durable, f.skipped) {
@@ -246,15 +242,14 @@ func (f *Forwarder) firstTime(ctx context.Context) (time.Time, bool) {
 	return r.Time, err == nil
 }
 
-// nextSoon reads a record that should exist.
+// nextSoon reads a record that should exist, and waits at most a second.
 func nextSoon(ctx context.Context, r Reader) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	return r.Next(ctx)
 }
 
-// info asks for the stream's state. An error is what keeps events from being
-// published.
+// info asks for the stream's state. An error says why no events can be published.
 func (f *Forwarder) info(ctx context.Context) (Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timing.timeout)
 	defer cancel()
@@ -276,7 +271,7 @@ var (
 	errNoLeader = errors.New("the stream has no leader")
 )
 
-// stateOf returns the state that an error of the target means.
+// stateOf returns the state for an error of the target.
 func stateOf(err error) State {
 	k := Unavailable
 	switch {

@@ -232,7 +232,7 @@ func TestLostStream(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, newTarget(t, short), func(o *Options) { o.timing.look = 20 * time.Millisecond })
+			r := newRig(t, newTarget(t, short), func(o *Options) { o.timing.inspect = 20 * time.Millisecond })
 			r.target.exact = test.exact
 			r.journal.add(jobs(10)...)
 			r.run().drain()
@@ -322,7 +322,7 @@ func TestInteriorGaps(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, newTarget(t, short), func(o *Options) { o.timing.look = 20 * time.Millisecond })
+			r := newRig(t, newTarget(t, short), func(o *Options) { o.timing.inspect = 20 * time.Millisecond })
 			for n := range 120 {
 				r.journal.add(record(fmt.Sprint("job-", n), "QUEUED"))
 			}
@@ -460,7 +460,8 @@ func TestForgedOrigin(t *testing.T) {
 					id = events[i].ID
 				}
 				header := nats.Header{event.JournalHeader: {"journal-1"}, event.SequenceHeader: {sequence}, event.MessageIDHeader: {id}}
-				if _, err := r.target.js.PublishMsg(t.Context(), &nats.Msg{Subject: "job.queued", Header: header, Data: []byte("forged")}); err != nil {
+				if _, err := r.target.js.PublishMsg(t.Context(), &nats.Msg{Subject: "job.queued", Header: header,
+					Data: []byte("forged")}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -738,21 +739,21 @@ func TestNewest(t *testing.T) {
 			"what has no copy yet":           {0, 12, 2, 9}, // of 3, 5, 7, 9, 11, 12
 		} {
 			p, begin := plan{after: test.after, refill: test.refill, lost: test.lost, present: present}, time.Now()
-			if got, err := s.f.newest(t.Context(), p); err != nil || got != test.want || time.Since(begin) > 0 {
+			if got, err := s.f.newestAbsent(t.Context(), p); err != nil || got != test.want || time.Since(begin) > 0 {
 				t.Errorf("%s: above %d, want %d: %v after %s", name, got, test.want, err, time.Since(begin))
 			}
 		}
 		r.journal.Skip(20) // 13 to 20 do not exist
 		p := plan{refill: 18, lost: 1, present: present}
-		if got, err := s.f.newest(t.Context(), p); err != nil || got != 11 {
+		if got, err := s.f.newestAbsent(t.Context(), p); err != nil || got != 11 {
 			t.Errorf("with a hole: above %d, %v", got, err)
 		}
 		r.journal.add(Record{ID: "21"})
-		if got, err := s.f.newest(t.Context(), p); err != nil || got != 11 {
+		if got, err := s.f.newestAbsent(t.Context(), p); err != nil || got != 11 {
 			t.Errorf("with a record behind the hole: above %d, %v", got, err)
 		}
 		s.f.opts.Journal = broken{r.journal}
-		if _, err := s.f.newest(t.Context(), p); err == nil || !strings.Contains(err.Error(), "bad block") {
+		if _, err := s.f.newestAbsent(t.Context(), p); err == nil || !strings.Contains(err.Error(), "bad block") {
 			t.Errorf("the journal cannot be read: %v", err)
 		}
 	})
@@ -768,7 +769,7 @@ func TestAnnounce(t *testing.T) {
 	}
 	for situation, level := range levels {
 		s, _, r, _ := newUnit(t)
-		s.f.announce(t.Context(), plan{situation: situation, info: Info{Lost: []uint64{3}}})
+		s.f.logSituation(t.Context(), plan{situation: situation, info: Info{Lost: []uint64{3}}})
 		l := r.logs.FilterMessage(situation.String()).All()
 		if len(l) != 1 || l[0].Level.String() != level || (r.logged("lost stream sequences") == 1) != (situation == gaps) ||
 			r.logged(shortWindow) != 0 {
@@ -792,7 +793,7 @@ func TestAnnounce(t *testing.T) {
 		g.exact = test.exact
 		r.journal.add(Record{Time: now.Add(-time.Hour)})
 		r.journal.drop(test.first)
-		s.f.announce(t.Context(), plan{situation: test.situation, info: Info{Duplicates: test.window}})
+		s.f.logSituation(t.Context(), plan{situation: test.situation, info: Info{Duplicates: test.window}})
 		if got := r.logged(shortWindow); got != test.want {
 			t.Errorf("%s: said %d times", name, got)
 		}

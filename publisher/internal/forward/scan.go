@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// contents is what a scan found.
+// contents are the records of this journal that a scan of the stream has found.
 type contents struct {
 	sequences map[uint64][sha256.Size]byte // journal sequence → digest of the payload
 	highest   uint64                       // highest journal sequence
@@ -21,15 +21,13 @@ type contents struct {
 }
 
 const (
-	// remoteCompare bounds how many messages behind the checkpoint are compared at
-	// a remote that others publish to. What was in flight when the process ended is
-	// among the first of them.
+	// remoteCompare is the largest number of messages after the checkpoint that are compared in a remote stream, to which others may
+	// publish. Records that were in flight when the process ended are among the first messages.
 	remoteCompare = 100_000
 	scanners      = 32
 )
 
-// scan reads the stream from one sequence to another, both inclusive, and returns
-// the records of this journal that it has.
+// scan reads the stream between two sequences, both inclusive, and returns the records of this journal in it.
 func (f *Forwarder) scan(ctx context.Context, from, to uint64) (contents, error) {
 	found := contents{sequences: make(map[uint64][sha256.Size]byte)}
 	if from > to {
@@ -87,7 +85,7 @@ func (c *contents) add(sequence uint64, digest [sha256.Size]byte, at uint64) {
 	}
 }
 
-// ranges writes rising sequences as "3-5, 9", at most 20 ranges.
+// ranges formats ascending sequences as "3-5, 9". It formats at most 20 ranges.
 func ranges(sequences []uint64) string {
 	var text string
 	for n, i := 0, 0; i < len(sequences); n++ {

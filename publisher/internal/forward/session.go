@@ -11,9 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// session publishes from one comparison of journal and stream to the next one.
-// One goroutine owns it; what may block runs in others, which hand back a
-// function for the owner to call.
+// session publishes from one comparison of journal and stream until the next one. Only the goroutine of run uses its fields. What
+// may block runs in other goroutines, each of which returns a function that the goroutine of run calls.
 type session struct {
 	f      *Forwarder
 	target Target
@@ -24,46 +23,44 @@ type session struct {
 	sub   *nats.Subscription
 	inbox string
 	acks  chan *nats.Msg
-	// listener gets a value when nc is lost; status is the same channel, or nil
-	// while that is known.
+	// listener receives a value when nc is lost. status is the same channel, or nil after the loss was handled.
 	listener, status chan nats.Status
 
 	records chan []Record
-	pending []Record // read and not admitted
+	pending []Record // records that were read and not admitted
 	results chan func(now time.Time)
 	work    sync.WaitGroup
-	readers chan struct{} // bounds how many duplicates are read back at once
+	readers chan struct{} // limits how many duplicates are read back at once
 
-	connecting, inquiring, saving bool
+	connecting, infoRequested, saving bool
 
-	room    int64 // bytes that may be published before the target is asked for room again
-	unsaved int64 // bytes acknowledged since the last checkpoint
-	saveAt  time.Time
-	lookAt  time.Time
-	checkAt time.Time
-	suspect time.Time // since when the stream seems to have lost events
+	room      int64 // number of bytes that may be published before the next question for room
+	unsaved   int64 // bytes acknowledged since the last checkpoint
+	saveAt    time.Time
+	inspectAt time.Time
+	healthAt  time.Time
+	lossSince time.Time // since when the stream seems to have lost events
 
-	refilled uint64
-	asking   []chan error // calls of Checkpoint that wait for the next save
+	refilled        uint64
+	checkpointCalls []chan error // calls of Checkpoint that wait for the next checkpoint
 
 	ended  bool
 	result error     // why the session ends
-	until  time.Time // answers are awaited until then
+	until  time.Time // the session waits for answers until then
 }
 
 var (
-	// errResume ends a session: the stream has to be compared with the journal.
+	// errResume ends a session because the stream must be compared with the journal.
 	errResume = errors.New("compare the stream again")
-	// errFailedStore ends a session: the embedded store has to be restarted.
+	// errFailedStore ends a session because the embedded store must be restarted.
 	errFailedStore = errors.New("the embedded store has failed")
 )
 
 const (
 	batchBytes = 1 << 20
-	roomBytes  = 256 << 10 // that is asked for at once, or less in a small stream
-	// When the journal has no more records, the reader lets new ones gather, for this
-	// long for each record that it has just read. Below 5,000 records a second nothing
-	// gathers. Above, many are published at once, which takes fewer wake-ups for each.
+	roomBytes  = 256 << 10 // number of bytes in one question for room, or fewer for a small stream
+	// When the journal has no more records, the reader waits this long for each record that it has just read, so that new records can
+	// gather. Below 5,000 records a second this has no effect. Above, several records are published at once, with fewer wake-ups.
 	gatherPerRecord = 200 * time.Microsecond
 	maxGather       = 20 * time.Millisecond
 )
@@ -74,19 +71,18 @@ func newSession(f *Forwarder, p plan) *session {
 		f: f, target: f.opts.Target, plan: p, p: newPipeline(f.limits, p.after, p.below, p.highest, rand.Float64),
 		acks: make(chan *nats.Msg, 4*f.limits.window), records: make(chan []Record, 1), results: make(chan func(time.Time)),
 		readers: make(chan struct{}, scanners),
-		saveAt:  now.Add(f.timing.checkpoint), lookAt: now.Add(f.timing.look), checkAt: now,
+		saveAt:  now.Add(f.timing.checkpoint), inspectAt: now.Add(f.timing.inspect), healthAt: now,
 	}
 	switch {
 	case p.situation.lost():
-		s.p.again = p.refill
+		s.p.republish = p.refill
 	case p.situation == doubtful:
-		s.p.again, s.p.doubt = f.opts.Journal.Durable(), true
+		s.p.republish, s.p.doubt = f.opts.Journal.Durable(), true
 	}
 	return s
 }
 
-// run publishes until ctx ends (nil), or until something has to be done outside
-// of a session.
+// run publishes until ctx ends, or until something must be done outside of a session, which is an error.
 func (s *session) run(ctx context.Context) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer s.work.Wait()
@@ -99,11 +95,11 @@ func (s *session) run(ctx context.Context) error {
 	var armed time.Time
 	for stop := ctx.Done(); ; {
 		now := time.Now()
-		for range len(s.acks) { // before timeouts are judged
+		for range len(s.acks) { // before an attempt is treated as unanswered
 			s.answer(<-s.acks, now)
 		}
 		s.step(work, now)
-		if s.over(now) {
+		if s.isDone(now) {
 			break
 		}
 		if due := s.due(now); !armed.After(now) || due.Before(armed) {
@@ -116,11 +112,11 @@ func (s *session) run(ctx context.Context) error {
 		case s.pending = <-s.input():
 		case then := <-s.results:
 			then(time.Now())
-		case done := <-s.f.saves:
-			s.asking = append(s.asking, done)
+		case done := <-s.f.checkpoints:
+			s.checkpointCalls = append(s.checkpointCalls, done)
 		case <-s.status:
 			s.status = nil
-			s.lose(work, "the connection was lost", time.Now())
+			s.connectionLost(work, "the connection was lost", time.Now())
 		case <-timer.C:
 		case <-stop:
 			s.end(nil, time.Now())
@@ -131,11 +127,11 @@ func (s *session) run(ctx context.Context) error {
 		s.result = s.saveNow(work)
 		s.report()
 	}
-	answerAll(s.asking, s.result)
+	answerAll(s.checkpointCalls, s.result)
 	return s.result
 }
 
-// input is where records come from, while there is none that waits.
+// input returns the channel of records, or nil while there are records that were not admitted.
 func (s *session) input() <-chan []Record {
 	if len(s.pending) > 0 {
 		return nil
@@ -143,42 +139,42 @@ func (s *session) input() <-chan []Record {
 	return s.records
 }
 
-// step does everything that can be done without waiting.
+// step does all work that needs no waiting.
 func (s *session) step(ctx context.Context, now time.Time) {
 	s.p.advance(now)
 	s.admit(now)
 	if !s.ended && s.nc != nil && !s.connecting {
 		s.publish(ctx, now)
 	}
-	for _, i := range s.p.settle {
+	for _, i := range s.p.toReadBack {
 		s.readBack(ctx, i)
 	}
-	for _, i := range s.p.park {
+	for _, i := range s.p.toPark {
 		s.parkRecord(ctx, i)
 	}
-	s.p.settle, s.p.park = s.p.settle[:0], s.p.park[:0]
+	s.p.toReadBack, s.p.toPark = s.p.toReadBack[:0], s.p.toPark[:0]
 	if !s.ended {
 		s.watch(ctx, now)
 	}
 	s.report()
 }
 
-// watch starts what is due: a question to the stream, a checkpoint, a restart.
+// watch starts what is due: an inspection of the stream, a checkpoint, a health check.
 func (s *session) watch(ctx context.Context, now time.Time) {
-	look := !now.Before(s.lookAt) && !s.p.stopped()
-	if !s.inquiring && (look || s.p.probeDue(now)) {
-		s.ask(ctx)
+	inspect := !now.Before(s.inspectAt) && !s.p.stopped()
+	if !s.infoRequested && (inspect || s.p.probeDue(now)) {
+		s.requestInfo(ctx)
 	}
-	if len(s.asking) > 0 || !now.Before(s.saveAt) || s.unsaved >= checkpointBytes {
+	if len(s.checkpointCalls) > 0 || !now.Before(s.saveAt) || s.unsaved >= checkpointBytes {
 		s.save(ctx, now)
 	}
-	if now.Before(s.checkAt) {
+	if now.Before(s.healthAt) {
 		return
 	}
-	if now.Sub(s.checkAt) > s.f.timing.silence/2 {
-		s.p.asked = time.Time{} // the process was paused
+	if now.Sub(s.healthAt) > s.f.timing.silence/2 {
+		s.p.unansweredSince = time.Time{} // the process was suspended
 	}
-	s.checkAt = now.Add(s.f.timing.check)
+	s.healthAt = now.Add(s.f.timing.health)
 	if !s.p.stopped() {
 		s.compareStale(now)
 	}
@@ -192,25 +188,24 @@ func (s *session) watch(ctx context.Context, now time.Time) {
 	}
 }
 
-// due returns when step has something to do.
+// due returns when step must be called again.
 func (s *session) due(now time.Time) time.Time {
 	at := s.saveAt
-	for _, t := range []time.Time{s.lookAt, s.p.due(), s.until} {
+	for _, t := range []time.Time{s.inspectAt, s.p.due(), s.until} {
 		if t.After(now) && t.Before(at) {
 			at = t
 		}
 	}
-	if s.checkAt.Before(at) {
-		at = s.checkAt
+	if s.healthAt.Before(at) {
+		at = s.healthAt
 	}
 	if at.Before(now) {
-		return now.Add(s.f.timing.check) // a result is awaited
+		return now.Add(s.f.timing.health) // something is overdue that waits for a result
 	}
 	return at
 }
 
-// end stops publishing. The session is over when everything in flight has its
-// outcome.
+// end stops publishing. The session is done when everything in flight has its outcome.
 func (s *session) end(err error, now time.Time) {
 	if s.ended {
 		return
@@ -221,14 +216,14 @@ func (s *session) end(err error, now time.Time) {
 	}
 }
 
-// over reports whether the session has ended and nothing is awaited any more.
-func (s *session) over(now time.Time) bool {
-	busy := s.p.counts[inFlight] + s.p.counts[settling] + s.p.counts[parking]
+// isDone reports whether the session has ended and does not wait for anything any more.
+func (s *session) isDone(now time.Time) bool {
+	busy := s.p.counts[inFlight] + s.p.counts[readingBack] + s.p.counts[parking]
 	return s.ended && !s.saving && (busy == 0 || !now.Before(s.until))
 }
 
-// read hands over the journal's records in order. It appends to what was not
-// fetched yet, so that no record waits for the next one.
+// read sends the journal's records to the session, in order. It adds records to a batch that was not received yet, so that no
+// record waits for the next one.
 func (s *session) read(ctx context.Context) {
 	reader := s.f.opts.Journal.NewReader(s.plan.after)
 	bytes, gathered := int64(0), 0
@@ -263,7 +258,7 @@ func (s *session) read(ctx context.Context) {
 	}
 }
 
-// async runs work in another goroutine, and what it returns in the session's.
+// async runs work in another goroutine, and the function that it returns in the session's goroutine.
 func (s *session) async(ctx context.Context, work func() func(now time.Time)) {
 	s.work.Go(func() {
 		then := work()
@@ -274,24 +269,24 @@ func (s *session) async(ctx context.Context, work func() func(now time.Time)) {
 	})
 }
 
-// admit brings records into the pipeline while there is room.
+// admit moves records into the pipeline while there is room.
 func (s *session) admit(now time.Time) {
 	for len(s.pending) > 0 && s.p.room() {
 		r := s.pending[0]
 		s.pending = s.pending[1:]
 		if s.skips(&r, now) {
-			s.p.pass(r.Sequence)
+			s.p.skip(r.Sequence)
 		} else {
 			s.p.admit(r)
 		}
 	}
-	// The sequences that the journal has skipped have no record.
+	// There are no records for the sequences that the journal has skipped.
 	if f := s.f; len(s.pending) == 0 && s.p.last >= f.holeAfter && s.p.last < f.holeEnd {
-		s.p.pass(f.holeEnd)
+		s.p.skip(f.holeEnd)
 	}
 }
 
-// skips reports whether a record needs no publish.
+// skips reports whether a record need not be published.
 func (s *session) skips(r *Record, now time.Time) bool {
 	if r.Local {
 		return true
@@ -300,14 +295,14 @@ func (s *session) skips(r *Record, now time.Time) bool {
 		s.f.total.Present++
 		return true
 	}
-	if _, ok := s.f.settled[r.Sequence]; ok {
+	if _, ok := s.f.finishedElsewhere[r.Sequence]; ok {
 		return true
 	}
 	old := s.f.opts.Retention > 0 && now.Sub(r.Time) > s.f.opts.Retention
 	return r.Sequence <= s.plan.refill && (r.Sequence <= s.plan.trimmed || old)
 }
 
-// report publishes how far the session is.
+// report updates the figures and the state of the forwarder, and wakes calls of Wait.
 func (s *session) report() {
 	f := s.f
 	prefix, _ := s.p.prefix()

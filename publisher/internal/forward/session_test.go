@@ -53,8 +53,8 @@ func newUnit(t *testing.T, change ...func(*Options)) (s *session, g *bare, r *ri
 	}
 	now = time.Now()
 	s = newSession(f, plan{info: Info{HasLeader: true}})
-	s.p.trial = false
-	s.saveAt, s.lookAt, s.checkAt = now.Add(time.Hour), now.Add(time.Hour), now.Add(time.Hour)
+	s.p.oneByOne = false
+	s.saveAt, s.inspectAt, s.healthAt = now.Add(time.Hour), now.Add(time.Hour), now.Add(time.Hour)
 	r.f = f
 	return s, g, r, now
 }
@@ -90,39 +90,40 @@ func TestWatch(t *testing.T) {
 		ask, save bool
 		end       error
 	}{
-		"nothing is due":               {func(s *session, g *bare, now time.Time) {}, false, false, nil},
-		"a look":                       {func(s *session, g *bare, now time.Time) { s.lookAt = now }, true, false, nil},
-		"a look, but one is under way": {func(s *session, g *bare, now time.Time) { s.lookAt, s.inquiring = now, true }, false, false, nil},
-		"a look, but a probe comes later": {func(s *session, g *bare, now time.Time) { s.lookAt = now; s.p.stop(Full, "", now) }, false,
+		"nothing is due": {func(s *session, g *bare, now time.Time) {}, false, false, nil},
+		"a look":         {func(s *session, g *bare, now time.Time) { s.inspectAt = now }, true, false, nil},
+		"a look, but one is under way": {func(s *session, g *bare, now time.Time) { s.inspectAt, s.infoRequested = now, true }, false,
+			false, nil},
+		"a look, but a probe comes later": {func(s *session, g *bare, now time.Time) { s.inspectAt = now; s.p.stop(Full, "", now) }, false,
 			false, nil},
 		"a probe": {func(s *session, g *bare, now time.Time) {
 			s.p.stop(Full, "", now.Add(-time.Hour))
 		}, true, false, nil},
 		"a checkpoint": {func(s *session, g *bare, now time.Time) { s.saveAt = now }, false, true, nil},
-		"a checkpoint was asked for": {func(s *session, g *bare, now time.Time) { s.asking = []chan error{make(chan error, 1)} }, false,
+		"a checkpoint was asked for": {func(s *session, g *bare, now time.Time) { s.checkpointCalls = []chan error{make(chan error, 1)} }, false,
 			true, nil},
 		"a checkpoint for its bytes":  {func(s *session, g *bare, now time.Time) { s.unsaved = checkpointBytes }, false, true, nil},
 		"not enough bytes":            {func(s *session, g *bare, now time.Time) { s.unsaved = checkpointBytes - 1 }, false, false, nil},
 		"a failed store, not yet due": {func(s *session, g *bare, now time.Time) { set(&g.failed, "x") }, false, false, nil},
-		"a failed store": {func(s *session, g *bare, now time.Time) { set(&g.failed, "x"); s.checkAt = now }, false, false,
+		"a failed store": {func(s *session, g *bare, now time.Time) { set(&g.failed, "x"); s.healthAt = now }, false, false,
 			errFailedStore},
 		"a failed remote is its own": {func(s *session, g *bare, now time.Time) {
 			set(&g.failed, "x")
-			s.checkAt, g.exact = now, false
+			s.healthAt, g.exact = now, false
 		}, false, false, nil},
-		"silence": {func(s *session, g *bare, now time.Time) { s.checkAt, s.p.asked = now, now.Add(-silence) },
+		"silence": {func(s *session, g *bare, now time.Time) { s.healthAt, s.p.unansweredSince = now, now.Add(-silence) },
 			false, false, errFailedStore},
-		"not silent for long enough": {func(s *session, g *bare, now time.Time) { s.checkAt, s.p.asked = now, now.Add(1-silence) },
+		"not silent for long enough": {func(s *session, g *bare, now time.Time) { s.healthAt, s.p.unansweredSince = now, now.Add(1-silence) },
 			false, false, nil},
 		"silence across a pause": {func(s *session, g *bare, now time.Time) {
-			s.checkAt, s.p.asked = now.Add(-silence/2-1), now.Add(-silence)
+			s.healthAt, s.p.unansweredSince = now.Add(-silence/2-1), now.Add(-silence)
 		}, false, false, nil},
 		"silence across a short pause": {func(s *session, g *bare, now time.Time) {
-			s.checkAt, s.p.asked = now.Add(-silence/2), now.Add(-silence)
+			s.healthAt, s.p.unansweredSince = now.Add(-silence/2), now.Add(-silence)
 		}, false, false, errFailedStore},
-		"an old outcome": {func(s *session, g *bare, now time.Time) { s.checkAt = now; stale(s, now) }, false, false, errResume},
+		"an old outcome": {func(s *session, g *bare, now time.Time) { s.healthAt = now; stale(s, now) }, false, false, errResume},
 		"an old outcome, stopped": {func(s *session, g *bare, now time.Time) {
-			s.checkAt = now
+			s.healthAt = now
 			stale(s, now)
 			s.p.stop(Full, "", now)
 		}, false, false, nil},
@@ -131,13 +132,13 @@ func TestWatch(t *testing.T) {
 		asked := false
 		g.info = func() (Info, error) { asked = true; return Info{}, nats.ErrTimeout }
 		test.change(s, g, now)
-		checkAt := s.checkAt
+		healthAt := s.healthAt
 		s.watch(t.Context(), now)
 		if s.saving != test.save || !errors.Is(s.result, test.end) || s.ended != (test.end != nil) {
 			t.Errorf("%s: saving %v, ended %v: %v", name, s.saving, s.ended, s.result)
 		}
-		if due := !now.Before(checkAt); due != s.checkAt.Equal(now.Add(r.f.timing.check)) {
-			t.Errorf("%s: the next check is in %s", name, s.checkAt.Sub(now))
+		if due := !now.Before(healthAt); due != s.healthAt.Equal(now.Add(r.f.timing.health)) {
+			t.Errorf("%s: the next check is in %s", name, s.healthAt.Sub(now))
 		}
 		s.finishWork(now)
 		if asked != test.ask {
@@ -164,7 +165,7 @@ func TestSessionDue(t *testing.T) {
 		"a check that is past":      {10, 20, -1, 0, never, 20 * time.Millisecond},
 	} {
 		s, _, _, now := newUnit(t)
-		s.saveAt, s.lookAt, s.checkAt = now.Add(test.save), now.Add(test.look), now.Add(test.check)
+		s.saveAt, s.inspectAt, s.healthAt = now.Add(test.save), now.Add(test.look), now.Add(test.check)
 		if test.until != 0 {
 			s.until = now.Add(test.until)
 		}
@@ -186,16 +187,16 @@ func TestSessionEnds(t *testing.T) {
 	}{
 		"nothing is open":              {nil, finished, false, 0},
 		"an answer is awaited":         {nil, inFlight, false, 2 * time.Second},
-		"a duplicate is read back":     {errResume, settling, false, 2 * time.Second},
+		"a duplicate is read back":     {errResume, readingBack, false, 2 * time.Second},
 		"a record is being parked":     {errResume, parking, false, 2 * time.Second},
-		"a record is set aside":        {nil, aside, false, 0},
+		"a record is delayed":          {nil, delayed, false, 0},
 		"the store does not answer":    {errFailedStore, inFlight, false, 0},
 		"a checkpoint is being stored": {nil, finished, true, -1},
 	} {
 		s, _, _, now := newUnit(t)
 		s.p.counts[test.busy]++
 		s.saving = test.saving
-		if s.over(now.Add(time.Hour)) {
+		if s.isDone(now.Add(time.Hour)) {
 			t.Errorf("%s: over before it has ended", name)
 		}
 		s.end(test.err, now)
@@ -203,10 +204,10 @@ func TestSessionEnds(t *testing.T) {
 		if !errors.Is(s.result, test.err) {
 			t.Errorf("%s: %v", name, s.result)
 		}
-		if over := s.over(now.Add(time.Hour)); over != (test.over >= 0) {
+		if over := s.isDone(now.Add(time.Hour)); over != (test.over >= 0) {
 			t.Errorf("%s: over %v after an hour", name, over)
 		}
-		if test.over >= 0 && (!s.over(now.Add(test.over)) || test.over > 0 && s.over(now.Add(test.over-1))) {
+		if test.over >= 0 && (!s.isDone(now.Add(test.over)) || test.over > 0 && s.isDone(now.Add(test.over-1))) {
 			t.Errorf("%s: not over after exactly %s", name, test.over)
 		}
 	}
@@ -259,36 +260,36 @@ func TestExamine(t *testing.T) {
 		created := now.Add(-time.Hour)
 		well := Info{Created: created, LastSeq: 10, Lost: []uint64{1, 2}}
 		short := Info{Created: created, LastSeq: 9, Lost: []uint64{1, 2}}
-		s.examine(short, now)
+		s.checkForLoss(short, now)
 		if s.ended {
 			t.Error("there is no checkpoint to lose anything of")
 		}
 		s.f.saved = &checkpoint{Target: g.name, Journal: "journal-1", Created: created, StreamSequence: 10, Lost: 3}
 		s.plan.info.Lost = []uint64{1, 2, 3}
-		s.examine(well, now)
+		s.checkForLoss(well, now)
 		if s.ended || len(s.plan.info.Lost) != 2 || s.f.saved.Lost != 2 {
 			t.Errorf("one has expired: %v, %+v", s.plan.info.Lost, s.f.saved)
 		}
-		s.examine(short, now)
+		s.checkForLoss(short, now)
 		if s.ended != exact {
 			t.Errorf("exact %v: ended %v at the first look", exact, s.ended)
 		}
 		if exact {
 			continue
 		}
-		if s.lookAt != now.Add(confirm) {
-			t.Errorf("the next look is in %s", s.lookAt.Sub(now))
+		if s.inspectAt != now.Add(confirm) {
+			t.Errorf("the next look is in %s", s.inspectAt.Sub(now))
 		}
-		s.examine(well, now.Add(1)) // a leader was behind
-		s.examine(short, now.Add(confirm))
+		s.checkForLoss(well, now.Add(1)) // a leader was behind
+		s.checkForLoss(short, now.Add(confirm))
 		if s.ended {
 			t.Error("the loss was seen once only")
 		}
-		s.examine(short, now.Add(2*confirm-1))
-		if s.ended || s.lookAt != now.Add(2*confirm) {
-			t.Errorf("ended %v, the next look is in %s", s.ended, s.lookAt.Sub(now))
+		s.checkForLoss(short, now.Add(2*confirm-1))
+		if s.ended || s.inspectAt != now.Add(2*confirm) {
+			t.Errorf("ended %v, the next look is in %s", s.ended, s.inspectAt.Sub(now))
 		}
-		s.examine(short, now.Add(2*confirm))
+		s.checkForLoss(short, now.Add(2*confirm))
 		if !errors.Is(s.result, errResume) {
 			t.Errorf("%v", s.result)
 		}
@@ -324,13 +325,14 @@ func TestProbe(t *testing.T) {
 		if test.stopped {
 			s.p.stop(Misconfigured, "before", now)
 		}
-		s.ask(t.Context())
-		if !s.inquiring {
+		s.requestInfo(t.Context())
+		if !s.infoRequested {
 			t.Errorf("%s: it does not ask", name)
 		}
 		s.finishWork(now)
-		if s.p.kind != test.want || (s.p.reason != "") != (test.want != Forwarding) || s.inquiring || s.lookAt != now.Add(r.f.timing.look) {
-			t.Errorf("%s: %v %q, inquiring %v, the next look in %s", name, s.p.kind, s.p.reason, s.inquiring, s.lookAt.Sub(now))
+		if s.p.kind != test.want || (s.p.reason != "") != (test.want != Forwarding) || s.infoRequested ||
+			s.inspectAt != now.Add(r.f.timing.inspect) {
+			t.Errorf("%s: %v %q, infoRequested %v, the next look in %s", name, s.p.kind, s.p.reason, s.infoRequested, s.inspectAt.Sub(now))
 		}
 		if len(bytes) > 0 && bytes[0] != 500 {
 			t.Errorf("%s: asked for %d bytes", name, bytes)
@@ -361,7 +363,7 @@ func TestSkips(t *testing.T) {
 	} {
 		s, _, _, now := newUnit(t, func(o *Options) { o.Retention = test.retention })
 		s.plan.refill, s.plan.trimmed, s.plan.present = 10, 5, map[uint64][sha256.Size]byte{21: digestOf(21)}
-		s.f.settled[22] = struct{}{}
+		s.f.finishedElsewhere[22] = struct{}{}
 		test.record.Time = now.Add(-test.age)
 		if got := s.skips(&test.record, now); got != test.want {
 			t.Errorf("%s: %v", name, got)
@@ -438,25 +440,25 @@ func TestUse(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // another one does not come
 	s.connecting = true
-	s.use(ctx, nc, now)
+	s.useConnection(ctx, nc, now)
 	inbox := s.inbox
 	if s.connecting || s.nc != nc || s.status == nil || s.p.offline {
 		t.Errorf("connecting %v, connection %v, offline %v", s.connecting, s.nc, s.p.offline)
 	}
 	s.listener <- nats.RECONNECTING
-	s.use(ctx, nc, now) // after a reconnect
+	s.useConnection(ctx, nc, now) // after a reconnect
 	if s.inbox != inbox || len(s.status) != 0 {
 		t.Errorf("inbox %s, was %s; %d old losses are believed", s.inbox, inbox, len(s.status))
 	}
 	nc.Close()
-	s.use(ctx, nc, now)
+	s.useConnection(ctx, nc, now)
 	if s.p.kind != Down || !s.connecting {
 		t.Errorf("a closed connection is %v", s.p.kind)
 	}
 	s.disconnect()
 	s.disconnect()
 	s.p.kind, s.connecting = Forwarding, false
-	s.use(ctx, nc, now) // it cannot subscribe
+	s.useConnection(ctx, nc, now) // it cannot subscribe
 	if s.p.kind != Down || s.nc != nil || !s.connecting {
 		t.Errorf("a closed connection is %v", s.p.kind)
 	}
@@ -599,9 +601,9 @@ func TestAnswer(t *testing.T) {
 		"an acknowledgement":       {"in.1", `{"stream":"JOBS","seq":4}`, nil, finished, Forwarding},
 		"of another publish":       {"in.2", `{"stream":"JOBS","seq":4}`, nil, inFlight, Forwarding},
 		"on another subject":       {"on.1", `{"stream":"JOBS","seq":4}`, nil, inFlight, Forwarding},
-		"a duplicate":              {"in.1", `{"stream":"JOBS","seq":4,"duplicate":true}`, nil, settling, Forwarding},
+		"a duplicate":              {"in.1", `{"stream":"JOBS","seq":4,"duplicate":true}`, nil, readingBack, Forwarding},
 		"a foreign one":            {"in.1", `{"stream":"X","seq":4}`, nil, queued, Misconfigured},
-		"no responders":            {"in.1", "", status("503"), aside, Forwarding},
+		"no responders":            {"in.1", "", status("503"), delayed, Forwarding},
 		"another status":           {"in.1", "", status("408"), inFlight, Forwarding},
 		"a delivery":               {"in.1", `{"stream":"JOBS","seq":4}`, nats.Header{}, inFlight, Forwarding},
 		"a delivery that pretends": {"in.1", "x", status("503"), inFlight, Forwarding},
@@ -667,8 +669,8 @@ func TestParkFails(t *testing.T) {
 		s.p.move(i, parking)
 		s.parkRecord(t.Context(), i)
 		s.finishWork(now)
-		said := r.logged("an event that the stream will never accept cannot be quarantined: it is tried again")
-		_, settled := s.f.settled[1]
+		said := r.logged("an event that the stream can never accept cannot be moved to the quarantine: it is tried again")
+		_, settled := s.f.finishedElsewhere[1]
 		if done := n == 4; said != 1 || settled != done || (s.f.total.Parked == 1) != done || (i.phase == finished) != done {
 			t.Errorf("try %d: said %d times, settled %v, phase %d, %d parked", n, said, settled, i.phase, s.f.total.Parked)
 		}
@@ -698,13 +700,13 @@ func TestReadBack(t *testing.T) {
 		"another event":      {message("journal-2", "1", "x"), nil, queued, false},
 		"it is gone":         {nil, jetstream.ErrMsgNotFound, queued, false},
 		"it is denied":       {nil, nats.ErrPermissionViolation, queued, false},
-		"no answer":          {nil, nats.ErrTimeout, aside, false},
+		"no answer":          {nil, nats.ErrTimeout, delayed, false},
 	} {
 		s, g, _, now := newUnit(t)
 		s.p.admit(Record{Sequence: 1, Payload: []byte("payload")})
 		i := s.p.items[1]
 		i.found = 7
-		s.p.move(i, settling)
+		s.p.move(i, readingBack)
 		g.get = func(n uint64) (*nats.Msg, error) {
 			if n != 7 {
 				t.Errorf("%s: message %d", name, n)
@@ -713,7 +715,7 @@ func TestReadBack(t *testing.T) {
 		}
 		s.readBack(t.Context(), i)
 		s.finishWork(now)
-		_, settled := s.f.settled[1]
+		_, settled := s.f.finishedElsewhere[1]
 		if i.phase != test.want || settled != test.settled || i.conflict != (test.want == queued) ||
 			(s.f.total.Forwarded == 1) != (test.want == finished) {
 			t.Errorf("%s: phase %d, conflict %v, settled %v, %d forwarded", name, i.phase, i.conflict, settled, s.f.total.Forwarded)

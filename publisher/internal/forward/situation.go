@@ -1,6 +1,6 @@
 package forward
 
-// situation is what resume found. Each is handled by name.
+// situation is the relation of stream, journal and checkpoint that resume has found.
 type situation uint8
 
 const (
@@ -26,14 +26,14 @@ const (
 
 var situationNames = [...]string{
 	fresh:        "there is no checkpoint: forwarding begins at the journal's first record",
-	unchanged:    "forwarding continues behind the checkpoint",
-	otherTarget:  "another target than before: forwarding begins at the journal's first record",
-	otherJournal: "another journal than before: forwarding begins at its first record",
+	unchanged:    "forwarding continues after the checkpoint",
+	otherTarget:  "the target is another one than before: forwarding begins at the journal's first record",
+	otherJournal: "the journal is another one than before: forwarding begins at its first record",
 	recreated:    "the stream was created again and has lost its events: what the journal has is published again",
 	shortened:    "the stream has lost its newest events: what the journal has is published again",
 	gaps:         "the stream has lost events: what the journal has is published again",
 	unfinished:   "the stream had lost events: publishing them again continues",
-	doubtful:     "a sync of the stream had failed: everything behind the checkpoint is published again",
+	doubtful:     "a sync of the stream had failed: everything after the checkpoint is published again",
 }
 
 func (s situation) String() string { return situationNames[s] }
@@ -43,7 +43,7 @@ func (s situation) lost() bool {
 	return s == recreated || s == shortened || s == gaps || s == unfinished
 }
 
-// compare finds the situation. c may be nil.
+// compare returns the situation. c may be nil.
 func (c *checkpoint) compare(target, journal string, info Info) situation {
 	switch {
 	case c == nil:

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"cmp"
-	"container/heap"
 	"errors"
 	"math"
 	"slices"
@@ -11,54 +10,53 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// pipeline decides which record is published next and what each answer means. It
-// does no I/O, starts no goroutine and reads no clock: every method that needs
-// the time gets it. It keeps these promises:
+// pipeline decides which record is published next and what each answer means. It does no I/O, starts no goroutine and reads no clock:
+// the methods that need the time are given it. It guarantees:
 //
-//   - at most limits.window records are in flight;
-//   - at most one record of a job is in flight, and records of a job are
-//     published in the journal's order, whatever happens to one of them;
-//   - prefix never passes a record without a final outcome;
-//   - memory is bounded by limits.
+//   - At most limits.window records are in flight.
+//   - At most one record of a job is in flight, and the records of a job are published in the journal's order, whatever happens to one
+//     of them.
+//   - prefix never returns a sequence at or after that of a record without a final outcome.
+//   - The memory is limited by limits.
 type pipeline struct {
 	limits
-	jitter func() float64 // a random number in [0, 1)
-	known  uint64         // a comparison found copies of records up to this one,
-	floor  uint64         // above this stream sequence
-	again  uint64         // records up to this one are published although the stream may remember their message ids
-	doubt  bool           // what the stream has of them may not be on its disk
+	jitter    func() float64 // a random number in [0, 1)
+	known     uint64         // the stream may have copies of the records up to this one,
+	floor     uint64         // but not up to this stream sequence
+	republish uint64         // records up to this one are published although the stream may remember their message ids
+	doubt     bool           // the copies of those records in the stream may not be on its disk
 
-	last    uint64           // highest sequence that was admitted
-	bounded uint64           // highest sequence that was published
-	stream  uint64           // highest stream sequence that was acknowledged
-	items   map[uint64]*item // open records
-	order   []*item          // the open records, oldest first, and some finished ones
-	jobs    map[string]*item // the last open record of each job
-	queue   []*item          // records that may be published, oldest first; an entry whose phase is not queued is skipped
-	sent    []attempt        // attempts, oldest first; some have been answered
-	retries retryHeap
-	counts  [finished + 1]int
-	bytes   int64 // of the records set aside or waiting
-	flying  int64 // bytes in flight
+	last          uint64           // highest sequence that was admitted or skipped
+	published     uint64           // highest sequence that was published
+	stream        uint64           // highest stream sequence that was acknowledged
+	items         map[uint64]*item // open records
+	order         []*item          // the open records and some finished ones, oldest first
+	jobs          map[string]*item // the last open record of each job
+	queue         []*item          // records that may be published, oldest first; an entry whose phase is not queued is skipped
+	sent          []attempt        // attempts, oldest first; some have been answered
+	retries       []*item          // the delayed records, by due and sequence
+	counts        [finished + 1]int
+	delayedBytes  int64 // of the delayed and the waiting records
+	bytesInFlight int64 // of the records in flight
 
-	settle, park []*item // to be read back and to be parked by the caller
+	toReadBack, toPark []*item // what the caller must read back and park
 
-	kind     Kind // Forwarding, or why nothing is published
-	reason   string
-	offline  bool // there is no connection
-	trial    bool // after a stop: one record at a time until one is acknowledged
-	strikes  int  // stops since the last acknowledgement
-	refusals int  // records refused since the last acknowledgement
-	probeAt  time.Time
-	answered time.Time // of the last answer
-	asked    time.Time // of the first attempt since the last answer; zero if there is none
+	kind            Kind // Forwarding, or the reason why nothing is published
+	reason          string
+	offline         bool // there is no connection
+	oneByOne        bool // after a stop, one record at a time is published until one is acknowledged
+	stops           int  // stops since the last acknowledgement
+	refusals        int  // records refused since the last acknowledgement
+	probeAt         time.Time
+	lastAnswer      time.Time // when the last answer came
+	unansweredSince time.Time // when the first attempt since the last answer was made; zero if there is none
 }
 
-// limits bounds a pipeline.
+// limits are the limits of a pipeline.
 type limits struct {
 	window    int           // records in flight
-	side      int           // records set aside or waiting for one of their job
-	sideBytes int64         // and their bytes
+	side      int           // delayed and waiting records
+	sideBytes int64         // size of those records
 	timeout   time.Duration // of one attempt
 }
 
@@ -66,32 +64,30 @@ const (
 	minPause = 50 * time.Millisecond
 	maxPause = 30 * time.Second
 	maxProbe = 5 * time.Second
-	// maxRefusals is the number of records that are refused one after the other,
-	// for no reason of the record's own, before the stream is blamed.
+	// maxRefusals is how many records in succession the stream may refuse, for reasons that are not known to concern one record, before
+	// publishing stops.
 	maxRefusals = 8
-	// forgetAfter is how long a record that the stream has lost waits for the stream
-	// to forget the message id of the lost copy. The embedded stream's duplicate
-	// window is shorter.
+	// forgetAfter is how long a record that the stream has lost is published again without success, because the stream remembers the
+	// message id of the lost copy. It is longer than the duplicate window of the embedded stream.
 	forgetAfter = 150 * time.Second
 )
 
-// newPipeline returns a pipeline that continues behind the journal sequence last.
-// No copy of a later record is at or below the stream sequence floor; copies of
-// records up to known may be above it. The first record is published alone.
+// newPipeline returns a pipeline that continues after the journal sequence last. The stream has no copy of a later record up to
+// the stream sequence floor. It may have copies of the records up to known after it. The first record is published alone.
 func newPipeline(l limits, last, floor, known uint64, jitter func() float64) *pipeline {
 	return &pipeline{
 		limits: l, jitter: jitter, last: last, stream: floor, floor: floor, known: known,
-		items: make(map[uint64]*item), jobs: make(map[string]*item), kind: Forwarding, trial: true,
+		items: make(map[uint64]*item), jobs: make(map[string]*item), kind: Forwarding, oneByOne: true,
 	}
 }
 
 // room reports whether another record may be admitted.
 func (p *pipeline) room() bool {
 	open := len(p.items) - p.counts[queued] - p.counts[inFlight]
-	return p.counts[queued] < p.window && open < p.side && p.bytes < p.sideBytes
+	return p.counts[queued] < p.window && open < p.side && p.delayedBytes < p.sideBytes
 }
 
-// admit adds a record. Sequences must rise.
+// admit adds a record. Its sequence must be higher than that of the previous one.
 func (p *pipeline) admit(r Record) {
 	i := &item{Record: r, phase: finished}
 	p.counts[finished]++
@@ -110,11 +106,10 @@ func (p *pipeline) admit(r Record) {
 	p.enqueue(i)
 }
 
-// ahead returns the size of the open records that are neither published nor queued and
-// are older than the last of the queued records that bytes hold. A stream needs room for
-// them as well: it is trimmed only up to what was stored before the oldest open record
-// was overtaken.
-func (p *pipeline) ahead(bytes int64) (reserved int64) {
+// reservedBytes returns the size of the open records that are neither queued nor in flight, and older than the last of the first
+// queued records that have this number of bytes together. The stream needs room for them too, because it is only trimmed up to the
+// oldest open record.
+func (p *pipeline) reservedBytes(bytes int64) (reserved int64) {
 	var sum int64
 	for _, i := range p.order {
 		switch i.phase {
@@ -130,8 +125,8 @@ func (p *pipeline) ahead(bytes int64) (reserved int64) {
 	return reserved
 }
 
-// below returns a stream sequence below which no copy is of a record, or of a later
-// one, of which none has been published.
+// below returns a stream sequence up to which the stream has no copy of the record with this journal sequence, nor of a later one.
+// The record must not have been published.
 func (p *pipeline) below(sequence uint64) uint64 {
 	if sequence <= p.known {
 		return p.floor
@@ -139,26 +134,26 @@ func (p *pipeline) below(sequence uint64) uint64 {
 	return p.stream
 }
 
-// bound fixes item.below of the records up to i, because i is about to be published.
-func (p *pipeline) bound(i *item) {
-	if i.Sequence <= p.bounded {
+// setBelow sets item.below of the records up to i, because i is about to be published.
+func (p *pipeline) setBelow(i *item) {
+	if i.Sequence <= p.published {
 		return
 	}
-	at, _ := slices.BinarySearchFunc(p.order, p.bounded+1, compareSequence)
+	at, _ := slices.BinarySearchFunc(p.order, p.published+1, compareSequence)
 	for _, o := range p.order[at:] {
 		if o.Sequence > i.Sequence {
 			break
 		}
 		o.below = p.below(o.Sequence)
 	}
-	p.bounded = i.Sequence
+	p.published = i.Sequence
 }
 
-// pass admits a record that needs no publish: it counts as acknowledged.
-func (p *pipeline) pass(sequence uint64) { p.last = sequence }
+// skip admits a record that need not be published. It counts as acknowledged.
+func (p *pipeline) skip(sequence uint64) { p.last = sequence }
 
-// prefix returns the highest journal sequence up to which every record has its
-// final outcome, and a stream sequence below which no copy of a later record is.
+// prefix returns the highest journal sequence up to which every record has its final outcome, and a stream sequence up to which
+// the stream has no copy of a later record.
 func (p *pipeline) prefix() (journal, below uint64) {
 	for len(p.order) > 0 && p.order[0].phase == finished {
 		p.order = p.order[1:]
@@ -167,14 +162,13 @@ func (p *pipeline) prefix() (journal, below uint64) {
 		return p.last, p.below(p.last + 1)
 	}
 	first := p.order[0]
-	if first.Sequence > p.bounded {
+	if first.Sequence > p.published {
 		return first.Sequence - 1, p.below(first.Sequence)
 	}
 	return first.Sequence - 1, first.below
 }
 
-// compact drops finished records from the middle of order. Behind a record that
-// stays open for long there may be millions of them.
+// compact removes finished records from the middle of order. There may be millions of them after a record that stays open for long.
 func (p *pipeline) compact() {
 	if len(p.order) < 2*len(p.items)+p.window {
 		return
@@ -188,9 +182,9 @@ func (p *pipeline) compact() {
 	p.order = open
 }
 
-// next returns the record to publish now, or nil. The record is in flight then.
+// next returns the record to publish now, or nil. The record is in flight afterwards.
 func (p *pipeline) next(now time.Time) *item {
-	if p.stopped() || p.counts[inFlight] >= p.window || p.trial && p.counts[inFlight] > 0 {
+	if p.stopped() || p.counts[inFlight] >= p.window || p.oneByOne && p.counts[inFlight] > 0 {
 		return nil
 	}
 	i := p.head()
@@ -198,21 +192,21 @@ func (p *pipeline) next(now time.Time) *item {
 		return nil
 	}
 	p.queue = p.queue[1:]
-	p.bound(i)
+	p.setBelow(i)
 	p.move(i, inFlight)
 	i.attempts++
 	i.sent = now
 	if i.first.IsZero() {
 		i.first = now
 	}
-	if p.asked.IsZero() {
-		p.asked = now
+	if p.unansweredSince.IsZero() {
+		p.unansweredSince = now
 	}
 	p.sent = append(p.sent, attempt{i, i.attempts})
 	return i
 }
 
-// head returns the record that next would return, were there room.
+// head returns the record that next will return when there is room.
 func (p *pipeline) head() *item {
 	for len(p.queue) > 0 {
 		if i := p.queue[0]; i.phase == queued {
@@ -223,41 +217,41 @@ func (p *pipeline) head() *item {
 	return nil
 }
 
-// acknowledged handles a PubAck. conflict tells which of the two message ids of
-// the record was acknowledged. It reports whether that finished the record.
+// acknowledged handles a PubAck. conflict says which of the two message ids of the record was acknowledged. acknowledged reports
+// whether the record is finished.
 func (p *pipeline) acknowledged(sequence uint64, conflict bool, stream uint64, duplicate bool, now time.Time) (*item, bool) {
 	p.answer(now)
 	p.refusals = 0
-	if !p.stopped() { // else it was published before the stop
-		p.trial, p.strikes = false, 0
+	if !p.stopped() { // otherwise the record was published before the stop
+		p.oneByOne, p.stops = false, 0
 	}
 	p.stream = max(p.stream, stream)
 	i := p.items[sequence]
-	if i == nil || i.conflict != conflict || i.phase == settling || i.phase == parking || i.phase == aside && i.then != queued {
+	if i == nil || i.conflict != conflict || i.phase == readingBack || i.phase == parking || i.phase == delayed && i.retryAs != queued {
 		return nil, false
 	}
 	i.found = stream
 	if duplicate && !conflict {
-		p.move(i, settling)
-		p.settle = append(p.settle, i)
+		p.move(i, readingBack)
+		p.toReadBack = append(p.toReadBack, i)
 		return i, false
 	}
 	p.finish(i)
 	return i, true
 }
 
-// settled handles what reading back said. It reports whether that finished the
-// record.
-func (p *pipeline) settled(i *item, v verdict, now time.Time) bool {
-	if i.phase != settling {
+// readBack handles the result of reading the message that a duplicate answer named. It reports whether the record is finished.
+func (p *pipeline) readBack(i *item, v verdict, now time.Time) bool {
+	if i.phase != readingBack {
 		return false
 	}
 	switch {
 	case v == unread:
-		p.retry(i, settling, now)
-	case i.Sequence <= p.again && (v == gone || v == same && p.doubt) && (i.gone.IsZero() || now.Sub(i.gone) < forgetAfter):
-		if i.gone.IsZero() {
-			i.gone = now
+		p.retry(i, readingBack, now)
+	case i.Sequence <= p.republish && (v == missing || v == same && p.doubt) &&
+		(i.missingSince.IsZero() || now.Sub(i.missingSince) < forgetAfter):
+		if i.missingSince.IsZero() {
+			i.missingSince = now
 		}
 		p.retry(i, queued, now)
 	case v == same:
@@ -270,7 +264,7 @@ func (p *pipeline) settled(i *item, v verdict, now time.Time) bool {
 	return false
 }
 
-// refused handles an error that the stream, or the client library, answered.
+// refused handles an error from the stream or the client library.
 func (p *pipeline) refused(sequence uint64, conflict bool, class error, reason string, now time.Time) *item {
 	p.answer(now)
 	i := p.items[sequence]
@@ -278,13 +272,13 @@ func (p *pipeline) refused(sequence uint64, conflict bool, class error, reason s
 		return nil
 	}
 	if i.unknown == 0 {
-		i.first = time.Time{} // this attempt was the only one, and is not stored
+		i.first = time.Time{} // this was the only attempt, and the record is not stored
 	}
 	switch {
 	case errors.Is(class, event.ErrTooLarge):
 		i.reason = reason
 		p.move(i, parking)
-		p.park = append(p.park, i)
+		p.toPark = append(p.toPark, i)
 	case errors.Is(class, event.ErrFull):
 		p.enqueue(i)
 		p.stop(Full, reason, now)
@@ -297,11 +291,10 @@ func (p *pipeline) refused(sequence uint64, conflict bool, class error, reason s
 	return i
 }
 
-// unserved handles a publish that nobody listens for: the stream does not cover the
-// record's subject, does not exist or has no leader. Only if several records meet with
-// this is the stream blamed.
+// unserved handles a publish without a responder: the stream does not cover the record's subject, does not exist or has no leader.
+// Publishing stops only after several such records.
 func (p *pipeline) unserved(sequence uint64, conflict bool, now time.Time) {
-	p.asked = time.Time{} // the server lives
+	p.unansweredSince = time.Time{} // the server answers
 	i := p.items[sequence]
 	if i == nil || i.conflict != conflict || i.phase != inFlight {
 		return
@@ -312,8 +305,8 @@ func (p *pipeline) unserved(sequence uint64, conflict bool, now time.Time) {
 	p.refuseOne(i, "no stream answers: it does not cover the subject, does not exist or has no leader", now)
 }
 
-// refuseOne sets a record aside that was refused for no reason of its own, and blames
-// the stream after several of them.
+// refuseOne delays a record that was refused for a reason that is not known to concern only this record. After several of them it
+// stops publishing.
 func (p *pipeline) refuseOne(i *item, reason string, now time.Time) {
 	p.retry(i, queued, now)
 	if p.refusals++; p.refusals >= maxRefusals {
@@ -321,7 +314,7 @@ func (p *pipeline) refuseOne(i *item, reason string, now time.Time) {
 	}
 }
 
-// parked handles the result of Park. It reports whether that finished the record.
+// parked handles the result of Options.Park. It reports whether the record is finished.
 func (p *pipeline) parked(i *item, err error, now time.Time) bool {
 	if i.phase != parking {
 		return false
@@ -334,8 +327,7 @@ func (p *pipeline) parked(i *item, err error, now time.Time) bool {
 	return true
 }
 
-// advance handles what is due: attempts that were not answered in time, and
-// records that are to be tried again.
+// advance handles what is due: attempts that were not answered in time, and records that are tried again.
 func (p *pipeline) advance(now time.Time) {
 	for len(p.sent) > 0 {
 		a := p.sent[0]
@@ -348,37 +340,31 @@ func (p *pipeline) advance(now time.Time) {
 			p.unanswered(a.item, now)
 		}
 	}
-	for len(p.retries) > 0 && !p.retries[0].at.After(now) {
-		r := heap.Pop(&p.retries).(retry)
-		i := r.item
-		if i.phase != aside || !i.due.Equal(r.at) {
-			continue
-		}
-		switch i.then {
-		case settling:
-			p.move(i, settling)
-			p.settle = append(p.settle, i)
+	for len(p.retries) > 0 && !p.retries[0].due.After(now) {
+		i := p.retries[0]
+		switch i.retryAs { // each of the phases takes it out of retries
+		case readingBack:
+			p.move(i, readingBack)
+			p.toReadBack = append(p.toReadBack, i)
 		case parking:
 			p.move(i, parking)
-			p.park = append(p.park, i)
+			p.toPark = append(p.toPark, i)
 		default:
 			p.enqueue(i)
 		}
 	}
 }
 
-// unanswered handles one attempt without an answer. If nothing else was answered
-// since, the target is blamed and not the record.
+// unanswered handles an attempt without an answer. If nothing else was answered since, publishing stops.
 func (p *pipeline) unanswered(i *item, now time.Time) {
 	i.unknown++
 	p.retry(i, queued, now)
-	if p.answered.Before(i.sent) {
+	if p.lastAnswer.Before(i.sent) {
 		p.stop(Unavailable, "publishes are not answered", now)
 	}
 }
 
-// disconnected handles the loss of the connection: no answer will come. The
-// records in flight go back to the queue.
+// disconnected handles the loss of the connection. No answer will come, so the records in flight are queued again.
 func (p *pipeline) disconnected(reason string, now time.Time) {
 	for _, i := range p.order {
 		if i.phase == inFlight {
@@ -386,64 +372,63 @@ func (p *pipeline) disconnected(reason string, now time.Time) {
 			p.enqueue(i)
 		}
 	}
-	p.asked = time.Time{}
+	p.unansweredSince = time.Time{}
 	p.offline = true
-	p.kind = Forwarding // whatever was wrong before, this is the reason now
+	p.kind = Forwarding // this reason replaces an earlier one
 	p.stop(Down, reason, now)
 }
 
-// connected handles a new connection: the target is probed.
+// connected handles a new connection: a probe is due.
 func (p *pipeline) connected(now time.Time) { p.offline, p.probeAt = false, now }
 
-// stop ends publishing until probed reports that the target is well.
+// stop stops publishing, until probed is called with Forwarding.
 func (p *pipeline) stop(k Kind, reason string, now time.Time) {
 	if p.stopped() {
-		return // the probe finds out whether there is another reason
+		return // the probe will find out whether there is another reason
 	}
-	p.kind, p.reason, p.trial = k, reason, true
-	p.strikes++
-	p.probeAt = now.Add(p.pause(p.strikes, maxPause))
+	p.kind, p.reason, p.oneByOne = k, reason, true
+	p.stops++
+	p.probeAt = now.Add(p.pause(p.stops, maxPause))
 }
 
 // stopped reports whether publishing has been stopped.
 func (p *pipeline) stopped() bool { return p.kind != Forwarding }
 
-// probeDue reports whether the target should be asked how it is: publishing has
-// been stopped, and everything that was in flight has its outcome.
+// probeDue reports whether the target should be asked for its state: publishing is stopped, and nothing is in flight any more.
 func (p *pipeline) probeDue(now time.Time) bool {
 	return p.stopped() && !p.offline && p.counts[inFlight] == 0 && !now.Before(p.probeAt)
 }
 
-// probed handles what the target says about itself: Forwarding if it is well.
+// probed handles the state of the target. Forwarding means that the target accepts messages.
 func (p *pipeline) probed(k Kind, reason string, now time.Time) {
 	switch {
 	case p.offline || !p.stopped():
 		return
 	case k == Forwarding:
-		p.kind, p.reason, p.refusals = Forwarding, "", 0 // the next few refusals are the records' own
+		p.kind, p.reason, p.refusals = Forwarding, "", 0 // the next refusals may concern single records
 		return
 	}
-	p.strikes++
+	p.stops++
 	p.kind, p.reason = k, reason
-	p.probeAt = now.Add(p.pause(p.strikes, maxProbe))
+	p.probeAt = now.Add(p.pause(p.stops, maxProbe))
 }
 
-// state returns what is reported. After a stop, the reason stays until a record
-// is acknowledged or nothing is left to publish: a target that looks well and
-// refuses again does not change its state twice.
+// state returns the state to report, given the one that was reported before. After a stop, the reason stays until a record is
+// acknowledged or nothing is left to publish, so that a target which only seems to accept messages does not change the state
+// twice.
 func (p *pipeline) state(before State) State {
-	if p.kind == Forwarding && p.trial && len(p.items) > 0 {
+	if p.kind == Forwarding && p.oneByOne && len(p.items) > 0 {
 		return before
 	}
 	return State{Kind: p.kind, Reason: p.reason}
 }
 
-// silent returns for how long publishes have had no answer.
+// silent returns for how long publishes have not been answered.
 func (p *pipeline) silent(now time.Time) time.Duration {
-	if p.asked.IsZero() {
+	if p.unansweredSince.IsZero() {
 		return 0
 	}
-	return now.Sub(p.asked)
+	return now.Sub(p.unansweredSince)
 }
 
 // stale reports whether any record is stale.
@@ -451,7 +436,7 @@ func (p *pipeline) stale(now time.Time, age time.Duration) bool {
 	return slices.ContainsFunc(p.order, func(i *item) bool { return i.stale(now, age) })
 }
 
-// due returns when advance or a probe has something to do; zero means never.
+// due returns when advance or a probe is due. Zero means never.
 func (p *pipeline) due() time.Time {
 	var at time.Time
 	earlier := func(t time.Time) {
@@ -463,7 +448,7 @@ func (p *pipeline) due() time.Time {
 		earlier(p.sent[0].item.sent.Add(p.timeout))
 	}
 	if len(p.retries) > 0 {
-		earlier(p.retries[0].at)
+		earlier(p.retries[0].due)
 	}
 	if p.stopped() && !p.offline && p.counts[inFlight] == 0 {
 		earlier(p.probeAt)
@@ -471,31 +456,35 @@ func (p *pipeline) due() time.Time {
 	return at
 }
 
-// answer records that the target answers.
+// answer records that the target has answered.
 func (p *pipeline) answer(now time.Time) {
-	p.answered, p.asked = now, time.Time{}
+	p.lastAnswer, p.unansweredSince = now, time.Time{}
 	if p.counts[inFlight] > 1 {
-		p.asked = now
+		p.unansweredSince = now
 	}
 }
 
-// retry sets a record aside, with backoff, and tries then later.
-func (p *pipeline) retry(i *item, then phase, now time.Time) {
+// retry delays a record, with backoff. Afterwards the record enters the phase retryAs.
+func (p *pipeline) retry(i *item, retryAs phase, now time.Time) {
 	i.failures++
-	i.then = then
+	i.retryAs = retryAs
 	i.due = now.Add(p.pause(i.failures, maxPause))
-	p.move(i, aside)
-	heap.Push(&p.retries, retry{i, i.due})
+	p.move(i, delayed)
+	at, _ := slices.BinarySearchFunc(p.retries, i, compareDue)
+	p.retries = slices.Insert(p.retries, at, i)
 }
 
-// pause returns how long to wait after the n-th failure: exponential, with a
-// jitter of half of it.
+func compareDue(a, b *item) int {
+	return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.Sequence, b.Sequence))
+}
+
+// pause returns how long to wait after the n-th failure in succession. It grows exponentially, and half of it is random.
 func (p *pipeline) pause(n int, limit time.Duration) time.Duration {
 	d := min(float64(limit), float64(minPause)*math.Pow(2, float64(min(n, 30)-1)))
 	return time.Duration(d * (0.5 + 0.5*p.jitter()))
 }
 
-// finish gives a record its final outcome and lets the next one of its job go.
+// finish gives a record its final outcome, and queues the next record of its job.
 func (p *pipeline) finish(i *item) {
 	p.move(i, finished)
 	delete(p.items, i.Sequence)
@@ -508,8 +497,8 @@ func (p *pipeline) finish(i *item) {
 	}
 }
 
-// enqueue puts a record into the queue, behind older ones and before later ones: the
-// oldest one holds the checkpoint, and so what the stream may trim.
+// enqueue puts a record into the queue, which is in the order of the journal, because the checkpoint and the trimming of the
+// stream wait for the oldest open record.
 func (p *pipeline) enqueue(i *item) {
 	p.move(i, queued)
 	at, _ := slices.BinarySearchFunc(p.queue, i.Sequence, compareSequence)
@@ -520,6 +509,11 @@ func compareSequence(i *item, sequence uint64) int { return cmp.Compare(i.Sequen
 
 // move changes the phase of a record.
 func (p *pipeline) move(i *item, to phase) {
+	if i.phase == delayed {
+		if at, ok := slices.BinarySearchFunc(p.retries, i, compareDue); ok {
+			p.retries = slices.Delete(p.retries, at, at+1)
+		}
+	}
 	p.counts[i.phase]--
 	p.counts[to]++
 	if b := p.account(i.phase); b != nil {
@@ -531,13 +525,13 @@ func (p *pipeline) move(i *item, to phase) {
 	i.phase = to
 }
 
-// account returns the sum of bytes that a phase counts to.
+// account returns the sum of bytes that the records in a phase are added to, or nil.
 func (p *pipeline) account(f phase) *int64 {
 	switch f {
 	case queued, finished:
 		return nil
 	case inFlight:
-		return &p.flying
+		return &p.bytesInFlight
 	}
-	return &p.bytes
+	return &p.delayedBytes
 }

@@ -23,7 +23,7 @@ type bench struct {
 // letter of text: equal letters are of one job.
 func newBench(t *testing.T, text string) *bench {
 	b := &bench{t, newPipeline(testLimits, 0, 0, 0, func() float64 { return 1 }), time.Unix(1e9, 0)}
-	b.trial = false
+	b.oneByOne = false
 	for n, job := range text {
 		b.admit(Record{Sequence: uint64(n + 1), Key: string(job)})
 	}
@@ -99,7 +99,7 @@ func TestPipeline(t *testing.T) {
 			b.prefixIs(3)
 		}},
 		"a passed record counts as acknowledged": {"ab", func(b *bench) {
-			b.pass(3)
+			b.skip(3)
 			b.prefixIs(0)
 			b.sends(1, 2)
 			b.acks(1, 2)
@@ -111,7 +111,7 @@ func TestPipeline(t *testing.T) {
 			}
 			b.sends(1, 3)
 		}},
-		"an error of one record sets its job aside": {"aab", func(b *bench) {
+		"an error of one record delays its job": {"aab", func(b *bench) {
 			b.sends(1, 3)
 			b.refused(1, false, unavailable, "busy", b.now)
 			b.acks(3)
@@ -132,7 +132,7 @@ func TestPipeline(t *testing.T) {
 		"the backoff has a bound": {"a", func(b *bench) {
 			for range 40 {
 				b.sends(1)
-				b.trial, b.refusals = false, 0
+				b.oneByOne, b.refusals = false, 0
 				b.refused(1, false, unavailable, "busy", b.now)
 				b.wait(maxPause)
 			}
@@ -225,7 +225,7 @@ func TestPipeline(t *testing.T) {
 				b.Fatal("no probe after the connection came back")
 			}
 			b.probed(Forwarding, "", b.now)
-			b.trial = true
+			b.oneByOne = true
 			b.sends(1)
 			b.acks(1)
 			b.sends(2, 4, 5, 6)
@@ -274,8 +274,8 @@ func TestPipeline(t *testing.T) {
 		"nobody listens for one subject": {"ab", func(b *bench) {
 			b.sends(1, 2)
 			b.unserved(1, false, b.now)
-			if b.stopped() || !b.asked.IsZero() || b.counts[aside] != 1 {
-				b.Fatalf("%v, asked %s, %d aside", b.kind, b.asked, b.counts[aside])
+			if b.stopped() || !b.unansweredSince.IsZero() || b.counts[delayed] != 1 {
+				b.Fatalf("%v, asked %s, %d delayed", b.kind, b.unansweredSince, b.counts[delayed])
 			}
 			b.acks(2)
 			b.wait(maxPause)
@@ -323,7 +323,7 @@ func TestPipeline(t *testing.T) {
 		"too large is parked, and delays only its job": {"aab", func(b *bench) {
 			b.sends(1, 3)
 			b.refused(1, false, event.ErrTooLarge, "too large", b.now)
-			i := only(b, &b.park)
+			i := only(b, &b.toPark)
 			b.acks(3)
 			b.sends()
 			if !b.parkedAs(i, nil) {
@@ -335,12 +335,12 @@ func TestPipeline(t *testing.T) {
 		"what cannot be parked stays in front of the checkpoint": {"aab", func(b *bench) {
 			b.sends(1, 3)
 			b.refused(1, false, event.ErrTooLarge, "too large", b.now)
-			b.parkedAs(only(b, &b.park), errors.New("full"))
+			b.parkedAs(only(b, &b.toPark), errors.New("full"))
 			b.acks(3)
 			b.wait(time.Minute)
 			b.sends() // it is never published again
 			b.prefixIs(0)
-			b.parkedAs(only(b, &b.park), nil)
+			b.parkedAs(only(b, &b.toPark), nil)
 			b.prefixIs(1)
 			b.sends(2)
 		}},
@@ -349,7 +349,7 @@ func TestPipeline(t *testing.T) {
 			b.duplicate(1)
 			b.prefixIs(0)
 			b.sends()
-			if !b.settled(only(b, &b.settle), same, b.now) {
+			if !b.readBack(only(b, &b.toReadBack), same, b.now) {
 				b.Fatal("it is not finished")
 			}
 			b.prefixIs(1)
@@ -358,7 +358,7 @@ func TestPipeline(t *testing.T) {
 		"a duplicate of another event goes to the conflict subject": {"aa", func(b *bench) {
 			b.sends(1)
 			b.duplicate(1)
-			b.settled(only(b, &b.settle), other, b.now)
+			b.readBack(only(b, &b.toReadBack), other, b.now)
 			b.sends(1)
 			if !b.items[1].conflict {
 				b.Fatal("it is not a conflict")
@@ -377,17 +377,17 @@ func TestPipeline(t *testing.T) {
 		"a duplicate whose message is gone goes to the conflict subject": {"a", func(b *bench) {
 			b.sends(1)
 			b.duplicate(1)
-			b.settled(only(b, &b.settle), gone, b.now)
+			b.readBack(only(b, &b.toReadBack), missing, b.now)
 			b.sends(1)
 			if !b.items[1].conflict {
 				b.Fatal("it is not a conflict")
 			}
 		}},
 		"a lost message waits until the stream forgets its id": {"a", func(b *bench) {
-			b.again = 1
+			b.republish = 1
 			b.sends(1)
 			b.duplicate(1)
-			b.settled(only(b, &b.settle), gone, b.now)
+			b.readBack(only(b, &b.toReadBack), missing, b.now)
 			b.wait(maxPause)
 			b.sends(1)
 			if b.items[1].conflict {
@@ -398,21 +398,21 @@ func TestPipeline(t *testing.T) {
 			b.wait(maxPause)
 			b.sends(1)
 			b.duplicate(1)
-			b.settled(only(b, &b.settle), gone, b.now)
+			b.readBack(only(b, &b.toReadBack), missing, b.now)
 			b.sends(1)
 			if !b.items[1].conflict {
 				b.Fatal("it is not a conflict after the window")
 			}
 		}},
 		"a copy in doubt is not enough": {"ab", func(b *bench) {
-			b.again, b.doubt = 1, true
+			b.republish, b.doubt = 1, true
 			b.sends(1, 2)
 			b.duplicate(1)
-			if b.settled(only(b, &b.settle), same, b.now) {
+			if b.readBack(only(b, &b.toReadBack), same, b.now) {
 				b.Fatal("it is finished")
 			}
 			b.duplicate(2)
-			if !b.settled(only(b, &b.settle), same, b.now) {
+			if !b.readBack(only(b, &b.toReadBack), same, b.now) {
 				b.Fatal("a later record is in doubt")
 			}
 			b.wait(minPause)
@@ -422,14 +422,14 @@ func TestPipeline(t *testing.T) {
 		"a duplicate that cannot be read is read again, not published": {"a", func(b *bench) {
 			b.sends(1)
 			b.duplicate(1)
-			b.settled(only(b, &b.settle), unread, b.now)
+			b.readBack(only(b, &b.toReadBack), unread, b.now)
 			b.wait(minPause - 1)
-			if len(b.settle) != 0 {
+			if len(b.toReadBack) != 0 {
 				b.Fatal("it is read again without a pause")
 			}
 			b.wait(1)
 			b.sends()
-			b.settled(only(b, &b.settle), same, b.now)
+			b.readBack(only(b, &b.toReadBack), same, b.now)
 			b.prefixIs(1)
 		}},
 		"an old outcome must be compared": {"ab", func(b *bench) {
@@ -465,14 +465,14 @@ func TestPipeline(t *testing.T) {
 				b.Fatal("room")
 			}
 			for more, want := range map[int64]bool{0: false, 1: true} {
-				if b.sideBytes = b.bytes + more; b.room() != want {
+				if b.sideBytes = b.delayedBytes + more; b.room() != want {
 					b.Fatalf("room with %d bytes more: %v", more, b.room())
 				}
 			}
 			b.sends(1)
 			b.acks(1)
-			if !b.room() || b.bytes != 0 {
-				b.Fatalf("%d bytes", b.bytes)
+			if !b.room() || b.delayedBytes != 0 {
+				b.Fatalf("%d bytes", b.delayedBytes)
 			}
 		}},
 		"the queue has a bound": {"abcd", func(b *bench) {
@@ -515,15 +515,15 @@ func TestPipeline(t *testing.T) {
 			for _, i := range b.order {
 				i.Payload = make([]byte, 1000*i.Sequence)
 			}
-			if got := b.ahead(1000); got != 0 {
+			if got := b.reservedBytes(1000); got != 0 {
 				b.Fatalf("%d bytes are needed before the oldest record", got)
 			}
 			b.sends(1, 4)
-			if got := b.ahead(1); got != b.order[1].size()+b.order[2].size() {
+			if got := b.reservedBytes(1); got != b.order[1].size()+b.order[2].size() {
 				b.Fatalf("%d bytes are needed for records that wait", got)
 			}
 			b.acks(1)
-			if got := b.ahead(1); got != 0 {
+			if got := b.reservedBytes(1); got != 0 {
 				b.Fatalf("%d bytes are needed before the oldest record", got)
 			}
 		}},
@@ -543,7 +543,7 @@ func TestPipeline(t *testing.T) {
 			if journal, below := b.prefix(); journal != 11 || below != 50 {
 				b.Fatalf("%d, %d", journal, below)
 			}
-			b.pass(20)
+			b.skip(20)
 			if journal, below := b.prefix(); journal != 20 || below != 111 {
 				b.Fatalf("%d, %d", journal, below)
 			}
@@ -564,7 +564,7 @@ func TestPipeline(t *testing.T) {
 		}},
 		"the last record that a comparison found is above the floor": {"", func(b *bench) {
 			b.pipeline = newPipeline(testLimits, 10, 50, 12, b.jitter)
-			b.trial, b.window = false, 1
+			b.oneByOne, b.window = false, 1
 			for n := uint64(11); n <= 13; n++ {
 				b.admit(Record{Sequence: n, Key: fmt.Sprint(n)})
 			}
@@ -587,12 +587,12 @@ func TestPipeline(t *testing.T) {
 		"what is in flight is counted in bytes": {"", func(b *bench) {
 			b.admit(Record{Sequence: 1, Payload: make([]byte, 100), Header: make([]byte, 10), Subject: "abc", ID: "de"})
 			b.sends(1)
-			if b.flying != 315 || b.bytes != 0 {
-				b.Fatalf("%d in flight, %d aside", b.flying, b.bytes)
+			if b.bytesInFlight != 315 || b.delayedBytes != 0 {
+				b.Fatalf("%d in flight, %d delayed", b.bytesInFlight, b.delayedBytes)
 			}
 			b.refused(1, false, unavailable, "busy", b.now)
-			if b.flying != 0 || b.bytes != 315 {
-				b.Fatalf("%d in flight, %d aside", b.flying, b.bytes)
+			if b.bytesInFlight != 0 || b.delayedBytes != 315 {
+				b.Fatalf("%d in flight, %d delayed", b.bytesInFlight, b.delayedBytes)
 			}
 		}},
 		"records that are due are tried again in the order of their sequences": {"abc", func(b *bench) {
@@ -620,14 +620,14 @@ func TestPipeline(t *testing.T) {
 				phase, then phase
 				counts      bool
 			}{
-				"in flight": {inFlight, 0, true}, "to be published": {queued, 0, true}, "to be published later": {aside, queued, true},
-				"being read back": {settling, 0, false}, "to be read back later": {aside, settling, false},
-				"being parked": {parking, 0, false}, "to be parked later": {aside, parking, false},
+				"in flight": {inFlight, 0, true}, "to be published": {queued, 0, true}, "to be published later": {delayed, queued, true},
+				"being read back": {readingBack, 0, false}, "to be read back later": {delayed, readingBack, false},
+				"being parked": {parking, 0, false}, "to be parked later": {delayed, parking, false},
 			} {
 				b := newBench(b.T, "a")
 				i := b.items[1]
 				b.move(i, test.phase)
-				i.then = test.then
+				i.retryAs = test.then
 				if _, done := b.acknowledged(1, false, 101, false, b.now); done != test.counts {
 					b.Errorf("%s: %v", name, done)
 				}
@@ -639,13 +639,13 @@ func TestPipeline(t *testing.T) {
 			b.unserved(1, false, b.now) // late
 			b.unserved(2, true, b.now)  // of another message id
 			b.unserved(9, false, b.now)
-			if b.items[1].phase != settling || b.items[2].phase != inFlight {
+			if b.items[1].phase != readingBack || b.items[2].phase != inFlight {
 				b.Fatalf("%v, %v", b.items[1].phase, b.items[2].phase)
 			}
 			if b.refused(1, false, event.ErrTooLarge, "late", b.now) != nil || b.refused(9, false, event.ErrTooLarge, "late", b.now) != nil {
 				b.Fatal("a late refusal counts")
 			}
-			if b.parked(b.items[1], nil, b.now) || b.settled(b.items[2], same, b.now) {
+			if b.parked(b.items[1], nil, b.now) || b.readBack(b.items[2], same, b.now) {
 				b.Fatal("the result of something else counts")
 			}
 		}},
@@ -655,7 +655,7 @@ func TestPipeline(t *testing.T) {
 			b.disconnected("reset", b.now)
 			b.connected(b.now)
 			b.probed(Forwarding, "", b.now)
-			b.trial = false
+			b.oneByOne = false
 			b.wait(time.Minute)
 			b.sends(1, 2)
 			b.refused(1, false, event.ErrFull, "full", b.now)
@@ -675,23 +675,23 @@ func TestPipeline(t *testing.T) {
 			b.sends(1, 2)
 			b.stop(Full, "full", b.now)
 			b.acks(1)
-			if !b.trial || b.strikes != 1 {
-				b.Fatalf("trial %v, %d strikes: it was published before the stop", b.trial, b.strikes)
+			if !b.oneByOne || b.stops != 1 {
+				b.Fatalf("trial %v, %d strikes: it was published before the stop", b.oneByOne, b.stops)
 			}
 			if got := b.probeAt.Sub(b.now); got != minPause {
 				b.Fatalf("a probe in %s", got)
 			}
 		}},
 		"a lost message is published again until the stream forgets its id": {"a", func(b *bench) {
-			b.again = 1
+			b.republish = 1
 			i := b.items[1]
 			for _, test := range []struct {
 				after    time.Duration
 				conflict bool
 			}{{0, false}, {forgetAfter - 1, false}, {1, true}} {
 				b.now = b.now.Add(test.after)
-				b.move(i, settling)
-				b.settled(i, gone, b.now)
+				b.move(i, readingBack)
+				b.readBack(i, missing, b.now)
 				if i.conflict != test.conflict {
 					b.Fatalf("after %s: conflict %v", test.after, i.conflict)
 				}
@@ -802,7 +802,7 @@ func (m *model) step() {
 		m.read++
 		job := string(rune('a' + m.random.IntN(12)))
 		if m.random.IntN(20) == 0 {
-			m.p.pass(m.read)
+			m.p.skip(m.read)
 			m.final[m.read] = true
 			continue
 		}
@@ -821,7 +821,7 @@ func (m *model) step() {
 			m.answer(n, conflict)
 		}
 	}
-	m.aside()
+	m.sideWork()
 	switch {
 	case m.p.offline:
 		if m.healthy || m.random.IntN(4) == 0 {
@@ -861,18 +861,18 @@ func (m *model) answer(n uint64, conflict bool) {
 	}
 }
 
-// aside settles and parks.
-func (m *model) aside() {
-	for _, i := range m.p.settle {
+// sideWork reads back and parks.
+func (m *model) sideWork() {
+	for _, i := range m.p.toReadBack {
 		v := verdict(m.random.IntN(4))
 		if m.healthy {
 			v = same
 		}
-		if m.p.settled(i, v, m.now) {
+		if m.p.readBack(i, v, m.now) {
 			m.final[i.Sequence] = true
 		}
 	}
-	for _, i := range m.p.park {
+	for _, i := range m.p.toPark {
 		var err error
 		if !m.healthy && m.random.IntN(2) == 0 {
 			err = errors.New("full")
@@ -881,7 +881,7 @@ func (m *model) aside() {
 			m.final[i.Sequence] = true
 		}
 	}
-	m.p.settle, m.p.park = nil, nil
+	m.p.toReadBack, m.p.toPark = nil, nil
 }
 
 // check compares the pipeline with the model.
@@ -923,11 +923,12 @@ func (m *model) check() {
 			m.t.Fatalf("record %d waits behind %d", n, active[i.Key])
 		}
 	}
-	if counts[inFlight] > 8 || counts[inFlight] != m.p.counts[inFlight] || counts[waiting] != m.p.counts[waiting] || bytes != m.p.bytes {
-		m.t.Fatalf("counts %v, want %v; bytes %d, want %d", m.p.counts, counts, m.p.bytes, bytes)
+	if counts[inFlight] > 8 || counts[inFlight] != m.p.counts[inFlight] || counts[waiting] != m.p.counts[waiting] ||
+		bytes != m.p.delayedBytes {
+		m.t.Fatalf("counts %v, want %v; bytes %d, want %d", m.p.counts, counts, m.p.delayedBytes, bytes)
 	}
 	if open := len(m.p.items) - counts[queued] - counts[inFlight]; open > 20+8 {
-		m.t.Fatalf("%d records are set aside or wait", open)
+		m.t.Fatalf("%d records are delayed or wait", open)
 	}
 }
 

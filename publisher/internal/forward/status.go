@@ -8,26 +8,26 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Kind is what the forwarder is doing.
+// Kind says what the forwarder is doing.
 type Kind uint8
 
 // The kinds of state.
 const (
-	// Starting means that nothing is known of the target yet.
+	// Starting means that the state of the target is not known yet.
 	Starting Kind = iota
-	// Forwarding means that the target takes what it gets.
+	// Forwarding means that the target accepts messages.
 	Forwarding
 	// Comparing means that the stream is compared with the journal.
 	Comparing
 	// Down means that there is no connection.
 	Down
-	// Unavailable means that the target does not answer, or answers errors.
+	// Unavailable means that the target does not answer, or answers with errors.
 	Unavailable
 	// NoLeader means that the stream has no leader.
 	NoLeader
-	// Full means that the stream takes no more messages.
+	// Full means that the stream has no room for another message.
 	Full
-	// Misconfigured means that an operator has to change stream or credentials.
+	// Misconfigured means that an operator must change the stream or the credentials.
 	Misconfigured
 	// Failed means that the embedded store has failed and is being restarted.
 	Failed
@@ -37,43 +37,41 @@ var kindNames = [...]string{"starting", "forwarding", "comparing", "down", "unav
 
 func (k Kind) String() string { return kindNames[k] }
 
-// State is what the forwarder is doing, and why it is not forwarding.
+// State says what the forwarder is doing, and if it is not forwarding, why.
 type State struct {
 	Kind   Kind
 	Reason string
 }
 
-// Stats is how far the forwarder is, and what it has done since the start.
+// Stats are the figures of a forwarder.
 type Stats struct {
 	State State
 	// Lag is the number of durable records that the target does not have.
 	Lag uint64
-	// OldestAge is the age of the oldest of them, zero if there is none.
+	// OldestAge is the age of the oldest of those records, 0 if there is none.
 	OldestAge time.Duration
-	// Checkpoint is the journal sequence up to which everything is forwarded and
-	// checkpointed.
+	// Checkpoint is the journal sequence up to which every record is forwarded, according to forward.json.
 	Checkpoint uint64
-	// Frozen tells that a sync of the target failed: the checkpoint stays.
+	// Frozen reports whether a sync of the target has failed, so that the checkpoint does not change any more.
 	Frozen bool
 
 	Counters
-	// Window is the duplicate window of the stream, zero if it is unknown.
+	// Window is the duplicate window of the stream, 0 if it is unknown.
 	Window time.Duration
 }
 
-// Counters are the totals of Stats, since the start.
+// Counters are totals since the start.
 type Counters struct {
 	Forwarded uint64 // records that the target acknowledged
-	Parked    uint64 // records handed to the quarantine
-	Retries   uint64 // attempts that failed and are repeated
+	Parked    uint64 // records stored in the quarantine
+	Retries   uint64 // attempts after a failed one
 	Conflicts uint64 // records published on the conflict subject
-	Resent    uint64 // publishes after an unanswered one: a plain subscriber may see the event twice
+	Resent    uint64 // publishes after an unanswered one, so that a plain subscriber may receive the event twice
 	Present   uint64 // records that the comparison found in the stream
 	Refilled  uint64 // records published again because the stream had lost them
 	Missing   uint64 // records that the stream has lost and the journal does not have
 	Restarts  uint64 // restarts of the embedded store
-	// JournalLost is the number of records that the journal had acknowledged and
-	// does not have any more.
+	// JournalLost is the number of records that the journal had acknowledged and has lost.
 	JournalLost uint64
 }
 
@@ -84,7 +82,7 @@ func (f *Forwarder) State() State {
 	return f.stats.State
 }
 
-// Stats returns how far the forwarder is.
+// Stats returns the present figures.
 func (f *Forwarder) Stats() Stats {
 	durable := f.opts.Journal.Durable()
 	f.mu.Lock()
@@ -100,8 +98,7 @@ func (f *Forwarder) Stats() Stats {
 	return s
 }
 
-// setState publishes a state. A change of its kind is one line in the log, as
-// long as there are not too many of them.
+// setState sets the state that is reported. It logs a change of the kind, unless there were too many.
 func (f *Forwarder) setState(s State) {
 	f.mu.Lock()
 	before := f.stats.State
@@ -110,13 +107,13 @@ func (f *Forwarder) setState(s State) {
 	if s == before {
 		return
 	}
-	if f.opts.OnState != nil {
-		f.opts.OnState(s)
+	if f.opts.onState != nil {
+		f.opts.onState(s)
 	}
 	if s.Kind == before.Kind {
 		return
 	}
-	if !f.lines.Allow() {
+	if !f.stateLines.Allow() {
 		f.mu.Lock()
 		f.unlogged++
 		f.mu.Unlock()
@@ -136,7 +133,7 @@ func levelOf(k Kind) zapcore.Level {
 	return zap.WarnLevel
 }
 
-// summarize logs one line a minute if something happened or is wrong.
+// summarize logs one line a minute if something was forwarded or is wrong.
 func (f *Forwarder) summarize(ctx context.Context) {
 	var last Counters
 	for sleep(ctx, f.timing.summary) == nil {

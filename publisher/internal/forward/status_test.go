@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// TestState shows who is told about a state: OnState about each change, the log about
+// TestState shows who is told about a state: onState about each change, the log about
 // each change of its kind, until there are too many of them.
 func TestState(t *testing.T) {
 	t.Parallel()
@@ -25,7 +25,7 @@ func TestState(t *testing.T) {
 		got = append(got, fmt.Sprint(<-r.states))
 	}
 	if want := []string{"{full a}", "{full b}", "{forwarding }", "{comparing c}"}; !slices.Equal(got, want) {
-		t.Errorf("OnState got %q, want %q", got, want)
+		t.Errorf("onState got %q, want %q", got, want)
 	}
 	got = nil
 	for _, l := range r.logs.All() {
@@ -42,7 +42,7 @@ func TestState(t *testing.T) {
 	if f.unlogged != 15 || len(r.logs.All()) != 8 {
 		t.Errorf("%d lines, %d changes are not logged", len(r.logs.All()), f.unlogged)
 	}
-	f.opts.OnState = nil
+	f.opts.onState = nil
 	f.setState(State{Kind: Failed})
 	names := "starting forwarding comparing down unavailable no leader full misconfigured failed "
 	text := ""

@@ -11,8 +11,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// spans traces the first attempt of each record and the successful one, in the
-// trace that the record's header names. A nil *spans traces nothing.
+// spans makes a span for the first attempt of each record and for the successful one, in the trace that the record's header names.
+// A nil *spans does nothing.
 type spans struct {
 	tracer trace.Tracer
 	open   map[uint64]trace.Span // of first attempts

@@ -18,7 +18,7 @@ func (s *session) connect(ctx context.Context) {
 		for n := 1; ; n++ {
 			nc, err := s.target.Conn(ctx)
 			if err == nil {
-				return func(now time.Time) { s.use(ctx, nc, now) }
+				return func(now time.Time) { s.useConnection(ctx, nc, now) }
 			}
 			if sleep(ctx, s.f.pause(n)) != nil {
 				return nil
@@ -27,33 +27,33 @@ func (s *session) connect(ctx context.Context) {
 	})
 }
 
-// use publishes on a connection.
-func (s *session) use(ctx context.Context, nc *nats.Conn, now time.Time) {
+// useConnection publishes on a connection from now on.
+func (s *session) useConnection(ctx context.Context, nc *nats.Conn, now time.Time) {
 	s.connecting = false
 	if nc != s.nc {
 		s.disconnect()
-		// Unlike nc.NewInbox, which counts up, it does not follow from an earlier one.
+		// Unlike the result of nc.NewInbox, which contains a counter, the inbox cannot be guessed from an earlier one.
 		inbox := cmp.Or(nc.Opts.InboxPrefix, "_INBOX") + "." + rand.Text()
 		sub, err := nc.ChanSubscribe(inbox+".>", s.acks)
 		if err != nil {
-			s.lose(ctx, err.Error(), now)
+			s.connectionLost(ctx, err.Error(), now)
 			return
 		}
 		s.nc, s.sub, s.inbox = nc, sub, inbox
 		s.listener = nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	}
-	for len(s.listener) > 0 { // of a loss that is known
+	for len(s.listener) > 0 { // a loss that was handled already
 		<-s.listener
 	}
 	if !nc.IsConnected() {
-		s.lose(ctx, "the connection was lost", now)
+		s.connectionLost(ctx, "the connection was lost", now)
 		return
 	}
 	s.status = s.listener
 	s.p.connected(now)
 }
 
-// disconnect stops listening on the connection.
+// disconnect stops using the connection.
 func (s *session) disconnect() {
 	if s.nc == nil {
 		return
@@ -64,18 +64,18 @@ func (s *session) disconnect() {
 	s.nc, s.status = nil, nil
 }
 
-// lose handles the loss of the connection.
-func (s *session) lose(ctx context.Context, reason string, now time.Time) {
+// connectionLost handles the loss of the connection.
+func (s *session) connectionLost(ctx context.Context, reason string, now time.Time) {
 	s.p.disconnected(reason, now)
 	if !s.connecting {
 		s.connect(ctx)
 	}
 }
 
-// ask asks for the stream's state: to see whether it has lost something, and, if
-// publishing has been stopped, whether it can begin again.
-func (s *session) ask(ctx context.Context) {
-	s.inquiring = true
+// requestInfo asks for the stream's state, to find out whether the stream has lost events, and if publishing is stopped, whether
+// it can continue.
+func (s *session) requestInfo(ctx context.Context) {
+	s.infoRequested = true
 	var bytes int64
 	if i := s.p.head(); i != nil {
 		bytes = i.size()
@@ -91,15 +91,15 @@ func (s *session) ask(ctx context.Context) {
 			err = fmt.Errorf("%w: %s", event.ErrFull, info.full(bytes))
 		}
 		return func(now time.Time) {
-			s.inquiring = false
-			s.lookAt = now.Add(s.f.timing.look)
+			s.infoRequested = false
+			s.inspectAt = now.Add(s.f.timing.inspect)
 			if err != nil {
 				if state := stateOf(err); stopped {
 					s.p.probed(state.Kind, state.Reason, now)
 				}
-				return // while it publishes, the answers show more
+				return // unless publishing is stopped, the answers to publishes say more
 			}
-			s.examine(info, now)
+			s.checkForLoss(info, now)
 			s.compareStale(now)
 			if stopped && !s.ended {
 				s.p.probed(Forwarding, "", now)
@@ -108,16 +108,15 @@ func (s *session) ask(ctx context.Context) {
 	})
 }
 
-// compareStale ends the session if the outcome of any record has been open for half of
-// the duplicate window.
+// compareStale ends the session if a record has had no outcome for half of the duplicate window.
 func (s *session) compareStale(now time.Time) {
 	if age := s.plan.info.Duplicates / 2; age > 0 && s.p.stale(now, age) {
 		s.compareAgain(now)
 	}
 }
 
-// compareAgain ends the session, so that the stream is compared. A record that is never
-// answered causes this once an hour.
+// compareAgain ends the session, so that the stream is compared with the journal. A record that is never answered causes this once
+// an hour.
 func (s *session) compareAgain(now time.Time) {
 	prefix, _ := s.p.prefix()
 	if prefix == s.f.comparedAt && now.Sub(s.f.compared) < time.Hour {
@@ -127,9 +126,8 @@ func (s *session) compareAgain(now time.Time) {
 	s.end(errResume, now)
 }
 
-// examine ends the session if the stream has lost events. At a remote it must
-// show so twice.
-func (s *session) examine(info Info, now time.Time) {
+// checkForLoss ends the session if the stream has lost events. A remote stream must report the loss twice.
+func (s *session) checkForLoss(info Info, now time.Time) {
 	if s.f.saved == nil {
 		return
 	}
@@ -140,15 +138,15 @@ func (s *session) examine(info Info, now time.Time) {
 	switch s.f.saved.compare(s.target.Name(), s.f.id, info) {
 	case recreated, shortened, gaps:
 	default:
-		s.suspect = time.Time{}
+		s.lossSince = time.Time{}
 		return
 	}
-	if s.suspect.IsZero() {
-		s.suspect = now
+	if s.lossSince.IsZero() {
+		s.lossSince = now
 	}
-	if s.target.Exact() || now.Sub(s.suspect) >= s.f.timing.confirm {
+	if s.target.Exact() || now.Sub(s.lossSince) >= s.f.timing.confirm {
 		s.end(errResume, now)
 		return
 	}
-	s.lookAt = s.suspect.Add(s.f.timing.confirm)
+	s.inspectAt = s.lossSince.Add(s.f.timing.confirm)
 }
