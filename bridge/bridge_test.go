@@ -61,16 +61,21 @@ func TestOutcomes(t *testing.T) {
 		{"unsigned", bridgetest.Delivery{Signature: "-"}, 400, invalid, "refused", "unsigned"},
 		{"malformed", bridgetest.Delivery{Signature: "nonsense"}, 400, invalid, "refused", "malformed"},
 		{"other secret", bridgetest.Delivery{Secret: "whsec_other"}, 400, invalid, "refused", "mismatch"},
-		{"altered body", bridgetest.Delivery{Payload: event, Body: bytes.Replace(event, []byte("job-1"), []byte("job-2"), 1)}, 400, invalid, "refused", "mismatch"},
+		{"altered body", bridgetest.Delivery{Payload: event, Body: bytes.Replace(event, []byte("job-1"), []byte("job-2"), 1)}, 400, invalid,
+			"refused", "mismatch"},
 		{"truncated body", bridgetest.Delivery{Payload: event, Body: event[:len(event)-1]}, 400, invalid, "refused", "mismatch"},
 		{"too old", bridgetest.Delivery{SignedAt: time.Now().Add(-6 * time.Minute)}, 400, invalid, "refused", "too_old"},
 		{"too new", bridgetest.Delivery{SignedAt: time.Now().Add(6 * time.Minute)}, 400, invalid, "refused", "too_new"},
 		{"too large", bridgetest.Delivery{Payload: big}, 413, "", "refused", "too_large"},
-		{"too large inflated", bridgetest.Delivery{Payload: big, Body: traffic.Zip(t, big, false), Header: header("Content-Encoding", "gzip")}, 413, "", "refused", "too_large"},
+		{"too large inflated", bridgetest.Delivery{Payload: big, Body: traffic.Zip(t, big, false), Header: header("Content-Encoding", "gzip")},
+			413, "", "refused", "too_large"},
 		{"too large printed again", bridgetest.Delivery{Payload: []byte("1"), Body: swollen}, 413, "", "refused", "too_large"},
-		{"gzip", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, false), Header: header("Content-Encoding", "gzip")}, 200, "", "stored", ""},
-		{"deflate", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, true), Header: header("Content-Encoding", "deflate")}, 200, "", "duplicate", ""},
-		{"truncated gzip", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, false)[:40], Header: header("Content-Encoding", "gzip")}, 400, "", "refused", "body"},
+		{"gzip", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, false), Header: header("Content-Encoding", "gzip")}, 200, "",
+			"stored", ""},
+		{"deflate", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, true), Header: header("Content-Encoding", "deflate")}, 200,
+			"", "duplicate", ""},
+		{"truncated gzip", bridgetest.Delivery{Payload: event, Body: traffic.Zip(t, event, false)[:40],
+			Header: header("Content-Encoding", "gzip")}, 400, "", "refused", "body"},
 		{"br", bridgetest.Delivery{Header: header("Content-Encoding", "br")}, 415, "", "refused", "encoding"},
 		{"utf-16", bridgetest.Delivery{Header: header("Content-Type", "application/json; charset=utf-16le")}, 415, "", "refused", "encoding"},
 		{"no content type", bridgetest.Delivery{Header: header("Content-Type", "application/octet-stream")}, 200, "", "stored", ""},
@@ -100,7 +105,8 @@ func TestOutcomes(t *testing.T) {
 	for _, r := range []struct {
 		method, url string
 		code        int
-	}{{"GET", srv.URL, 405}, {"PUT", srv.URL, 405}, {"GET", srv.URL + "/", 405}, {"POST", srv.URL + "//", 404}, {"POST", srv.URL + "2", 404}, {"GET", srv.URL + "/../..", 404}} {
+	}{{"GET", srv.URL, 405}, {"PUT", srv.URL, 405}, {"GET", srv.URL + "/", 405}, {"POST", srv.URL + "//", 404}, {"POST", srv.URL + "2", 404},
+		{"GET", srv.URL + "/../..", 404}} {
 		resp, body := request(t, r.method, r.url)
 		if resp.StatusCode != r.code || !json.Valid(body) {
 			t.Errorf("%s %s: %d %s", r.method, r.url, resp.StatusCode, body)
@@ -320,12 +326,14 @@ func TestFull(t *testing.T) {
 	srv.Config.Journal.MaxBytes = 16 << 20
 	srv.Config.Webhook.MaxBody = 512 << 10
 	srv.Start()
-	worker, err := srv.JetStream().CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "slow", MaxAckPending: -1, AckPolicy: jetstream.AckExplicitPolicy})
+	worker, err := srv.JetStream().CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "slow", MaxAckPending: -1,
+		AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
 		t.Fatal(err)
 	}
 	deliver := func(i int) bridgetest.Response {
-		return srv.Deliver(bridgetest.Delivery{Payload: fmt.Appendf(nil, `{"id":"f%d","status":"COMPLETED","pad":"%s"}`, i, strings.Repeat("x", 500<<10))})
+		return srv.Deliver(bridgetest.Delivery{Payload: fmt.Appendf(nil, `{"id":"f%d","status":"COMPLETED","pad":"%s"}`, i,
+			strings.Repeat("x", 500<<10))})
 	}
 	// A refusal can come before the stream is full: what is forwarded just then is
 	// released a moment later. The last refusal is the one that stays.
@@ -414,7 +422,8 @@ func TestSlowSender(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer, err := io.ReadAll(conn)
-		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408") && !strings.HasPrefix(string(answer), "HTTP/1.1 400") && len(answer) > 0 {
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408") && !strings.HasPrefix(string(answer), "HTTP/1.1 400") &&
+			len(answer) > 0 {
 			t.Fatalf("%q %v", answer, err)
 		}
 	}

@@ -47,7 +47,8 @@ func ask(conn net.Conn, request string) string {
 
 func delivery(srv *bridgetest.Server, d bridgetest.Delivery, header ...string) string {
 	signature, body := srv.Sign(d)
-	return fmt.Sprintf("POST /webhook HTTP/1.1\r\nHost: x\r\nSync-Signature: %s\r\n%sContent-Length: %d\r\n\r\n%s", signature, strings.Join(append(header, ""), "\r\n"), len(body), body)
+	return fmt.Sprintf("POST /webhook HTTP/1.1\r\nHost: x\r\nSync-Signature: %s\r\n%sContent-Length: %d\r\n\r\n%s", signature,
+		strings.Join(append(header, ""), "\r\n"), len(body), body)
 }
 
 // TestConnections fills the listener: one source may have half of it, and who
@@ -191,14 +192,19 @@ func TestSmuggling(t *testing.T) {
 	head := "POST /webhook HTTP/1.1\r\nHost: x\r\nSync-Signature: " + signature + "\r\n"
 	chunked := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(signed), signed)
 	for name, request := range map[string]string{
-		"two lengths":          head + fmt.Sprintf("Content-Length: %d\r\nContent-Length: %d\r\n\r\n%s%s", len(signed), len(signed)+len(hidden), signed, hidden),
-		"length and chunks":    head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n%s%s", len(chunked)+len(hidden), chunked, hidden),
-		"chunks misspelt":      head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: xchunked\r\n\r\n%s%s", len(chunked), chunked, hidden),
-		"chunks, space before": head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding : chunked\r\n\r\n%s%s", len(chunked), chunked, hidden),
+		"two lengths": head + fmt.Sprintf("Content-Length: %d\r\nContent-Length: %d\r\n\r\n%s%s", len(signed), len(signed)+len(hidden),
+			signed, hidden),
+		"length and chunks": head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n%s%s", len(chunked)+len(hidden),
+			chunked, hidden),
+		"chunks misspelt": head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: xchunked\r\n\r\n%s%s", len(chunked), chunked,
+			hidden),
+		"chunks, space before": head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding : chunked\r\n\r\n%s%s", len(chunked), chunked,
+			hidden),
 		"a length with a sign": head + fmt.Sprintf("Content-Length: +%d\r\n\r\n%s%s", len(signed), signed, hidden),
 		"no length":            head + "\r\n" + string(signed) + hidden,
-		"in the query":         strings.Replace(head, "/webhook", "/webhook?id=hidden&status=COMPLETED", 1) + fmt.Sprintf("Content-Length: %d\r\n\r\n%s%s", len(signed), signed, hidden),
-		"two signatures":       head + fmt.Sprintf("Sync-Signature: t=1,v1=00\r\nContent-Length: %d\r\n\r\n%s%s", len(signed), signed, hidden),
+		"in the query": strings.Replace(head, "/webhook", "/webhook?id=hidden&status=COMPLETED", 1) +
+			fmt.Sprintf("Content-Length: %d\r\n\r\n%s%s", len(signed), signed, hidden),
+		"two signatures": head + fmt.Sprintf("Sync-Signature: t=1,v1=00\r\nContent-Length: %d\r\n\r\n%s%s", len(signed), signed, hidden),
 	} {
 		conn := dial(t, srv, "127.0.0.1")
 		if _, err := io.WriteString(conn, request); err != nil {
@@ -299,7 +305,8 @@ func TestManyHuge(t *testing.T) {
 	for i := range n {
 		conn := dial(t, srv, "127.0.0.1")
 		go func() {
-			answers <- ask(conn, delivery(srv, bridgetest.Delivery{Payload: fmt.Appendf(nil, `{"id":"huge-%d","status":"COMPLETED","pad":%q}`, i, pad)}))
+			answers <- ask(conn, delivery(srv, bridgetest.Delivery{Payload: fmt.Appendf(nil, `{"id":"huge-%d","status":"COMPLETED","pad":%q}`, i,
+				pad)}))
 		}()
 	}
 	for range n {

@@ -17,17 +17,23 @@ func TestRouting(t *testing.T) {
 		{"a job", `{"id":"a","status":"COMPLETED"}`, "job.completed", "sync:a:COMPLETED", "a", "COMPLETED", "job"},
 		{"timed out", `{"id":"a","status":"TIMED_OUT"}`, "job.timed_out", "sync:a:TIMED_OUT", "a", "TIMED_OUT", "job"},
 		{"a status nobody knows", `{"id":"a","status":"Half-Done_2"}`, "job.half-done_2", "sync:a:HALF-DONE_2", "a", "Half-Done_2", "job"},
-		{"a batch", `{"id":"b","status":"JOBS_CREATED","metrics":{"total_generations":1}}`, "batch.jobs_created", "sync:batch:b:JOBS_CREATED", "b", "JOBS_CREATED", "batch"},
+		{"a batch", `{"id":"b","status":"JOBS_CREATED","metrics":{"total_generations":1}}`, "batch.jobs_created", "sync:batch:b:JOBS_CREATED",
+			"b", "JOBS_CREATED", "batch"},
 		{"a job with metrics", `{"id":"c","status":"FAILED","model":"m","metrics":{}}`, "job.failed", "sync:c:FAILED", "c", "FAILED", "job"},
-		{"the wrapper of 2024", `{"result":{"id":"d","status":"COMPLETED"},"error":""}`, "job.completed", "sync:d:COMPLETED", "d", "COMPLETED", "job"},
-		{"the last duplicate wins", `{"id":"x","id":"e","status":"FAILED","status":"COMPLETED"}`, "job.completed", "sync:e:COMPLETED", "e", "COMPLETED", "job"},
-		{"keys in exact case", `{"id":"f","status":"COMPLETED","Status":"FAILED","ID":"g"}`, "job.completed", "sync:f:COMPLETED", "f", "COMPLETED", "job"},
+		{"the wrapper of 2024", `{"result":{"id":"d","status":"COMPLETED"},"error":""}`, "job.completed", "sync:d:COMPLETED", "d", "COMPLETED",
+			"job"},
+		{"the last duplicate wins", `{"id":"x","id":"e","status":"FAILED","status":"COMPLETED"}`, "job.completed", "sync:e:COMPLETED", "e",
+			"COMPLETED", "job"},
+		{"keys in exact case", `{"id":"f","status":"COMPLETED","Status":"FAILED","ID":"g"}`, "job.completed", "sync:f:COMPLETED", "f",
+			"COMPLETED", "job"},
 		{"an escaped key", `{"\u0069d":"h","st\u0061tus":"COMPLETED"}`, "job.completed", "sync:h:COMPLETED", "h", "COMPLETED", "job"},
 		{"no id", `{"status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"a numeric id", `{"id":7,"status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
-		{"the longest status", `{"id":"i","status":"` + long[:64] + `"}`, "job." + long[:64], "sync:i:" + strings.ToUpper(long[:64]), "i", long[:64], "job"},
+		{"the longest status", `{"id":"i","status":"` + long[:64] + `"}`, "job." + long[:64], "sync:i:" + strings.ToUpper(long[:64]), "i",
+			long[:64], "job"},
 		{"a longer status", `{"id":"i","status":"` + long[:65] + `"}`, "job.unrecognized", sum, "i", "", "job"},
-		{"the longest id", `{"id":"` + long[:128] + `","status":"COMPLETED"}`, "job.completed", "sync:" + long[:128] + ":COMPLETED", long[:128], "COMPLETED", "job"},
+		{"the longest id", `{"id":"` + long[:128] + `","status":"COMPLETED"}`, "job.completed", "sync:" + long[:128] + ":COMPLETED", long[:128],
+			"COMPLETED", "job"},
 		{"a longer id", `{"id":"` + long + `","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a dot", `{"id":"a.b","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
 		{"an id with a wildcard", `{"id":">","status":"COMPLETED"}`, "job.completed", sum, "", "COMPLETED", "job"},
@@ -48,7 +54,8 @@ func TestRouting(t *testing.T) {
 		}
 		msg := srv.Next(">")
 		h := msg.Header
-		if string(msg.Data) != r.payload || msg.Subject != r.subject || h.Get("Job-Id") != r.id || h.Get("Job-Status") != r.status || h.Get("Job-Kind") != r.kind {
+		if string(msg.Data) != r.payload || msg.Subject != r.subject || h.Get("Job-Id") != r.id || h.Get("Job-Status") != r.status ||
+			h.Get("Job-Kind") != r.kind {
 			t.Errorf("%s: stored as %s %v", r.name, msg.Subject, h)
 		}
 		if id := h.Get("Nats-Msg-Id"); id != r.msgID && (r.msgID != sum || len(id) != len(sum)+64) {

@@ -62,7 +62,8 @@ func TestLoggedRequestIsPrintable(t *testing.T) {
 	srv := bridgetest.NewUnstartedServer(t)
 	srv.Config.Logger = zap.New(core)
 	srv.Start()
-	resp, err := http.Get(strings.TrimSuffix(srv.URL, bridge.DefaultPath) + "/a%C2%9B31m%1B%5B2J%7F%E2%80%AE%FF" + strings.Repeat("%C3%A9", 1000))
+	resp, err := http.Get(strings.TrimSuffix(srv.URL, bridge.DefaultPath) +
+		"/a%C2%9B31m%1B%5B2J%7F%E2%80%AE%FF" + strings.Repeat("%C3%A9", 1000))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,8 +22,10 @@ func TestMetricsFromTheStart(t *testing.T) {
 	srv := bridgetest.NewServer(t)
 	deliveries := traffic.Series(t, srv.Metrics, "jobbridge_deliveries_total")
 	for _, pair := range []string{
-		"stored ", "duplicate ", "conflict ", "refused mismatch", "refused too_old", "refused too_new", "refused unsigned", "refused too_large", "refused wrong_path", "refused not_found",
-		"refused method_not_allowed", "failed busy", "failed no_room", "failed full", "failed unavailable", "failed misconfigured", "failed internal", "failed panic",
+		"stored ", "duplicate ", "conflict ", "refused mismatch", "refused too_old", "refused too_new", "refused unsigned", "refused too_large",
+		"refused wrong_path", "refused not_found",
+		"refused method_not_allowed", "failed busy", "failed no_room", "failed full", "failed unavailable", "failed misconfigured",
+		"failed internal", "failed panic",
 	} {
 		if n, ok := deliveries[pair]; !ok || n != 0 {
 			t.Errorf("%q: %v, there: %v", pair, n, ok)
@@ -35,7 +37,8 @@ func TestMetricsFromTheStart(t *testing.T) {
 	if got := traffic.Series(t, srv.Metrics, "jobbridge_clock_skew_seconds"); len(got) != 0 {
 		t.Errorf("a skew that nobody measured: %v", got)
 	}
-	want := map[string]float64{"in_flight": bridge.DefaultMaxInFlight, "connections": bridge.DefaultMaxConnections, "body_bytes": bridge.DefaultMaxBody, "body_memory_bytes": bridge.DefaultMaxBodyMemory}
+	want := map[string]float64{"in_flight": bridge.DefaultMaxInFlight, "connections": bridge.DefaultMaxConnections,
+		"body_bytes": bridge.DefaultMaxBody, "body_memory_bytes": bridge.DefaultMaxBodyMemory}
 	if got := traffic.Series(t, srv.Metrics, "jobbridge_limit"); !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}

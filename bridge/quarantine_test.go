@@ -147,7 +147,8 @@ func TestQuarantine(t *testing.T) {
 	if got := strings.Join(reasons, " "); got != "mismatch mismatch too_old too_new malformed unsigned mismatch" {
 		t.Error(got)
 	}
-	if e, err := srv.Quarantine.Show(t.Context(), 7); err != nil || string(e.Body) != `{"id":"printed", "status":"FAILED"}` || e.Header["User-Agent"] != "provider/1" || e.Header["Sync-Signature"] == "" {
+	if e, err := srv.Quarantine.Show(t.Context(), 7); err != nil || string(e.Body) != `{"id":"printed", "status":"FAILED"}` ||
+		e.Header["User-Agent"] != "provider/1" || e.Header["Sync-Signature"] == "" {
 		t.Errorf("%+v %v", e, err)
 	}
 	if _, err := srv.Quarantine.Show(t.Context(), 99); !errors.Is(err, operator.ErrNotFound) {
@@ -172,7 +173,8 @@ func TestQuarantine(t *testing.T) {
 			}
 		}
 	}
-	release(false, map[string]string{"1": "does not match", "2": "does not match", "3": "stale=true", "4": "stale=true", "5": "malformed", "6": "unsigned", "7": "does not match"})
+	release(false, map[string]string{"1": "does not match", "2": "does not match", "3": "stale=true", "4": "stale=true", "5": "malformed",
+		"6": "unsigned", "7": "does not match"})
 	if n := srv.Stored(); n != 0 {
 		t.Fatalf("%d are published that nobody may believe", n)
 	}
@@ -180,8 +182,10 @@ func TestQuarantine(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv.SetTime(now.Add(24 * time.Hour)) // much later: what was fresh when it came still is
-	release(false, map[string]string{"1": "stored", "2": "does not match", "3": "stale=true", "4": "stale=true", "5": "malformed", "6": "unsigned", "7": "stored"})
-	if m := srv.Next("job.completed"); !bytes.Equal(m.Data, body("rotated")) || m.Header.Get("Nats-Msg-Id") != "sync:rotated:COMPLETED" || m.Header.Get("Sync-Signature") == "" ||
+	release(false, map[string]string{"1": "stored", "2": "does not match", "3": "stale=true", "4": "stale=true", "5": "malformed",
+		"6": "unsigned", "7": "stored"})
+	if m := srv.Next("job.completed"); !bytes.Equal(m.Data, body("rotated")) || m.Header.Get("Nats-Msg-Id") != "sync:rotated:COMPLETED" ||
+		m.Header.Get("Sync-Signature") == "" ||
 		m.Header.Get("Received-At") != entries[0].ReceivedAt.Format(time.RFC3339Nano) {
 		t.Errorf("%s %v", m.Data, m.Header)
 	}
@@ -294,7 +298,8 @@ func TestQuarantineBounds(t *testing.T) {
 		t.Fatal(kept)
 	}
 	for source := range 40 { // together twice what they may fill
-		srv.Deliver(bridgetest.Delivery{Payload: pad(25 << 10), Secret: "whsec_new", Header: http.Header{"X-Forwarded-For": {fmt.Sprintf("192.0.2.%d", source)}}})
+		srv.Deliver(bridgetest.Delivery{Payload: pad(25 << 10), Secret: "whsec_new",
+			Header: http.Header{"X-Forwarded-For": {fmt.Sprintf("192.0.2.%d", source)}}})
 	}
 	kept := became(t, srv, 41)
 	if kept["limit"] == 0 || kept["kept"] == 0 || kept["limit"]+kept["kept"] != 40 {

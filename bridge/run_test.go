@@ -29,7 +29,8 @@ func valid(t *testing.T) bridge.Options {
 	t.Helper()
 	return bridge.Options{
 		DataDir: t.TempDir(), Secrets: bridge.Value([]string{bridgetest.Secret}),
-		Webhook: bridge.WebhookOptions{Listen: "127.0.0.1:0"}, Admin: bridge.AdminOptions{Listen: "127.0.0.1:0"}, NATS: bridge.NATSOptions{Listen: "127.0.0.1:0"},
+		Webhook: bridge.WebhookOptions{Listen: "127.0.0.1:0"}, Admin: bridge.AdminOptions{Listen: "127.0.0.1:0"},
+		NATS: bridge.NATSOptions{Listen: "127.0.0.1:0"},
 	}
 }
 
@@ -119,7 +120,8 @@ func TestTakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Admin.Listener = admin
-	if _, err := bridge.New(o); err == nil || !strings.Contains(err.Error(), "Options.Webhook.Listen") || errors.As(err, new(*bridge.OptionError)) {
+	if _, err := bridge.New(o); err == nil || !strings.Contains(err.Error(), "Options.Webhook.Listen") ||
+		errors.As(err, new(*bridge.OptionError)) {
 		t.Fatal(err)
 	}
 	if _, err := admin.Accept(); !errors.Is(err, net.ErrClosed) {
@@ -141,7 +143,8 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if addrs := b.Addrs(); !strings.HasPrefix(addrs.Webhook, "http://127.0.0.1:") || !strings.HasSuffix(addrs.Webhook, "/webhook") || !strings.HasPrefix(addrs.Admin, "http://127.0.0.1:") || addrs.NATS != "" {
+	if addrs := b.Addrs(); !strings.HasPrefix(addrs.Webhook, "http://127.0.0.1:") || !strings.HasSuffix(addrs.Webhook, "/webhook") ||
+		!strings.HasPrefix(addrs.Admin, "http://127.0.0.1:") || addrs.NATS != "" {
 		t.Errorf("%+v", addrs)
 	}
 	if got := b.Report().State; got != operator.Starting {
@@ -236,7 +239,8 @@ func TestShutdownOnAHangingDisk(t *testing.T) {
 	}
 	posts.Wait()
 	lines := logs.FilterMessage("shutdown")
-	for _, step := range []string{"webhook listener", "reading of files", "refused requests", "publisher", "quarantine", "admin listener", "listeners"} {
+	for _, step := range []string{"webhook listener", "reading of files", "refused requests", "publisher", "quarantine", "admin listener",
+		"listeners"} {
 		if lines.FilterField(zap.String("step", step)).Len() != 1 {
 			t.Errorf("no line of %q", step)
 		}
@@ -281,7 +285,8 @@ func TestReloadOfSecrets(t *testing.T) {
 	}
 	write("whsec_two")
 	srv.Bridge.Reload()
-	for end := time.Now().Add(bridgetest.Patience); srv.Deliver(bridgetest.Delivery{Secret: "whsec_two"}).Code != 200; time.Sleep(time.Millisecond) {
+	end := time.Now().Add(bridgetest.Patience)
+	for ; srv.Deliver(bridgetest.Delivery{Secret: "whsec_two"}).Code != 200; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the new secret is not in force")
 		}

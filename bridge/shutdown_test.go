@@ -34,7 +34,8 @@ func TestShutdown(t *testing.T) {
 	if took := time.Since(start); took < limit || took > limit+lateLimit+5*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	if !errors.Is(err, failed) || !errors.Is(err, context.DeadlineExceeded) || strings.Count(err.Error(), "abandoned") != 1 || !strings.Contains(err.Error(), "second did not end in time") {
+	if !errors.Is(err, failed) || !errors.Is(err, context.DeadlineExceeded) || strings.Count(err.Error(), "abandoned") != 1 ||
+		!strings.Contains(err.Error(), "second did not end in time") {
 		t.Errorf("%v", err)
 	}
 	for _, want := range []string{"fourth", "third", "second", "first"} {

@@ -49,15 +49,18 @@ func TestSpansOfTheRefused(t *testing.T) {
 	srv := bridgetest.NewUnstartedServer(t)
 	before := time.Now()
 	spans, logs := traced(t, srv, func() {
-		if r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_forged", Header: map[string][]string{"Traceparent": {senderParent}, "Tracestate": {"vendor=forged"}}}); r.Code != 400 {
+		if r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_forged", Header: map[string][]string{"Traceparent": {senderParent},
+			"Tracestate": {"vendor=forged"}}}); r.Code != 400 {
 			t.Fatal(r.Code)
 		}
 	})
 	deliver, verify := spans["deliver"], spans["verify"]
-	if len(spans) != 2 || deliver.Parent.IsValid() || deliver.SpanContext.TraceID().String() == senderTrace || deliver.SpanContext.TraceState().Len() > 0 {
+	if len(spans) != 2 || deliver.Parent.IsValid() || deliver.SpanContext.TraceID().String() == senderTrace ||
+		deliver.SpanContext.TraceState().Len() > 0 {
 		t.Errorf("%+v", spans)
 	}
-	if verify.Parent.SpanID() != deliver.SpanContext.SpanID() || verify.StartTime.Before(deliver.StartTime) || verify.EndTime.After(deliver.EndTime) || !verify.EndTime.After(verify.StartTime) || deliver.StartTime.Before(before) {
+	if verify.Parent.SpanID() != deliver.SpanContext.SpanID() || verify.StartTime.Before(deliver.StartTime) ||
+		verify.EndTime.After(deliver.EndTime) || !verify.EndTime.After(verify.StartTime) || deliver.StartTime.Before(before) {
 		t.Errorf("verify from %s to %s, deliver from %s to %s", verify.StartTime, verify.EndTime, deliver.StartTime, deliver.EndTime)
 	}
 	for name, s := range spans {

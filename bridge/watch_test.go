@@ -47,7 +47,8 @@ func TestQuarantineIsSeen(t *testing.T) {
 		t.Error(got)
 	}
 	logged(t, logs, "quarantine: it holds 1 refused requests")
-	if err := srv.Quarantine.(*quarantine.Store).Park(t.Context(), publisher.Parked{ID: "a", Subject: "job.completed", Payload: []byte("{}")}, "too large"); err != nil {
+	if err := srv.Quarantine.(*quarantine.Store).Park(t.Context(), publisher.Parked{ID: "a", Subject: "job.completed", Payload: []byte("{}")},
+		"too large"); err != nil {
 		t.Fatal(err)
 	}
 	if got := reasons(); !strings.Contains(got, "quarantine: it holds 1 authentic events") {
@@ -117,7 +118,8 @@ func TestPause(t *testing.T) {
 	}
 	list(t, srv, 20)
 	got := reasons()
-	if !strings.Contains(got, "stood still") || !strings.Contains(got, "for 6m0s until") || !strings.Contains(got, "20 deliveries") || strings.Contains(got, "clock: ") {
+	if !strings.Contains(got, "stood still") || !strings.Contains(got, "for 6m0s until") || !strings.Contains(got, "20 deliveries") ||
+		strings.Contains(got, "clock: ") {
 		t.Fatal(got)
 	}
 	logged(t, logs, "stood still")

@@ -70,7 +70,8 @@ func TestStartWithoutCA(t *testing.T) {
 	defer ln.Close()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	config, current, err := Start(ctx, ln, Options{Domains: []string{"bridge.test"}, CA: ca.URL, Roots: roots, Dir: t.TempDir()}, []string{"h2"}, zap.NewNop())
+	config, current, err := Start(ctx, ln, Options{Domains: []string{"bridge.test"}, CA: ca.URL, Roots: roots, Dir: t.TempDir()},
+		[]string{"h2"}, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,15 +1,15 @@
-// Package admin is the operator's listener:
+// Package admin is the admin listener of a bridge. It serves three paths to everybody who
+// reaches it:
 //
 //	/healthz  200 while the process lives
-//	/readyz   200 when deliveries are accepted, else 503; state, durability and reasons in JSON
-//	/metrics  Prometheus
+//	/readyz   200 while deliveries are accepted, else 503; state, durability and reasons in JSON
+//	/metrics  the metrics for Prometheus
 //
-// and the operator's API. Everybody who reaches the listener gets the answers of
-// these three, except the reasons. The reasons and the API are for operators: who
-// connects from this machine, shows the token, or has a certificate that the
-// listener verified.
+// It serves the reasons on /readyz, and the paths of the operator's API, only to
+// operators. An operator is a client that connects from this machine, sends the token, or
+// has a certificate that the listener has verified.
 //
-// It leaves to package bridge what the API does.
+// The package leaves to package bridge what the requests of the API do.
 package admin
 
 import (
@@ -37,15 +37,15 @@ import (
 	"go.uber.org/zap"
 )
 
-// Server is the operator's listener of one bridge.
+// Server is the admin listener of one bridge.
 type Server struct {
 	mux   *http.ServeMux
 	log   *zap.Logger
 	token atomic.Pointer[string]
 }
 
-// New returns a Server for one bridge's health and metrics. Anybody who reaches it
-// can fill the log: give it one that is sampled.
+// New returns a Server that answers with the health and the metrics of one bridge. log
+// must be sampled, because everybody who reaches the listener can cause lines.
 func New(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Server {
 	a := &Server{mux: http.NewServeMux(), log: log}
 	a.mux.HandleFunc("GET "+operator.PathLive, func(w http.ResponseWriter, _ *http.Request) {
@@ -61,18 +61,20 @@ func New(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Server {
 		}
 		writeJSON(w, code, report)
 	})
-	a.mux.Handle("GET "+operator.PathMetrics, promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: logging.ErrorLog(log), Timeout: 10 * time.Second}))
+	a.mux.Handle("GET "+operator.PathMetrics,
+		promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: logging.ErrorLog(log), Timeout: 10 * time.Second}))
 	return a
 }
 
-// SetToken lets operators in who connect from other machines and send
-// "Authorization: Bearer <token>"; an empty one lets nobody in. It may be called
-// while the Server serves.
+// SetToken sets the token. A client on another machine that sends "Authorization: Bearer
+// <token>" is an operator. With an empty token there is no such client. SetToken may be
+// called while the Server serves.
 func (a *Server) SetToken(token string) { a.token.Store(&token) }
 
-// trusts reports whether a request is an operator's: it came over loopback,
-// under a name of this machine (or a page could reach us by one that it made
-// point here) and by no proxy that says so, or shows a certificate or the token.
+// trusts reports whether a request comes from an operator. A request that came over
+// loopback counts only if its Host is a name of this machine, because a page in a browser
+// can reach us by a name that its author made point here. It must not have passed a proxy
+// either. Any other request needs a certificate or the token.
 func (a *Server) trusts(r *http.Request) bool {
 	if publisher.IsLoopback(r.RemoteAddr) && publisher.IsLoopback(r.Host) && !proxied(r.Header) {
 		return true
@@ -85,8 +87,8 @@ func (a *Server) trusts(r *http.Request) bool {
 	return ok && want != nil && *want != "" && subtle.ConstantTimeCompare([]byte(got), []byte(*want)) == 1
 }
 
-// proxied reports whether a proxy has added a header to a request. Its value does not
-// count: a client may send the header first, and empty.
+// proxied reports whether a proxy has added a header to a request. The value of the
+// header does not count, because a client may send the header itself, with an empty value.
 func proxied(h http.Header) bool {
 	for name := range h {
 		if strings.HasPrefix(name, "X-Forwarded-") || slices.Contains(proxyHeaders, name) {
@@ -96,14 +98,13 @@ func proxied(h http.Header) bool {
 	return false
 }
 
-// proxyHeaders are what proxies add, besides the X-Forwarded headers.
+// proxyHeaders are the headers that proxies add, besides the X-Forwarded headers.
 var proxyHeaders = []string{
 	"Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Forwarded-For", "X-Envoy-External-Address",
 	"Cf-Connecting-Ip", "True-Client-Ip", "Fastly-Client-Ip",
 }
 
-// operate adds an endpoint that answers with what f returns, as JSON, for
-// operators, and for no page in a browser.
+// operate adds an endpoint for operators that answers with the result of f as JSON.
 func (a *Server) operate(pattern string, f func(ctx context.Context, query url.Values) (any, error)) {
 	a.guard(pattern, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), operateTimeout)
@@ -124,57 +125,58 @@ func (a *Server) operate(pattern string, f func(ctx context.Context, query url.V
 // Profile adds the profiles of net/http/pprof under /debug/pprof/, for
 // operators.
 func (a *Server) Profile() {
-	for path, handle := range map[string]http.HandlerFunc{
-		"/debug/pprof/": pprof.Index, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/trace": pprof.Trace, "/debug/pprof/symbol": pprof.Symbol,
+	for name, handle := range map[string]http.HandlerFunc{
+		"": pprof.Index, "profile": pprof.Profile, "trace": pprof.Trace, "symbol": pprof.Symbol,
 	} {
-		a.guard("GET "+path, handle)
+		a.guard("GET /debug/pprof/"+name, handle)
 	}
 }
 
-// guard adds an endpoint for operators.
+// guard adds an endpoint for operators. It refuses requests that another page in an
+// operator's browser has caused.
 func (a *Server) guard(pattern string, handle http.HandlerFunc) {
 	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The protection lets any page GET: it could not read a profile, but have it made.
+		// The protection lets every page send a GET. The page could not read the profile,
+		// but it could have many profiles made.
 		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" || !a.trusts(r) {
-			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for operators: connect over loopback, with the token of the admin listener, or with a client certificate that it accepts"})
+			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for operators: connect over loopback, " +
+				"with the token of the admin listener, or with a client certificate that it accepts"})
 			return
 		}
-		// A release and a profile take their time. An error means that the
-		// connection is gone.
+		// A release and a profile take longer than other answers. An error means that the
+		// connection is closed.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(operateTimeout))
 		handle(w, r)
 	})))
 }
 
-// maxAdminConnections is how many connections the operator's listener has open.
-const maxAdminConnections = 128
-
-// The bounds of time. operateTimeout bounds what an operator asks for.
+// The limits of the listener.
 const (
+	maxConnections = 128
+	maxHeader      = 16 << 10 // bytes
 	headerTimeout  = 5 * time.Second
 	writeTimeout   = 20 * time.Second
 	idleTimeout    = 2 * time.Minute
-	operateTimeout = 5 * time.Minute
-	maxHeader      = 16 << 10
+	operateTimeout = 5 * time.Minute // of a request of the operator's API
 )
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+	_ = json.NewEncoder(w).Encode(v) // an error means that the connection is closed
 }
 
-// Serve answers on ln until ctx ends, over TLS unless that is nil. It closes ln.
+// Serve answers on ln until ctx ends, and closes ln. It speaks TLS unless secure is nil.
 func (a *Server) Serve(ctx context.Context, ln net.Listener, secure *tls.Config) error {
 	srv := &http.Server{
 		Handler: a.mux, ErrorLog: logging.ErrorLog(a.log), MaxHeaderBytes: maxHeader,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 	}
-	ln = listener.New(srv, ln, maxAdminConnections, nil, nil)
+	ln = listener.New(srv, ln, maxConnections, nil, nil)
 	if secure != nil {
 		ln = tls.NewListener(ln, secure)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // nothing of it is worth waiting for
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // no answer is worth waiting for
 	defer stop()
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("admin listener: %w", err)

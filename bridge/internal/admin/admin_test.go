@@ -99,7 +99,8 @@ func TestToken(t *testing.T) {
 		token, sent string
 		want        int
 	}{
-		{"", "", 403}, {"", "Bearer ", 403}, {token, "", 403}, {token, "Bearer wrong", 403}, {token, token, 403}, {token, "Bearer " + token, 200},
+		{"", "", 403}, {"", "Bearer ", 403}, {token, "", 403}, {token, "Bearer wrong", 403}, {token, token, 403},
+		{token, "Bearer " + token, 200},
 	} {
 		a.SetToken(c.token)
 		if got, body := ask(operator.PathConfig, c.sent); got != c.want || (got == 200) != strings.Contains(body, "told") {
@@ -110,7 +111,8 @@ func TestToken(t *testing.T) {
 				t.Errorf("%s needs a token", path)
 			}
 		}
-		if _, body := ask("/readyz", c.sent); (c.want == 200) != strings.Contains(body, "because") || !strings.Contains(body, `"state":"starting"`) {
+		if _, body := ask("/readyz", c.sent); (c.want == 200) != strings.Contains(body, "because") ||
+			!strings.Contains(body, `"state":"starting"`) {
 			t.Errorf("token %q, sent %q: %s", c.token, c.sent, body)
 		}
 	}
@@ -139,8 +141,10 @@ func TestProfile(t *testing.T) {
 	}
 	// A proxy on this machine stands for others (case C3), and a page for nobody.
 	for _, header := range [][]string{
-		{"X-Forwarded-For", "203.0.113.9"}, {"X-Forwarded-For", ""}, {"X-Forwarded-For", "", "X-Forwarded-For", "203.0.113.9"}, {"x-forwarded-anything", ""},
-		{"Forwarded", "for=203.0.113.9"}, {"Forwarded", ""}, {"Via", "1.1 proxy"}, {"Via", ""}, {"X-Real-IP", ""}, {"CF-Connecting-IP", ""}, {"True-Client-IP", ""},
+		{"X-Forwarded-For", "203.0.113.9"}, {"X-Forwarded-For", ""}, {"X-Forwarded-For", "", "X-Forwarded-For", "203.0.113.9"},
+		{"x-forwarded-anything", ""},
+		{"Forwarded", "for=203.0.113.9"}, {"Forwarded", ""}, {"Via", "1.1 proxy"}, {"Via", ""}, {"X-Real-IP", ""}, {"CF-Connecting-IP", ""},
+		{"True-Client-IP", ""},
 		{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"},
 	} {
 		if got, _ := get(t, with+"/debug/pprof/", "", header...); got != 403 {
@@ -155,7 +159,8 @@ func TestProfile(t *testing.T) {
 // TestAdmin asks for health, readiness and metrics in each state.
 func TestAdmin(t *testing.T) {
 	t.Parallel()
-	health, metrics := admin.NewHealth(func(text string) string { return strings.ReplaceAll(text, "Options.X", "--x") }), prometheus.NewRegistry()
+	health, metrics := admin.NewHealth(func(text string) string { return strings.ReplaceAll(text, "Options.X", "--x") }),
+		prometheus.NewRegistry()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

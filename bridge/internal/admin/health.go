@@ -12,28 +12,29 @@ import (
 
 // byBadness are all states, from the best to the worst.
 var byBadness = []publisher.State{
-	publisher.Ready, publisher.Journaling, publisher.Misconfigured, publisher.Unavailable, publisher.Full, operator.Starting, operator.Draining, publisher.Failed,
+	publisher.Ready, publisher.Journaling, publisher.Misconfigured, publisher.Unavailable, publisher.Full,
+	operator.Starting, operator.Draining, publisher.Failed,
 }
 
-// Health is what the operator's listener reports: the worst that any part of
-// the bridge says of itself, and the reasons of all. It is a
-// [prometheus.Collector] of its state, and may be used concurrently.
+// Health is the state of a bridge: the worst state of any of its parts, and the reasons of
+// all parts. It is a [prometheus.Collector] of the state. It may be used concurrently.
 type Health struct {
 	translate func(string) string
 
 	mu         sync.Mutex
 	durability event.Durability
 	parts      []part
-	watched    []func() (publisher.State, []string)
+	watched    []func() (publisher.State, []string) // parts that are asked
 }
 
+// part is a part of the bridge whose state was set.
 type part struct {
 	name    string
 	state   publisher.State
 	reasons []string
 }
 
-// Process is the part of a [Health] that stands for the process.
+// Process names the part of a [Health] that is the process.
 const Process = "bridge"
 
 // NewHealth returns a Health in state [operator.Starting]. Each reason is reported as translate returns it.
@@ -41,7 +42,8 @@ func NewHealth(translate func(string) string) *Health {
 	return &Health{translate: translate, parts: []part{{name: Process, state: operator.Starting}}}
 }
 
-// Start ends [operator.Starting]; durability is what a 2xx means from now on.
+// Start ends the state [operator.Starting]. durability is what an event survives that is
+// answered with 2xx from now on.
 func (h *Health) Start(durability event.Durability) {
 	h.mu.Lock()
 	h.durability = durability
@@ -49,7 +51,8 @@ func (h *Health) Start(durability event.Durability) {
 	h.Set(Process, publisher.Ready)
 }
 
-// Set changes what one part says of itself. [publisher.Failed] is final.
+// Set sets the state of one part, and the reasons for it. The state [publisher.Failed] is
+// final.
 func (h *Health) Set(name string, s publisher.State, reasons ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -62,8 +65,8 @@ func (h *Health) Set(name string, s publisher.State, reasons ...string) {
 	}
 }
 
-// Watch adds a part that is asked for its state and reasons at each report. It
-// must not call back.
+// Watch adds a part that is asked for its state and its reasons at each report. The part
+// must not call the Health.
 func (h *Health) Watch(part func() (publisher.State, []string)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,7 +95,8 @@ func (h *Health) Report() operator.Report {
 	return r
 }
 
-var stateDesc = prometheus.NewDesc("jobbridge_state", "1 for the state that the bridge is in, as on /readyz, and 0 for the others.", []string{"state"}, nil)
+var stateDesc = prometheus.NewDesc("jobbridge_state",
+	"1 for the state that the bridge is in, as on /readyz, and 0 for the others.", []string{"state"}, nil)
 
 // Describe implements [prometheus.Collector].
 func (*Health) Describe(ch chan<- *prometheus.Desc) { ch <- stateDesc }

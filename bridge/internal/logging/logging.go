@@ -1,5 +1,5 @@
-// Package logging keeps the log readable whatever strangers send: it samples lines
-// that anybody can cause, and removes what a terminal would obey.
+// Package logging keeps the log readable, whatever strangers send: it samples the lines
+// that anybody can cause.
 //
 // It leaves to its callers what is logged, and at which level.
 package logging
@@ -16,9 +16,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Sampled returns a logger for lines that anybody can cause: of each message and
-// level, 100 a second and then one in 100. dropped is called for each of the
-// others; it may be nil.
+// Sampled returns a logger for lines that anybody can cause. In each second it writes the
+// first 100 lines of one message and level, and then one line in 100. dropped is called
+// for each line that is not written. It may be nil.
 func Sampled(log *zap.Logger, dropped func()) *zap.Logger {
 	hook := zapcore.SamplerHook(func(_ zapcore.Entry, d zapcore.SamplingDecision) {
 		if d&zapcore.LogDropped != 0 && dropped != nil {
@@ -30,14 +30,15 @@ func Sampled(log *zap.Logger, dropped func()) *zap.Logger {
 	}))
 }
 
-// keySeparator ends a message within what it is sampled by: one reason must not
-// use up the lines of another.
+// keySeparator ends the message in a sample key.
 const keySeparator = "\x00"
 
-// SampleKey returns a message that [Sampled] counts separately for each reason.
+// SampleKey returns a message that [Sampled] counts separately for each reason, so that
+// many lines with one reason do not keep a line with another reason from being written.
+// Only the message is written.
 func SampleKey(message, reason string) string { return message + keySeparator + reason }
 
-// unkeyed gives lines the message alone, when the sampler has decided.
+// unkeyed removes the reason from a sample key, after the sampler has decided.
 type unkeyed struct{ zapcore.Core }
 
 // Check implements [zapcore.Core].
@@ -90,11 +91,13 @@ func (c translated) With(fields []zapcore.Field) zapcore.Core {
 	return translated{c.Core.With(fields), c.translate}
 }
 
-// ErrorLog returns the ErrorLog of an [net/http.Server], which logs for example each
-// failed handshake. All its lines have one message: the text holds the sender's
-// port, so a sampler would take each text for another message.
+// ErrorLog returns a value for the field ErrorLog of an [net/http.Server]. The server logs
+// for example each handshake that fails. All its lines get one message and the text as a
+// field. The text contains the sender's port, so as messages all texts would differ, and a
+// sampler would write them all.
 func ErrorLog(log *zap.Logger) *stdlog.Logger { return stdlog.New(errorWriter{log}, "", 0) }
 
+// errorWriter writes each line to a zap logger.
 type errorWriter struct{ log *zap.Logger }
 
 // Write implements [io.Writer].

@@ -12,7 +12,8 @@ import (
 func FuzzHead(f *testing.F) {
 	whole := contents{
 		Entry: operator.Entry{
-			Kind: operator.Authentic, Reason: "too large", ReceivedAt: time.Unix(1, 5), Subject: "job.completed", ID: "sync:a:COMPLETED", Body: []byte("{}"),
+			Kind: operator.Authentic, Reason: "too large", ReceivedAt: time.Unix(1, 5), Subject: "job.completed", ID: "sync:a:COMPLETED",
+			Body: []byte("{}"),
 		},
 		Key: "sync:job:a", Digest: "sha256:00", Record: 7, StoredAt: time.Unix(1, 0), Lines: []string{"Job-Kind: job", "Job-Id: a"},
 	}

@@ -23,13 +23,13 @@ import (
 const (
 	lockName = "lock"
 	nextName = "next"
-	// newSuffix marks a file that is not complete.
+	// newSuffix ends the name of a file that is not complete.
 	newSuffix = ".new"
-	// blockSize is what a file occupies at least, about.
+	// blockSize is about the least that a file occupies on disk.
 	blockSize = 4 << 10
-	// reserve is how many sequences are reserved by one write of the file "next".
+	// reserve is the number of sequences that one write of the file "next" reserves.
 	reserve = 256
-	// maxSequence is the largest sequence: JSON readers keep integers up to it.
+	// maxSequence is the largest sequence. Every JSON reader can represent it exactly.
 	maxSequence = 1<<53 - 1
 )
 
@@ -49,10 +49,10 @@ func parseName(name string) (sequence uint64, kind operator.Kind, ok bool) {
 
 func (s *Store) path(name string) string { return filepath.Join(s.opts.Dir, name) }
 
-// roundUp returns what a file of n bytes occupies.
+// roundUp returns the number of bytes that a file of n bytes occupies on disk.
 func roundUp(n int64) int64 { return max(1, (n+blockSize-1)/blockSize) * blockSize }
 
-// load reads the folder: it removes unfinished files and indexes the entries.
+// load reads the folder. It removes unfinished files and indexes the entries.
 func (s *Store) load() error {
 	list, err := os.ReadDir(s.opts.Dir) // in the order of the names
 	if err != nil {
@@ -84,8 +84,8 @@ func (s *Store) load() error {
 	return nil
 }
 
-// readNext returns the sequence that no entry before had, as far as the file
-// "next" knows.
+// readNext returns the lowest sequence that was not given yet, according to the file
+// "next".
 func (s *Store) readNext() uint64 {
 	f, err := openFile(s.path(nextName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -116,7 +116,7 @@ func (s *Store) inspect(sequence uint64, kind operator.Kind) *entry {
 	if err != nil {
 		e.Damaged = err.Error()
 		if info, err := os.Lstat(s.path(nameOf(sequence, kind))); err == nil && e.ReceivedAt.IsZero() {
-			e.ReceivedAt = info.ModTime() // an unreadable request is dropped at the same age
+			e.ReceivedAt = info.ModTime() // so that it is dropped at the same age as others
 		}
 		s.log.Error("quarantine: an entry cannot be read; it stays where it is",
 			zap.String("file", s.path(nameOf(sequence, kind))), zap.Error(err))
@@ -133,8 +133,8 @@ func parseDigest(id string) (digest [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(sum), nil
 }
 
-// read returns what the file of an entry holds and its size. Without body, the
-// body is neither read nor compared with its digest.
+// read returns the contents of an entry's file and its size. Without body, the body is
+// neither read nor compared with its digest.
 func (s *Store) read(sequence uint64, kind operator.Kind, body bool) (contents, int64, error) {
 	f, err := openFile(s.path(nameOf(sequence, kind)))
 	if err != nil {
@@ -190,7 +190,7 @@ func openFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// reserveNext makes sure that s.next may be given. The caller holds s.files.
+// reserveNext reserves sequences unless s.next is reserved. The caller holds s.files.
 func (s *Store) reserveNext() error {
 	if s.next < s.reserved {
 		return nil
@@ -205,15 +205,14 @@ func (s *Store) reserveNext() error {
 	return nil
 }
 
-// store writes an entry and indexes it. The caller holds s.files, and has made
-// room.
+// store writes an entry and indexes it. The caller holds s.files and has made room.
 func (s *Store) store(c *contents, durable bool) error {
 	if err := s.reserveNext(); err != nil {
 		return err
 	}
 	digest := sha256.Sum256(c.Body)
 	c.Sequence, c.Bytes, c.Digest = s.next, len(c.Body), event.DigestID(digest)
-	s.next++ // even if the write fails: part of the entry may be there
+	s.next++ // even if the write fails, because a part of the entry may be on disk then
 	head := c.head()
 	if len(head) > maxHead {
 		return fmt.Errorf("the headers have %d bytes, more than %d", len(head), maxHead)
@@ -227,10 +226,10 @@ func (s *Store) store(c *contents, durable bool) error {
 	return nil
 }
 
-// write creates or replaces a file: it writes a temporary file and renames it. A
-// durable file is synced before the rename, and the folder after it. The first
-// error of a folder's sync is final, because the system may forget the change and
-// report success the next time. The caller holds s.files.
+// write creates or replaces a file. It writes a temporary file and renames it. If the file
+// is to be durable, write syncs it before the rename, and the folder after it. The first
+// error of a folder's sync is final, because the system may forget the change and report
+// success the next time. The caller holds s.files.
 func (s *Store) write(name string, durable bool, parts ...[]byte) error {
 	if durable {
 		if err := cmp.Or(s.failed, s.checkFolder()); err != nil {

@@ -62,8 +62,7 @@ func (s *Store) oldestRefused() *entry {
 	return nil
 }
 
-// List returns the entries, the oldest first, without headers and bodies. It
-// reads no file.
+// List implements [operator.Quarantine]. It reads no file.
 func (s *Store) List(context.Context) ([]operator.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,8 +99,7 @@ func (s *Store) open(sequence uint64) (operator.Entry, contents, error) {
 	return listed, c, err
 }
 
-// Purge removes the entries with these sequences, or all entries if there are
-// none, and returns how many it removed.
+// Purge implements [operator.Quarantine].
 func (s *Store) Purge(_ context.Context, sequences ...uint64) (int, error) {
 	all := len(sequences) == 0
 	if all {
@@ -141,17 +139,17 @@ func (s *Store) sequences() []uint64 {
 
 // Stats are the figures of a [Store].
 type Stats struct {
-	// Entries and Bytes on disk, by kind.
+	// Entries is the number of entries, and Bytes what they occupy on disk, by kind.
 	Entries map[operator.Kind]int
 	Bytes   map[operator.Kind]int64
-	// Stale is how many refused requests were refused for their time alone.
+	// Stale is the number of requests that were refused for their time only.
 	Stale int
-	// Damaged is how many entries cannot be read.
+	// Damaged is the number of entries that cannot be read.
 	Damaged int
-	// Newest is when the newest entry came; zero if there is none.
+	// Newest is when the newest entry came. It is zero if there is no entry.
 	Newest time.Time
-	// Results is how many refused requests had each result since Open. A request
-	// that waits to be written has none yet.
+	// Results is the number of refused requests since Open, by their [Result]. A request
+	// that waits to be written has no result yet.
 	Results map[string]uint64
 }
 

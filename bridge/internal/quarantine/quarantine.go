@@ -1,19 +1,21 @@
-// Package quarantine stores what needs an operator, as one file per entry. There
-// are two kinds of entry in one list:
+// Package quarantine stores what needs an operator, as one file per entry. There are two
+// kinds of entry:
 //
-//   - A refused request failed the check of its signature or its time. It may be
-//     authentic: a secret was rotated, or a clock is wrong.
-//   - An authentic event was acknowledged to its sender, but the stream can never
-//     accept it, for example because it is too large.
+//   - A refused request has failed the check of its signature or its time. It may be
+//     authentic, if a secret was rotated or a clock is wrong.
+//   - An authentic event was acknowledged to its sender, but the stream can never accept
+//     it, for example because it is too large.
 //
-// It promises that an authentic event is on stable storage when [Store.Park]
-// returns, and that only an operator removes it. Refused requests are stored
-// without waiting, synced together once a second, dropped oldest first, and
-// limited per source, so that a sender of forgeries cannot displace at once what
-// others sent. The folder is bounded in bytes. A crash at any moment leaves
-// complete entries only; an entry that cannot be read is reported and not deleted.
+// The package promises that an authentic event is on stable storage when [Store.Park]
+// returns, and that only an operator removes it. Refused requests are stored without
+// waiting and synced together once a second. When there is no room, the oldest refused
+// request is dropped. Each source is limited, so that somebody who sends forgeries cannot
+// displace the requests of others at once. The folder is bounded in bytes. A crash at any
+// moment leaves only complete entries. An entry that cannot be read is reported and not
+// deleted.
 //
-// It leaves the signature to package verify, and publishing to its [Publisher].
+// The package leaves the check of signatures to package verify, and publishing to its
+// [Publisher].
 //
 // # Files
 //
@@ -61,19 +63,19 @@ var (
 
 var errClosed = errors.New("quarantine: closed")
 
-// Verifier proves that a request is authentic; [verify.Verifier] is one.
+// Verifier checks the signature of a request. [verify.Verifier] implements it.
 type Verifier interface {
 	Verify(header string, body []byte) (verify.Verified, error)
 }
 
-// Publisher publishes what an operator releases.
+// Publisher publishes what an operator releases. [publisher.Publisher] implements it.
 type Publisher interface {
-	// Publish stores the event of a refused request that is authentic now.
+	// Publish stores the event of a refused request whose signature is good now.
 	Publish(ctx context.Context, e event.Event) (publisher.Receipt, error)
-	// Republish appends an authentic event as a new record under its message id,
-	// without the duplicate check, and returns the record's sequence when the
-	// stream has acknowledged the record. It must return when ctx ends: [Store.Close]
-	// ends it, and so does [Store.Park] when the stream refuses the record again.
+	// Republish appends an authentic event as a new record under its message id, without
+	// the duplicate check. It returns the record's sequence when the stream has
+	// acknowledged the record. It must return when ctx ends. [Store.Close] ends ctx, and
+	// so does [Store.Park] when the stream refuses the record again.
 	Republish(ctx context.Context, p publisher.Parked) (sequence uint64, err error)
 }
 
@@ -122,8 +124,8 @@ type Store struct {
 
 	unsynced atomic.Bool // refused requests were written since the last sync
 
-	// files is held while the folder is changed. Nobody waits for it to list or to
-	// count: a disk may hang.
+	// files is held while the folder is changed. To list or to count entries does not
+	// need it, because a disk may hang.
 	files    sync.Mutex
 	next     uint64 // the next sequence; guarded by files
 	reserved uint64 // sequences below it may be given; guarded by files
@@ -137,8 +139,8 @@ type Store struct {
 	waiting  sync.WaitGroup // for releases
 }
 
-// Open opens the quarantine in o.Dir. It removes unfinished files, and reports
-// entries that cannot be read. [Store.Run] must run for requests to be stored.
+// Open opens the quarantine in o.Dir. It removes unfinished files, and logs entries that
+// cannot be read. Requests are stored while [Store.Run] runs.
 func Open(o Options) (_ *Store, err error) {
 	switch {
 	case o.Dir == "":
@@ -170,7 +172,7 @@ func Open(o Options) (_ *Store, err error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	// Not behind a link: the mode of another folder would be changed.
+	// A link is not followed, because the mode of another folder would be changed.
 	if s.folder, err = os.OpenFile(o.Dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0); err != nil {
 		return nil, err
 	}
@@ -185,7 +187,7 @@ func Open(o Options) (_ *Store, err error) {
 	if err := s.load(); err != nil {
 		return nil, err
 	}
-	// A file that a crash left behind may have its name in memory only.
+	// After a crash, the name of a file may be in the memory of the system only.
 	if err := o.Sync(s.folder); err != nil {
 		return nil, err
 	}
@@ -201,7 +203,8 @@ func (s *Store) acquire() error {
 	if info, err := os.Stat(parent); err == nil && info.Mode().Perm()&0o022 != 0 {
 		s.log.Warn("quarantine: other users may write to the data folder", zap.String("dir", parent), zap.Stringer("mode", info.Mode().Perm()))
 	}
-	s.lock = flock.New(filepath.Join(s.opts.Dir, lockName), flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW))
+	s.lock = flock.New(filepath.Join(s.opts.Dir, lockName),
+		flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW))
 	ok, err := s.lock.TryLock()
 	switch {
 	case err != nil:
@@ -222,8 +225,8 @@ func (s *Store) syncParent() error {
 	return s.opts.Sync(parent)
 }
 
-// Close ends the releases that wait for an acknowledgement, and unlocks the
-// folder. Run must have returned.
+// Close ends the releases that wait for an acknowledgement, and unlocks the folder. Call
+// it after Run has returned.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	for _, e := range s.entries {
@@ -243,8 +246,8 @@ func (s *Store) Close() error {
 	return err
 }
 
-// setProblem records that something failed, or with nil that it works again. It
-// logs each change.
+// setProblem records that a part has failed or, if err is nil, that it works again. It logs
+// each change.
 func (s *Store) setProblem(what string, err error) {
 	s.mu.Lock()
 	before := s.problems[what]

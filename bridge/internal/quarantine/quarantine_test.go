@@ -99,12 +99,14 @@ func run(s *quarantine.Store) {
 
 func request(id, secret string, signed, received time.Time) quarantine.Refused {
 	body := fmt.Appendf(nil, `{"id":%q,"status":"COMPLETED"}`, id)
-	return quarantine.Refused{Reason: "mismatch", Remote: "192.0.2.1", At: received, Body: body, Header: http.Header{verify.HeaderName: {verify.Sign(secret, signed, body)}}}
+	return quarantine.Refused{Reason: "mismatch", Remote: "192.0.2.1", At: received, Body: body,
+		Header: http.Header{verify.HeaderName: {verify.Sign(secret, signed, body)}}}
 }
 
 func parked(id, payload string) publisher.Parked {
 	return publisher.Parked{
-		ID: id, Key: "sync:job:" + id, Digest: sha256.Sum256([]byte(payload)), Subject: "job.completed", Header: []byte("Job-Kind: job\r\nJob-Id: " + id + "\r\n"),
+		ID: id, Key: "sync:job:" + id, Digest: sha256.Sum256([]byte(payload)), Subject: "job.completed",
+		Header:  []byte("Job-Kind: job\r\nJob-Id: " + id + "\r\n"),
 		Payload: []byte(payload), Sequence: 7, Time: time.Unix(1, 5).UTC(),
 	}
 }
@@ -134,7 +136,8 @@ func TestFile(t *testing.T) {
 	o.Now = func() time.Time { return time.Unix(2, 0) }
 	s := open(t, o)
 	r := quarantine.Refused{Reason: "mismatch", Remote: "192.0.2.1", At: time.Unix(1, 0), Body: []byte("a\n\nb"), Header: http.Header{
-		"Sync-Signature": {"t=1", "v1=a"}, "User-Agent": {"<agent>\r\nForged: header"}, "Cookie": {"no"}, "Content-Type": {strings.Repeat("x", 5000)},
+		"Sync-Signature": {"t=1", "v1=a"}, "User-Agent": {"<agent>\r\nForged: header"}, "Cookie": {"no"},
+		"Content-Type": {strings.Repeat("x", 5000)},
 	}}
 	add(t, s, r)
 	if err := s.Park(t.Context(), parked("a", "{\r\n}"), "too\nlarge"); err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
-// Reasons says in words why the quarantine needs an operator. It does no I/O.
+// Reasons returns sentences that say why the quarantine needs an operator. It does no I/O.
 func (s *Store) Reasons() []string {
 	var reasons []string
 	if err := s.Err(); err != nil {
@@ -20,7 +20,8 @@ func (s *Store) Reasons() []string {
 	}
 	if n := st.Entries[operator.Refused]; n > 0 {
 		reasons = append(reasons, fmt.Sprintf("quarantine: it holds %d refused requests that may be authentic, the newest entry of %s: "+
-			operator.DoList+" shows them, "+operator.DoRelease+" publishes the authentic ones, and "+operator.DoPurge+" removes the rest", n, st.Newest.UTC().Format(time.RFC3339)))
+			operator.DoList+" shows them, "+operator.DoRelease+" publishes the authentic ones, and "+operator.DoPurge+" removes the rest",
+			n, st.Newest.UTC().Format(time.RFC3339)))
 	}
 	if st.Damaged > 0 {
 		reasons = append(reasons, fmt.Sprintf("quarantine: %d entries cannot be read: "+operator.DoList+" names them", st.Damaged))

@@ -19,29 +19,27 @@ import (
 
 // Refused is a request that was refused.
 type Refused struct {
-	// Reason of the refusal, such as "mismatch".
-	Reason string
-	// Remote is the address of the sender.
-	Remote string
+	Reason string // of the refusal, such as "mismatch"
+	Remote string // the address of the sender
 	At     time.Time
 	Header http.Header
-	// Body is what the signature was verified over. The store may go on reading it
-	// after [Store.Add] has returned.
+	// Body is what the signature was verified over. It must not change after [Store.Add]
+	// has returned.
 	Body []byte
 }
 
-// Result is what became of a refused request.
+// Result says whether a refused request is stored, and why not.
 type Result int
 
 // The results of [Store.Add].
 const (
-	Kept        Result = iota // it is stored, or about to be
+	Kept        Result = iota // it is stored, or will be soon
 	SourceLimit               // its source has sent too many
 	TotalLimit                // all sources together have sent too many
 	TooLarge                  // its body is too large
-	Busy                      // too many came at once
+	Busy                      // too many requests wait to be written
 	NoRoom                    // authentic events fill the quarantine
-	NotWritten                // the disk failed
+	NotWritten                // writing the file failed
 )
 
 var results = [...]string{"kept", "source_limit", "limit", "size", "busy", "full", "error"}
@@ -49,26 +47,26 @@ var results = [...]string{"kept", "source_limit", "limit", "size", "busy", "full
 func (r Result) String() string { return results[r] }
 
 const (
-	// queueLength is how many refused requests wait to be written.
+	// queueLength is the number of refused requests that may wait to be written.
 	queueLength = 256
-	// keptHeader bounds the value of one header of a request.
+	// keptHeader bounds the value of one header of a request, in bytes.
 	keptHeader = 4 << 10
-	// syncInterval is how long a refused request may be lost by a power cut.
+	// syncInterval is the age up to which a power cut may lose a refused request.
 	syncInterval = time.Second
-	// shutdownTimeout bounds the end of Run: writing what waits and the last sync.
+	// shutdownTimeout bounds the end of Run, which writes the requests that wait and syncs.
 	shutdownTimeout = 3 * time.Second
 )
 
-// keptHeaders are the headers of a request that are of use later.
+// keptHeaders are the headers of a request that are stored.
 var keptHeaders = []string{
 	verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent", "Tracestate",
 }
 
-// Add stores a refused request, or returns why it is not stored. It never waits:
+// Add stores a refused request, or returns why it is not stored. It does not wait, because
 // [Store.Run] writes the file.
 func (s *Store) Add(r Refused) Result {
 	result := s.enqueue(r)
-	if result != Kept { // which counts when the file is written
+	if result != Kept { // Kept is counted when the file is written
 		s.results[result].Add(1)
 	}
 	return result
@@ -93,9 +91,9 @@ func (s *Store) enqueue(r Refused) Result {
 	}
 }
 
-// Run writes refused requests, syncs them once a second and drops what is too
-// old, until ctx ends. It then writes what still waits, for at most 3 s in all,
-// and returns even if the disk hangs.
+// Run writes refused requests, syncs them once a second, and drops those that are too old,
+// until ctx ends. Then it writes the requests that still wait, for at most 3 s. It returns
+// even if the disk hangs.
 func (s *Store) Run(ctx context.Context) {
 	done, late := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -114,11 +112,12 @@ func (s *Store) Run(ctx context.Context) {
 	case <-done:
 	case <-deadline.C:
 		close(late)
-		s.log.Error("quarantine: the disk does not answer; refused requests of the last second may be lost", zap.Int("not_written", len(s.queue)))
+		s.log.Error("quarantine: the disk does not answer; refused requests of the last second may be lost",
+			zap.Int("not_written", len(s.queue)))
 	}
 }
 
-// returnSequences gives back the sequences that were reserved and not used.
+// returnSequences ends the reservation of the sequences that were not given.
 func (s *Store) returnSequences() {
 	s.files.Lock()
 	defer s.files.Unlock()
@@ -155,6 +154,7 @@ func (s *Store) writeAll(ctx context.Context, late <-chan struct{}) {
 	}
 }
 
+// writeRefused writes the file of a request, and counts the result.
 func (s *Store) writeRefused(r Refused) {
 	var lines []string
 	for _, name := range keptHeaders {
@@ -162,7 +162,9 @@ func (s *Store) writeRefused(r Refused) {
 			lines = append(lines, name+": "+event.Printable(v, 0))
 		}
 	}
-	c := &contents{Entry: operator.Entry{Kind: operator.Refused, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, Lines: lines}
+	c := &contents{
+		Entry: operator.Entry{Kind: operator.Refused, Reason: r.Reason, Remote: r.Remote, ReceivedAt: r.At, Body: r.Body}, Lines: lines,
+	}
 	s.files.Lock()
 	defer s.files.Unlock()
 	room, err := s.makeRoom(roundUp(int64(len(c.head()) + len(c.Body) + 128))) // its digest is not known yet
@@ -182,8 +184,8 @@ func (s *Store) writeRefused(r Refused) {
 	s.results[Kept].Add(1)
 }
 
-// makeRoom drops the oldest refused requests until size bytes fit, and reports
-// whether they do. The caller holds s.files.
+// makeRoom drops the oldest refused requests until there is room for size bytes, and
+// reports whether there is. The caller holds s.files.
 func (s *Store) makeRoom(size int64) (bool, error) {
 	for {
 		s.mu.Lock()
@@ -200,7 +202,7 @@ func (s *Store) makeRoom(size int64) (bool, error) {
 	}
 }
 
-// maintain syncs and drops once a second until ctx ends.
+// maintain calls sync and dropOld once a second until ctx ends.
 func (s *Store) maintain(ctx context.Context) {
 	tick := time.NewTicker(syncInterval)
 	defer tick.Stop()
@@ -215,8 +217,8 @@ func (s *Store) maintain(ctx context.Context) {
 	}
 }
 
-// sync makes durable the refused requests that were written before the call, and
-// checks that the folder is still there.
+// sync makes the refused requests durable that were written before the call, and checks
+// that the folder is still the one that was opened.
 func (s *Store) sync() {
 	err := s.checkFolder()
 	if err == nil && s.unsynced.Swap(false) {

@@ -20,12 +20,11 @@ const (
 	acknowledgeTimeout = 30 * time.Second
 )
 
-// Release publishes the entries with these sequences, or all entries if there are
-// none. It returns what became of each.
+// Release implements [operator.Quarantine].
 //
-// A refused request is verified again with the present secrets. Whether it was
-// stale is judged as of its arrival. An authentic event is appended to the journal
-// again and leaves the quarantine when the stream has acknowledged it.
+// A request is stale if it was signed too long before or after it arrived. An authentic
+// event is appended to the journal again, and leaves the quarantine when the stream has
+// acknowledged it.
 func (s *Store) Release(ctx context.Context, o operator.ReleaseOptions, sequences ...uint64) ([]operator.Entry, error) {
 	list := []operator.Entry{}
 	waiting, cancel := context.WithTimeout(ctx, acknowledgeTimeout)
@@ -75,12 +74,12 @@ func (s *Store) settle(e *operator.Entry) {
 		return
 	}
 	if err := s.purge(e.Sequence); err != nil && !errors.Is(err, operator.ErrNotFound) {
-		// It is released again some day: the stored event is a duplicate then.
+		// If it is released again, the stored event is a duplicate.
 		s.log.Warn("quarantine: remove a released entry", zap.Error(err))
 		e.Result += ", but its file is still there: " + err.Error()
 	}
-	s.log.Info("released from quarantine", zap.Uint64("entry", e.Sequence), zap.String("kind", string(e.Kind)), zap.String("result", e.Result),
-		zap.String("subject", e.Subject), zap.Uint64("seq", e.Published))
+	s.log.Info("released from quarantine", zap.Uint64("entry", e.Sequence), zap.String("kind", string(e.Kind)),
+		zap.String("result", e.Result), zap.String("subject", e.Subject), zap.Uint64("seq", e.Published))
 }
 
 // releaseRefused verifies a request again and publishes it.
@@ -119,7 +118,7 @@ func (s *Store) releaseRefused(ctx context.Context, e *operator.Entry, o operato
 	e.Released, e.Subject, e.Published, e.Result = true, receipt.Subject, receipt.Sequence, outcome(receipt)
 }
 
-// outcome says in words what a receipt means.
+// outcome returns a receipt in words.
 func outcome(r publisher.Receipt) string {
 	switch {
 	case r.Conflict:
@@ -144,8 +143,8 @@ var errRefusedAgain = errors.New("refused again")
 // refuse ends the release: the stream refused the record.
 func (r *release) refuse(reason string) { r.cancel(fmt.Errorf("%w: %s", errRefusedAgain, reason)) }
 
-// releaseAuthentic appends an event to the journal again, or joins a release that
-// is waiting, and waits for the acknowledgement until ctx ends.
+// releaseAuthentic starts the release of an event, unless one is in progress, and waits
+// until ctx ends for the acknowledgement.
 func (s *Store) releaseAuthentic(ctx context.Context, e *operator.Entry, c contents) {
 	r := s.startRelease(ctx, e.Sequence, c)
 	if r == nil {
@@ -165,8 +164,8 @@ func (s *Store) releaseAuthentic(ctx context.Context, e *operator.Entry, c conte
 	e.Released, e.Published, e.Result = true, r.sequence, fmt.Sprintf("published as sequence %d", r.sequence)
 }
 
-// startRelease starts the release of an entry, or returns the one in progress; nil
-// if the entry is gone.
+// startRelease starts the release of an entry, or returns the release in progress. It
+// returns nil if there is no such entry any more.
 func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *release {
 	e, err := s.lookup(sequence)
 	if err != nil {
@@ -181,14 +180,15 @@ func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *
 	r := &release{cancel: cancel, done: make(chan struct{})}
 	e.release = r
 	p := publisher.Parked{
-		ID: c.ID, Key: c.Key, Digest: e.digest, Subject: c.Subject, Header: c.headerBlock(), Payload: c.Body, Sequence: c.Record, Time: c.StoredAt,
+		ID: c.ID, Key: c.Key, Digest: e.digest, Subject: c.Subject, Header: c.headerBlock(), Payload: c.Body,
+		Sequence: c.Record, Time: c.StoredAt,
 	}
 	s.waiting.Go(func() { s.republish(ctx, e, r, p) })
 	return r
 }
 
-// republish waits for the acknowledgement and settles the entry, whether somebody
-// still waits for it or not.
+// republish appends the event, waits for the acknowledgement, and removes the entry. It
+// does so even if nobody waits for the result any more.
 func (s *Store) republish(ctx context.Context, e *entry, r *release, p publisher.Parked) {
 	defer r.cancel(nil)
 	defer close(r.done)

@@ -36,7 +36,8 @@ func TestRelease(t *testing.T) {
 			}
 		}
 	}
-	check(operator.ReleaseOptions{}, nil, "1 true 1 stored as sequence 1", "does not match", "stale=true accepts it", "force=true", "5 true 1 duplicate of sequence 1")
+	check(operator.ReleaseOptions{}, nil, "1 true 1 stored as sequence 1", "does not match", "stale=true accepts it", "force=true",
+		"5 true 1 duplicate of sequence 1")
 	if got := list(t, s); got != "2r 3r 4r" {
 		t.Fatal(got)
 	}
@@ -148,7 +149,8 @@ func TestReleaseAuthentic(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if entries, err := s.Release(ctx, operator.ReleaseOptions{}); !errors.Is(err, context.Canceled) || len(entries) != 1 || entries[0].Released {
+	if entries, err := s.Release(ctx, operator.ReleaseOptions{}); !errors.Is(err, context.Canceled) || len(entries) != 1 ||
+		entries[0].Released {
 		t.Fatalf("%+v %v", entries, err)
 	}
 	stays("not acknowledged")

@@ -1,8 +1,8 @@
 // Package reload reads settings from files again when the files change.
 //
-// It promises that a file which cannot be used changes nothing: what was in force
-// stays in force, and the log, the health and a metric say so until the file is
-// mended. It leaves to its callers what a setting means.
+// It promises that a file which cannot be used changes nothing: the old value stays in
+// force, and the log, the health and a metric report that until the file is corrected. It
+// leaves the meaning of a setting to its callers.
 package reload
 
 import (
@@ -19,19 +19,19 @@ import (
 	"go.uber.org/zap"
 )
 
-// How often files are polled. They are polled, not watched: no system tells
-// of every way in which a file changes, such as a link above it, a folder that was
-// created again, a mount of the file alone or a network's file system.
 const (
+	// pollInterval is how often the files are read. They are polled, not watched, because
+	// no system reports every way in which a file changes: a link above it, a folder that
+	// was created again, a mount of the file alone, a network file system.
 	pollInterval = 500 * time.Millisecond
-	// retryAfter is how soon a setting that could not be put in force is tried again:
-	// it may depend on a server, not on a file.
+	// retryAfter is how soon a setting that could not be put in force is tried again. It
+	// may depend on a server and not on a file.
 	retryAfter = 5 * time.Second
-	// maxFile is how many bytes of a file are compared.
+	// maxFile is the number of bytes of a file that are compared.
 	maxFile = 1 << 20
 )
 
-// Health is told of settings that could not be read again.
+// Health gets a reason for each setting that could not be read again.
 type Health interface {
 	Set(part string, state publisher.State, reasons ...string)
 }
@@ -55,22 +55,23 @@ type files struct {
 	load func() error
 
 	seen    string    // digest of the files at the last poll
-	loaded  string    // digest when they were last loaded, with success or without
-	inForce string    // digest when they were last loaded with success
-	failed  time.Time // when they were last loaded without success; zero after a success
-	wrong   string    // what was last said of that
+	loaded  string    // digest of the files when they were last loaded, with success or without
+	inForce string    // digest of the files when they were last loaded with success
+	failed  time.Time // when loading failed; zero after a success
+	wrong   string    // the last reason that was logged
 }
 
 // New returns a Reloader without settings.
 func New(log *zap.Logger, health Health, reg prometheus.Registerer) (*Reloader, error) {
 	good := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "jobbridge_reload_successful", Help: "1 if what the files say is in force, 0 if they could not be read again and the old one stays.",
+		Name: "jobbridge_reload_successful",
+		Help: "1 if the contents of the files are in force, 0 if they could not be read again and the old value stays.",
 	}, []string{"what"})
 	return &Reloader{log: log, health: health, good: good, now: make(chan struct{}, 1)}, reg.Register(good)
 }
 
-// Add has a setting read again: apply puts a new value in force. It must not be
-// called after [Reloader.Run].
+// Add adds a setting. apply puts a new value in force. Add must not be called while
+// [Reloader.Run] runs.
 func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
 	if s.source.Files == nil || len(s.source.Files()) == 0 {
 		return
@@ -80,20 +81,22 @@ func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
 		return
 	}
 	r.good.WithLabelValues(name).Set(1)
-	r.files = append(r.files, &files{name: name, names: s.source.Files, seen: s.digest, loaded: s.digest, inForce: s.digest, load: func() error {
+	load := func() error {
 		v, err := s.source.Read()
 		if err != nil {
 			return err
 		}
 		return apply(v)
-	}})
+	}
+	r.files = append(r.files,
+		&files{name: name, names: s.source.Files, seen: s.digest, loaded: s.digest, inForce: s.digest, load: load})
 }
 
-// Trigger has all settings read again soon, whether their files seem changed or not.
+// Trigger makes Run read all settings again, even if no file seems to have changed.
 func (r *Reloader) Trigger() {
 	select {
 	case r.now <- struct{}{}:
-	default: // it is going to happen
+	default: // Run will do so already
 	}
 }
 
@@ -117,8 +120,8 @@ func (r *Reloader) Run(ctx context.Context) {
 	}
 }
 
-// poll loads a setting when its files have changed and two polls saw the same
-// contents, so that a writer of two files that belong together has some time.
+// poll loads a setting if its files have changed and the last two polls read the same
+// contents. So somebody who replaces two files that belong together has time for that.
 func (r *Reloader) poll(f *files) {
 	seen, err := digest(f.names())
 	if err != nil {
@@ -134,7 +137,7 @@ func (r *Reloader) poll(f *files) {
 
 var errNoFile = errors.New("no regular file")
 
-// digest returns a digest of what is in the files.
+// digest returns a digest of the contents of the files.
 func digest(names []string) (string, error) {
 	h := sha256.New()
 	for _, name := range names {
@@ -142,7 +145,7 @@ func digest(names []string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if !info.Mode().IsRegular() { // reading it may take for ever
+		if !info.Mode().IsRegular() { // reading it may never end
 			return "", fmt.Errorf("%s: %w", name, errNoFile)
 		}
 		if err := add(h, name); err != nil {
@@ -167,8 +170,8 @@ func add(h io.Writer, name string) error {
 	return err
 }
 
-// load loads a setting if its files have changed since it was put in force. If that
-// fails, the setting stays as it was, and the health says so until it succeeds.
+// load loads a setting if its files have changed since it was put in force. If that fails,
+// the old value stays in force, and the health has a reason until loading succeeds.
 func (r *Reloader) load(f *files) {
 	seen, err := digest(f.names())
 	switch {

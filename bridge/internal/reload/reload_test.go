@@ -164,7 +164,8 @@ func TestPipe(t *testing.T) {
 func TestNoFiles(t *testing.T) {
 	t.Parallel()
 	r, _, _ := newReloader(t)
-	for _, s := range []Source[string]{{}, {Read: func() (string, error) { return "x", nil }}, {Read: func() (string, error) { return "x", nil }, Files: func() []string { return nil }}} {
+	for _, s := range []Source[string]{{}, {Read: func() (string, error) { return "x", nil }},
+		{Read: func() (string, error) { return "x", nil }, Files: func() []string { return nil }}} {
 		setting, err := s.Open()
 		if err != nil || setting.IsZero() != (s.Read == nil) {
 			t.Error(setting, err)

@@ -1,29 +1,28 @@
 package reload
 
-// Source is a setting that can change, as package bridge documents it. It is no
-// setting if Read is nil, and does not change if Files is.
+// Source is where a setting comes from, as package bridge documents it.
 type Source[T any] struct {
 	Read  func() (T, error)
 	Files func() []string
 }
 
-// Setting is a Source that was read. The zero Setting has the zero value, and does
-// not change.
+// Setting is a setting that was read from its [Source]. The zero Setting means that the
+// setting is not given.
 type Setting[T any] struct {
-	// Value is what was read.
+	// Value is the value that was read.
 	Value T
 
 	source Source[T]
 	digest string // of the files when they were read
-	err    error  // why they cannot be read again
+	err    error  // why the files cannot be read again
 }
 
-// IsZero reports whether the Setting comes from no Source.
+// IsZero reports whether the setting is not given.
 func (s Setting[T]) IsZero() bool { return s.source.Read == nil }
 
-// Open reads a source. A digest of the files is taken before they are read, so that a change
-// meanwhile is seen later. A file that is not a regular one, such as a pipe, can be
-// read only once.
+// Open reads a setting. It takes the digest of the files before it reads them, so that a
+// change between the two is noticed later. A file that is not a regular file, such as a
+// pipe, is read only once.
 func (s Source[T]) Open() (setting Setting[T], err error) {
 	if s.Read == nil {
 		return setting, nil
