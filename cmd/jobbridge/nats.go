@@ -59,9 +59,9 @@ func (f natsFlags) context() (path string, settings natscontext.Settings, err er
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(cmp.Or(os.Getenv("XDG_CONFIG_HOME"), filepath.Join(homeDir(), ".config")), "nats", "context", path+".json")
 	}
-	data, err := os.ReadFile(path)
+	text, err := readText(path)
 	if err == nil {
-		err = json.Unmarshal(data, &settings)
+		err = json.Unmarshal([]byte(text), &settings)
 	}
 	return path, settings, err
 }
@@ -147,7 +147,7 @@ func (f natsFlags) options() ([]nats.Option, error) {
 		if path == "" {
 			continue
 		}
-		if _, err := os.ReadFile(path); err != nil {
+		if _, err := readText(path); err != nil {
 			return nil, usage("--nats-%s: %w", name, err)
 		}
 	}

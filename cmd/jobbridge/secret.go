@@ -106,8 +106,11 @@ var assignment = regexp.MustCompile(`^[A-Z][A-Z0-9_]*=[^=]|^[A-Z0-9]*_[A-Z0-9_]*
 const largestText = 1 << 20
 
 // readText reads a small file of text, without its byte order mark.
-func readText(path string) (string, error) {
-	f, err := os.Open(path)
+func readText(path string) (string, error) { return readFile(path, 0) }
+
+// readFile is readText with a flag for [os.OpenFile].
+func readFile(path string, flag int) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|flag, 0)
 	if err != nil {
 		return "", err
 	}
@@ -149,13 +152,7 @@ func (f secretFlags) orDev(getenv func(string) string, dataDir string) ([]string
 // readDevSecret reads the file of the secret of serve --dev, not following a link:
 // others may write to a data folder in /tmp.
 func readDevSecret(dataDir string) (string, error) {
-	f, err := os.OpenFile(devSecretFile(dataDir), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, largestText))
-	return string(data), err
+	return readFile(devSecretFile(dataDir), syscall.O_NOFOLLOW)
 }
 
 func devSecretFile(dataDir string) string { return filepath.Join(dataDir, "dev-secret") }

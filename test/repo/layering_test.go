@@ -72,6 +72,7 @@ func TestLayers(t *testing.T) {
 		{"bridge/internal/quarantine", "github.com/nats-io", "the quarantine stores files and publishes through an interface"},
 		{"bridge/internal/quarantine", "github.com/labstack/echo/v4", "the quarantine answers no requests"},
 		{"bridge/internal/acme", module, "a certificate depends on nothing else here"},
+		{"bridge/internal/file", module, "a file depends on nothing else here"},
 		{"bridge/internal/source", module, "who a sender is depends on nothing else here"},
 		{"bridge/internal/logging", module + "/bridge", "what a log line may hold depends on the event alone"},
 		{"bridge/internal/logging", module + "/publisher/internal", "what a log line may hold depends on the event alone"},
@@ -92,7 +93,7 @@ func TestLayers(t *testing.T) {
 	}
 	floor("publisher", []string{"journal", "forward", "embedded", "remote"}, rule{mustNot: module + "/bridge", why: down}, rule{mustNot: "net/http", why: "the publisher knows no HTTP"},
 		rule{mustNot: module + "/verify", why: "what is published has been verified, by others"})
-	// The rooms may use the tools below them: listener, logging and source.
+	// The rooms may use the tools below them: file, listener, logging and source.
 	floor("bridge", []string{"ingress", "admin", "quarantine", "reload", "acme"}, rule{mustNot: module + "/cmd", why: down}, rule{mustNot: module + "/test", why: down})
 	floor("bridge", []string{"listener", "logging"}, rule{mustNot: module + "/verify", why: "a tool of the rooms knows no deliveries"})
 	packages := list(t, module+"/...")

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/file"
 	"github.com/jobbridge/jobbridge/bridge/operator"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"go.uber.org/zap"
@@ -60,8 +61,8 @@ func (s *Store) load() error {
 	}
 	s.next = s.readNext()
 	var strange []string
-	for _, file := range list {
-		name := file.Name()
+	for _, found := range list {
+		name := found.Name()
 		sequence, kind, ok := parseName(name)
 		switch {
 		case ok:
@@ -87,14 +88,9 @@ func (s *Store) load() error {
 // readNext returns the lowest sequence that was not given yet, according to the file
 // "next".
 func (s *Store) readNext() uint64 {
-	f, err := openFile(s.path(nextName))
+	data, err := file.Read(s.path(nextName), syscall.O_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 1
-	}
-	var data []byte
-	if err == nil {
-		defer f.Close()
-		data, err = io.ReadAll(io.LimitReader(f, 64))
 	}
 	next, parseErr := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
 	if err = errors.Join(err, parseErr); err != nil {
@@ -136,7 +132,7 @@ func parseDigest(id string) (digest [sha256.Size]byte, err error) {
 // read returns the contents of an entry's file and its size. Without body, the body is
 // neither read nor compared with its digest.
 func (s *Store) read(sequence uint64, kind operator.Kind, body bool) (contents, int64, error) {
-	f, err := openFile(s.path(nameOf(sequence, kind)))
+	f, err := file.Open(s.path(nameOf(sequence, kind)), syscall.O_NOFOLLOW)
 	if err != nil {
 		return contents{}, 0, err
 	}
@@ -171,23 +167,6 @@ func (s *Store) read(sequence uint64, kind operator.Kind, body bool) (contents, 
 		return c, info.Size(), fmt.Errorf("%w: the body has the digest %s instead of %s", ErrDamaged, got, c.Digest)
 	}
 	return c, info.Size(), nil
-}
-
-// openFile opens a regular file. It follows no link, and does not wait for the
-// other end of a pipe.
-func openFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // reserveNext reserves sequences unless s.next is reserved. The caller holds s.files.

@@ -10,10 +10,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/file"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -27,8 +26,6 @@ const (
 	// retryAfter is how soon a setting that could not be put in force is tried again. It
 	// may depend on a server and not on a file.
 	retryAfter = 5 * time.Second
-	// maxFile is the number of bytes of a file that are compared.
-	maxFile = 1 << 20
 )
 
 // Health gets a reason for each setting that could not be read again.
@@ -76,7 +73,7 @@ func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
 	if s.source.Files == nil || len(s.source.Files()) == 0 {
 		return
 	}
-	if errors.Is(s.err, errNoFile) {
+	if errors.Is(s.err, file.ErrIrregular) {
 		r.log.Info("not read again", zap.String("what", name), zap.Error(s.err))
 		return
 	}
@@ -135,39 +132,17 @@ func (r *Reloader) poll(f *files) {
 	}
 }
 
-var errNoFile = errors.New("no regular file")
-
 // digest returns a digest of the contents of the files.
 func digest(names []string) (string, error) {
 	h := sha256.New()
 	for _, name := range names {
-		info, err := os.Stat(name)
+		data, err := file.Read(name, 0)
 		if err != nil {
 			return "", err
 		}
-		if !info.Mode().IsRegular() { // reading it may never end
-			return "", fmt.Errorf("%s: %w", name, errNoFile)
-		}
-		if err := add(h, name); err != nil {
-			return "", err
-		}
+		fmt.Fprintf(h, "%d %s", len(data), data) // a hash returns no error
 	}
 	return string(h.Sum(nil)), nil
-}
-
-// add adds the length and the contents of a file to a digest.
-func add(h io.Writer, name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(h, "%d %s", len(data), data)
-	return err
 }
 
 // load loads a setting if its files have changed since it was put in force. If that fails,
