@@ -26,7 +26,7 @@ var (
 )
 
 const (
-	// smallBody is the size in bytes up to which a body does not count against the memory of all bodies.
+	// smallBody is the size in bytes below which a body does not count against the memory of all bodies.
 	smallBody = 8 << 10
 	// largeStep is the size in bytes up to which the memory of a body grows with what has arrived: a slow sender holds
 	// what it sent, not what it announced. A larger body gets all of its memory at once, because several of them that

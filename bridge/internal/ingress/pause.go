@@ -77,7 +77,7 @@ func (p *pause) reason(now time.Time, stale int) string {
 	if p.late == 0 || stale == 0 {
 		return ""
 	}
-	what := "the machine stood still, or its clock was set forward"
+	what := "the machine stood still, or its clock was set forward,"
 	if p.stopped {
 		what = "this process stood still"
 	}
