@@ -47,6 +47,7 @@ func (o Options) withDefaults() Options {
 	o.Webhook.MaxConnections = cmp.Or(o.Webhook.MaxConnections, DefaultMaxConnections)
 	o.Webhook.ReadTimeout = cmp.Or(o.Webhook.ReadTimeout, ingress.DefaultReadTimeout)
 	o.Webhook.IdleTimeout = cmp.Or(o.Webhook.IdleTimeout, DefaultIdleTimeout)
+	o.Webhook.ForgeryRate = cmp.Or(o.Webhook.ForgeryRate, DefaultForgeryRate)
 	o.Admin.Listen = cmp.Or(o.Admin.Listen, DefaultAdminListen)
 	o.Journal.Durability = cmp.Or(o.Journal.Durability, event.Fsync)
 	o.Stream.Name = cmp.Or(o.Stream.Name, publisher.DefaultStream)

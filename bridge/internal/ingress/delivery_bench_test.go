@@ -66,13 +66,10 @@ func (*resettable) Close() error { return nil }
 func newDeliverer(tb testing.TB, p ingress.Publisher) func() {
 	tb.Helper()
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	handler, err := ingress.New(ingress.Options{
-		Verifier: newVerifier(tb), Publisher: p,
-		Logger: zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zapcore.InfoLevel)),
+	handler := newIngress(tb, ingress.Options{
+		Publisher: p,
+		Logger:    zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zapcore.InfoLevel)),
 	})
-	if err != nil {
-		tb.Fatal(err)
-	}
 	type delivery struct {
 		payload   []byte
 		signature []string

@@ -9,7 +9,6 @@
 package ingress
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -43,7 +42,7 @@ type Publisher interface {
 	Publish(ctx context.Context, e event.Event) (publisher.Receipt, error)
 }
 
-// The defaults of [Options].
+// The defaults of package bridge.
 const (
 	DefaultPath           = "/webhook"
 	DefaultMaxBody        = 1 << 20
@@ -55,19 +54,27 @@ const (
 	DefaultForgeryRate    = 50
 )
 
-// Options configures an [Ingress]. Verifier and Publisher are required. The zero value of every other field is its
-// default. Package bridge documents the limits for its users, and checks them.
+// Options configures an [Ingress]. Package bridge documents the limits for its users, checks them, and sets the defaults.
 type Options struct {
-	Verifier  Verifier
-	Publisher Publisher
+	Verifier   Verifier
+	Publisher  Publisher
+	Registerer prometheus.Registerer
+	Logger     *zap.Logger
+	Now        func() time.Time // the clock
+	// OnDrain is called when Serve begins to drain.
+	OnDrain func()
 	// Quarantine stores requests that may be authentic although they were refused. nil means that they are lost.
 	Quarantine Quarantine
 	// TLS makes the listener speak HTTPS; nil means HTTP.
 	TLS *tls.Config
+	// Tracer makes the spans of deliveries; nil means none.
+	Tracer trace.TracerProvider
+	// OnSampled is called for each line that Logger does not get because too many of its kind came at once. It may be nil.
+	OnSampled func()
 
 	Path           string
 	MaxBody        int // in bytes, as sent and decompressed
-	MaxBodyMemory  int // in bytes; at least eight times MaxBody
+	MaxBodyMemory  int // in bytes; a smaller value than eight times MaxBody is replaced by that
 	MaxInFlight    int
 	MaxConnections int // over HTTP/2, also how many requests are handled at once
 	ReadTimeout    time.Duration
@@ -75,20 +82,8 @@ type Options struct {
 	DrainDelay     time.Duration
 	ForgeryRate    int // bad signatures a second from one source; negative means no limit
 	TrustedProxies []*net.IPNet
-	// Tolerance of the Verifier: before the clock is off by that much, Reasons says so. 0 means
-	// [verify.DefaultTolerance].
+	// Tolerance of the Verifier: before the clock is off by that much, Reasons says so.
 	Tolerance time.Duration
-
-	// Tracer, Registerer and Logger may be nil.
-	Tracer     trace.TracerProvider
-	Registerer prometheus.Registerer
-	Logger     *zap.Logger
-	// OnSampled is called for each line that Logger does not get because too many of its kind came at once. It may be nil.
-	OnSampled func()
-	// OnDrain is called when Serve begins to drain; it may be nil.
-	OnDrain func()
-	// Now is the clock; nil means time.Now.
-	Now func() time.Time
 }
 
 // Ingress is an HTTP server for signed webhooks.
@@ -124,34 +119,11 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// withDefaults returns the options with a value in each field.
-func (o Options) withDefaults() Options {
-	o.Path = cmp.Or(o.Path, DefaultPath)
-	o.MaxBody = cmp.Or(o.MaxBody, DefaultMaxBody)
-	// The half that one source may use holds a compressed body, the decompressor, and the decompressed body.
-	o.MaxBodyMemory = max(cmp.Or(o.MaxBodyMemory, DefaultMaxBodyMemory), 8*o.MaxBody, 8*inflaterSize)
-	o.MaxInFlight = cmp.Or(o.MaxInFlight, DefaultMaxInFlight)
-	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
-	o.ForgeryRate = max(0, cmp.Or(o.ForgeryRate, DefaultForgeryRate)) // 0: no limit
-	o.ReadTimeout = cmp.Or(o.ReadTimeout, DefaultReadTimeout)
-	o.IdleTimeout = cmp.Or(o.IdleTimeout, DefaultIdleTimeout)
-	o.Tolerance = cmp.Or(o.Tolerance, verify.DefaultTolerance)
-	o.Logger = cmp.Or(o.Logger, zap.NewNop())
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.OnDrain == nil {
-		o.OnDrain = func() {}
-	}
-	if o.Registerer == nil {
-		o.Registerer = prometheus.NewRegistry()
-	}
-	return o
-}
-
 // New returns an Ingress. It does no I/O.
 func New(o Options) (*Ingress, error) {
-	o = o.withDefaults()
+	o.ForgeryRate = max(0, o.ForgeryRate)
+	// The half that one source may use holds a compressed body, the decompressor, and the decompressed body.
+	o.MaxBodyMemory = max(o.MaxBodyMemory, 8*o.MaxBody, 8*inflaterSize)
 	perSource := func(limit int) *source.Limiter {
 		return source.NewLimiter(source.Limits{Total: limit, PerSource: (limit + 1) / 2})
 	}

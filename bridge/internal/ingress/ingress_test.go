@@ -51,10 +51,7 @@ func start(t *testing.T, o ingress.Options) *server {
 		}
 		o.Verifier = v
 	}
-	in, err := ingress.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := newIngress(t, o)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -39,6 +39,7 @@ func TestPath(t *testing.T) {
 		{"", "POST", "/webhooks", false, 404, "not_found"},
 		{"", "GET", "/webhooks", true, 404, "not_found"},
 		{"", "GET", "/webhook/", true, 405, "method_not_allowed"},
+		{"", "OPTIONS", "/webhook", false, 405, "method_not_allowed"},
 	} {
 		core, logs := observer.New(zapcore.InfoLevel)
 		registry := prometheus.NewRegistry()

@@ -60,10 +60,7 @@ func TestRemote(t *testing.T) {
 				}
 				cfg.TrustedProxies = append(cfg.TrustedProxies, n)
 			}
-			b, err := ingress.New(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			b := newIngress(t, cfg)
 			for range 3 {
 				request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, nil)
 				request.RemoteAddr = r.from

@@ -32,10 +32,7 @@ func (v pausedVerifier) VerifyStringified(header string, body []byte) (verify.Ve
 func TestReserializingIsLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := pausedVerifier{newVerifier(t), make(chan struct{})}
-		b, err := ingress.New(ingress.Options{Verifier: v, Publisher: instant{}, ForgeryRate: 1, Now: time.Now})
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := newIngress(t, ingress.Options{Verifier: v, Publisher: instant{}, ForgeryRate: 1})
 		large := `{"id":"job-1","status":"COMPLETED","pad":"` + strings.Repeat("x", 64<<10) + `"}`
 		spaced := strings.Replace(large, ":", ": ", 1)
 		post := func(body, signed string) *httptest.ResponseRecorder {

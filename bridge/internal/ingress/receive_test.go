@@ -2,6 +2,7 @@ package ingress_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,12 +10,14 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/jobbridge/jobbridge/verify"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -33,14 +36,33 @@ func (f *failing) Publish(ctx context.Context, e event.Event) (publisher.Receipt
 	return instant{}.Publish(ctx, e)
 }
 
-func newIngress(t *testing.T, cfg ingress.Options) *ingress.Ingress {
-	t.Helper()
-	cfg.Verifier = newVerifier(t)
-	b, err := ingress.New(cfg)
-	if err != nil {
-		t.Fatal(err)
+// newIngress returns an Ingress with the defaults of package bridge.
+func newIngress(tb testing.TB, o ingress.Options) *ingress.Ingress {
+	tb.Helper()
+	if o.Verifier == nil {
+		o.Verifier = newVerifier(tb)
 	}
-	return b
+	o.Path = cmp.Or(o.Path, ingress.DefaultPath)
+	o.MaxBody = cmp.Or(o.MaxBody, ingress.DefaultMaxBody)
+	o.MaxBodyMemory = cmp.Or(o.MaxBodyMemory, ingress.DefaultMaxBodyMemory)
+	o.MaxInFlight = cmp.Or(o.MaxInFlight, ingress.DefaultMaxInFlight)
+	o.MaxConnections = cmp.Or(o.MaxConnections, ingress.DefaultMaxConnections)
+	o.ForgeryRate = cmp.Or(o.ForgeryRate, ingress.DefaultForgeryRate)
+	o.ReadTimeout = cmp.Or(o.ReadTimeout, ingress.DefaultReadTimeout)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, ingress.DefaultIdleTimeout)
+	o.Tolerance = cmp.Or(o.Tolerance, verify.DefaultTolerance)
+	o.Logger, o.Now = cmp.Or(o.Logger, zap.NewNop()), time.Now
+	if o.OnDrain == nil {
+		o.OnDrain = func() {}
+	}
+	if o.Registerer == nil {
+		o.Registerer = prometheus.NewRegistry()
+	}
+	in, err := ingress.New(o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return in
 }
 
 // serveOne has the bridge answer one signed request.
@@ -138,5 +160,32 @@ func TestLargestBody(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// recording is a Publisher that records the message ids of the events.
+type recording struct{ ids []string }
+
+func (r *recording) Publish(_ context.Context, e event.Event) (publisher.Receipt, error) {
+	r.ids = append(r.ids, e.MessageID())
+	return publisher.Receipt{Subject: event.Template{}.Subject(e)}, nil
+}
+
+// TestForged publishes what was signed with the secret, and nothing else.
+func TestForged(t *testing.T) {
+	t.Parallel()
+	p := new(recording)
+	b := newIngress(t, ingress.Options{Publisher: p})
+	for secret, code := range map[string]int{testSecret: 200, "whsec_forger": 400} {
+		request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, strings.NewReader(completed))
+		request.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(completed)))
+		answer := httptest.NewRecorder()
+		b.ServeHTTP(answer, request)
+		if answer.Code != code {
+			t.Errorf("signed with %s: %d, want %d", secret, answer.Code, code)
+		}
+	}
+	if len(p.ids) != 1 || p.ids[0] != "sync:job-1:COMPLETED" {
+		t.Errorf("published: %q", p.ids)
 	}
 }
