@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/test/authority"
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 )
@@ -25,8 +26,8 @@ func TestACME(t *testing.T) {
 	process.Require(t, "pebble")
 	process.Require(t, "pebble-challtestsrv")
 	dir := t.TempDir()
-	ca := newAuthority(t, "pebble")
-	cert, key := ca.issue("127.0.0.1")
+	ca := authority.New(t, "pebble")
+	cert, key := ca.Issue("127.0.0.1")
 	webhook, directory, management, dns := natsd.FreePort(t), natsd.FreePort(t), natsd.FreePort(t), natsd.FreePort(t)
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": fmt.Sprint("127.0.0.1:", directory), "managementListenAddress": fmt.Sprint("127.0.0.1:", management),
@@ -36,7 +37,7 @@ func TestACME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string]string{"cert.pem": cert, "key.pem": key, "ca.pem": ca.pem, "pebble.json": string(config)} {
+	for name, data := range map[string]string{"cert.pem": cert, "key.pem": key, "ca.pem": ca.PEM, "pebble.json": string(config)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +61,7 @@ func TestACME(t *testing.T) {
 	}
 	run("pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dnsserver", fmt.Sprint("127.0.0.1:", dns), "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", fmt.Sprint("127.0.0.1:", natsd.FreePort(t)))
 	run("pebble", "-config", filepath.Join(dir, "pebble.json"), "-dnsserver", fmt.Sprint("127.0.0.1:", dns))
-	pebble := ca.client("", "", 0)
+	pebble := ca.Client("", "", 0)
 	await(t, "pebble does not answer", func() bool {
 		resp, err := pebble.Get(fmt.Sprintf("https://127.0.0.1:%d/dir", directory))
 		if err != nil {
@@ -89,7 +90,7 @@ func TestACME(t *testing.T) {
 	if !pool.AppendCertsFromPEM([]byte(root)) {
 		t.Fatal(root)
 	}
-	client := ca.client("", "", 0)
+	client := ca.Client("", "", 0)
 	transport := client.Transport.(*http.Transport)
 	transport.TLSClientConfig.RootCAs, transport.TLSClientConfig.ServerName = pool, "bridge.test"
 	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -97,7 +98,7 @@ func TestACME(t *testing.T) {
 	}
 	var code int
 	await(t, "there is no certificate", func() bool {
-		code, err = signed(client, "https://bridge.test/webhook", process.Secret, "a")
+		code, err = deliver(client, "https://bridge.test/webhook", process.Secret, "a")
 		return err == nil
 	})
 	if code != 200 {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/test/authority"
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -24,8 +25,8 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
 	natsd.CreateStream(t, remote.AdminJS(t), 1)
-	dir, ca := t.TempDir(), newAuthority(t, "ca")
-	cert, key := ca.issue("127.0.0.1")
+	dir, ca := t.TempDir(), authority.New(t, "ca")
+	cert, key := ca.Issue("127.0.0.1")
 	for name, text := range map[string]string{"cert": cert, "key": key, "secret": process.Secret} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -34,9 +35,9 @@ func TestMetrics(t *testing.T) {
 	b := process.Start(t, process.Options{Args: []string{
 		"--nats-url", remote.As(""), "--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key"), "--secret-file", filepath.Join(dir, "secret"),
 	}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
-	client := ca.client("", "", 0)
+	client := ca.Client("", "", 0)
 	for _, id := range []string{"a", "b", "c"} { // enough to tell the time
-		if code, err := signed(client, b.Webhook, process.Secret, id); code != 200 {
+		if code, err := deliver(client, b.Webhook, process.Secret, id); code != 200 {
 			t.Fatal(code, err)
 		}
 	}

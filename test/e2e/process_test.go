@@ -4,7 +4,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -14,29 +13,24 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jobbridge/jobbridge/test/process"
-	"github.com/jobbridge/jobbridge/verify"
+	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
-func TestMain(m *testing.M) { process.Main(m) }
-
-// post delivers one event of a job and returns the code of the answer.
+// post delivers an event of a job and returns the status code of the answer. The event has pad bytes more than it needs.
 func post(url, id string, pad int) (int, error) {
-	body := fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", pad))
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set(verify.HeaderName, verify.Sign(process.Secret, time.Now(), []byte(body)))
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return resp.StatusCode, err
+	return send(http.DefaultClient, url, process.Secret, fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", pad)))
+}
+
+// deliver delivers an event of a job, signed with secret, and returns the status code of the answer.
+func deliver(client *http.Client, url, secret, id string) (int, error) {
+	return send(client, url, secret, fmt.Sprintf(`{"id":%q,"status":"COMPLETED"}`, id))
+}
+
+func send(client *http.Client, url, secret, body string) (int, error) {
+	code, _, err := traffic.Send(client, traffic.Request(url, secret, body))
+	return code, err
 }
 
 // TestLife starts, delivers, stops and starts again.
@@ -248,24 +242,29 @@ func TestConfig(t *testing.T) {
 func TestDev(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "my data")
+	program := filepath.Join(t.TempDir(), "jobbridge") // from the folder of go run, jobbridge would print go run
+	if text, err := command("", nil, "/bin/cp", process.Binary(t), program); err != nil {
+		t.Fatal(text, err)
+	}
 	var out process.Buffer
-	b := process.Start(t, process.Options{Dir: dir, Args: []string{"--dev"}, Env: []string{"SYNC_WEBHOOK_SECRET="}, Stdout: &out})
+	b := process.Start(t, process.Options{Program: program, Dir: dir, Args: []string{"--dev"}, Env: []string{"SYNC_WEBHOOK_SECRET="}, Stdout: &out})
 	info, err := os.Stat(filepath.Join(dir, "dev-secret"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatal(info, err)
 	}
 	var commands []string
-	for len(commands) < 2 { // it prints them last
+	await(t, "serve --dev does not print two commands", func() bool {
 		commands = nil
 		for line := range strings.Lines(out.String()) {
-			if command, ok := strings.CutPrefix(line, "  "+process.Binary(t)+" "); ok && strings.HasSuffix(line, "\n") {
+			if command, ok := strings.CutPrefix(line, "  "+program+" "); ok && strings.HasSuffix(line, "\n") {
 				commands = append(commands, command)
 			}
 		}
-	}
+		return len(commands) >= 2
+	})
 	tail, send := commands[0], commands[1]
 	shell := func(command string) string {
-		cmd := exec.CommandContext(t.Context(), "sh", "-c", process.Binary(t)+" "+command)
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", program+" "+command)
 		text, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", command, err, text)
@@ -315,7 +314,7 @@ func TestOpenFiles(t *testing.T) {
 	hold(b.NATS, 300)
 	other := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext}}
 	for i := range 20 {
-		if code, err := signed(other, b.Webhook, process.Secret, fmt.Sprint("few-", i)); code != 200 {
+		if code, err := deliver(other, b.Webhook, process.Secret, fmt.Sprint("few-", i)); code != 200 {
 			t.Fatal(code, err)
 		}
 	}

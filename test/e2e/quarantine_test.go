@@ -197,7 +197,7 @@ func TestDirectQuarantineFails(t *testing.T) {
 	if code, err := post(b.Webhook, "a", 0); code != 200 {
 		t.Error(code, err)
 	}
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_other", "b"); code != 400 {
+	if code, err := deliver(http.DefaultClient, b.Webhook, "whsec_other", "b"); code != 400 {
 		t.Error(code, err)
 	}
 	all := get(t, b.Admin+"/metrics")

@@ -21,23 +21,6 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// sign posts a small event signed with a secret and returns the answer's code.
-func signed(client *http.Client, url, secret, id string) (int, error) {
-	body := fmt.Sprintf(`{"id":%q,"status":"COMPLETED"}`, id)
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(body)))
-	resp, err := client.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return resp.StatusCode, err
-}
-
 // kubernetes is a mounted Secret: files are links into ..data, which is itself a
 // link that is replaced in one rename.
 type kubernetes struct {
@@ -116,7 +99,7 @@ func TestSecretsRotate(t *testing.T) {
 					return
 				default:
 				}
-				if code, err := signed(http.DefaultClient, b.Webhook, *secret.Load(), fmt.Sprintf("w%d-%d", w, i)); err != nil || code != 200 {
+				if code, err := deliver(http.DefaultClient, b.Webhook, *secret.Load(), fmt.Sprintf("w%d-%d", w, i)); err != nil || code != 200 {
 					t.Error(code, err)
 					return
 				}
@@ -156,7 +139,7 @@ func TestSecretsRotate(t *testing.T) {
 	if now := counts("whsec_old"); now != was {
 		t.Errorf("the old secret counts on: %s, %s", was, now)
 	}
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_old", "late"); code != 400 || err != nil {
+	if code, err := deliver(http.DefaultClient, b.Webhook, "whsec_old", "late"); code != 400 || err != nil {
 		t.Error("the old secret is still good:", code, err)
 	}
 	// The fingerprints in force show that a rotation has arrived, without an event that
@@ -240,10 +223,10 @@ func TestSecretsAreSeen(t *testing.T) {
 	} {
 		now := c.change()
 		await(t, c.name+": the new secret is not in force", func() bool {
-			code, err := signed(http.DefaultClient, b.Webhook, now, now)
+			code, err := deliver(http.DefaultClient, b.Webhook, now, now)
 			return code == 200 && err == nil
 		})
-		if code, err := signed(http.DefaultClient, b.Webhook, first, "old"); code != 400 {
+		if code, err := deliver(http.DefaultClient, b.Webhook, first, "old"); code != 400 {
 			t.Errorf("%s: the old one is: %d %v", c.name, code, err)
 		}
 	}
@@ -274,12 +257,12 @@ func TestBadReload(t *testing.T) {
 	if metric(t, b, good) != 0 {
 		t.Error("the metric says that it is in force")
 	}
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_one", "1"); code != 200 {
+	if code, err := deliver(http.DefaultClient, b.Webhook, "whsec_one", "1"); code != 200 {
 		t.Fatal(code, err)
 	}
 	put("whsec_xxxxxxxx\n") // a placeholder (case C4)
 	await(t, "a placeholder is not reported", func() bool { return strings.Contains(ready(), "is masked") })
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_xxxxxxxx", "placeholder"); code != 400 {
+	if code, err := deliver(http.DefaultClient, b.Webhook, "whsec_xxxxxxxx", "placeholder"); code != 400 {
 		t.Fatal("a placeholder is in force", code, err)
 	}
 	if err := os.Remove(file); err != nil {
@@ -287,7 +270,7 @@ func TestBadReload(t *testing.T) {
 	}
 	b.Signal(t, syscall.SIGHUP)
 	await(t, "a missing file is not reported", func() bool { return strings.Contains(ready(), "no such file") })
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_one", "2"); code != 200 {
+	if code, err := deliver(http.DefaultClient, b.Webhook, "whsec_one", "2"); code != 200 {
 		t.Fatal(code, err)
 	}
 	put("whsec_two")
@@ -295,7 +278,7 @@ func TestBadReload(t *testing.T) {
 	if metric(t, b, good) != 1 {
 		t.Error("the metric says that it is not in force")
 	}
-	if code, err := signed(http.DefaultClient, b.Webhook, "whsec_two", "3"); code != 200 {
+	if code, err := deliver(http.DefaultClient, b.Webhook, "whsec_two", "3"); code != 200 {
 		t.Fatal(code, err)
 	}
 	b.Stop(t)

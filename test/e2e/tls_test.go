@@ -2,13 +2,7 @@ package e2e
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -26,94 +20,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/test/authority"
 	"github.com/jobbridge/jobbridge/test/process"
-	"github.com/jobbridge/jobbridge/verify"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/nats-io/nats.go"
 )
-
-// authority makes certificates.
-type authority struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  string
-	n    int64
-	// What it issues is good from now, negative, to now; an hour each, unless a
-	// test says otherwise.
-	since, left time.Duration
-}
-
-func newAuthority(t *testing.T, name string) *authority {
-	t.Helper()
-	a := &authority{t: t, n: 1, since: -time.Hour, left: time.Hour}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	a.key = newKey(t)
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	a.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	return a
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-// issue returns a certificate and its key for names, of which some may be
-// addresses.
-func (a *authority) issue(names ...string) (cert, key string) {
-	a.t.Helper()
-	a.n++
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(a.since), NotAfter: time.Now().Add(a.left),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	for _, name := range names {
-		if ip := net.ParseIP(name); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
-	k := newKey(a.t)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &k.PublicKey, a.key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
-}
-
-// client trusts the authority, and shows a certificate if there is one.
-func (a *authority) client(cert, key string, version uint16) *http.Client {
-	a.t.Helper()
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	config := &tls.Config{RootCAs: pool, MaxVersion: version} //nolint:gosec // the server is to refuse old ones
-	if cert != "" {
-		pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
-}
 
 // serial returns the number of the certificate that the bridge shows, and the
 // protocol that was agreed on.
@@ -132,18 +43,18 @@ func serial(t *testing.T, client *http.Client, url string) (*big.Int, string) {
 // theirs.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "stranger")
+	ca, stranger := authority.New(t, "ca"), authority.New(t, "stranger")
 	k := &kubernetes{t: t, dir: t.TempDir()}
-	cert, key := ca.issue("127.0.0.1")
-	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.pem})
+	cert, key := ca.Issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.PEM})
 	path := func(name string) string { return filepath.Join(k.dir, name) }
 	b := process.Start(t, process.Options{Args: []string{"--tls-cert", path("tls.crt"), "--tls-key", path("tls.key"), "--tls-client-ca", path("ca.crt")}})
 	if !strings.HasPrefix(b.Webhook, "https://") {
 		t.Fatal(b.Webhook)
 	}
-	mine, mineKey := ca.issue("sender")
-	client := ca.client(mine, mineKey, 0)
-	if code, err := signed(client, b.Webhook, process.Secret, "a"); code != 200 || err != nil {
+	mine, mineKey := ca.Issue("sender")
+	client := ca.Client(mine, mineKey, 0)
+	if code, err := deliver(client, b.Webhook, process.Secret, "a"); code != 200 || err != nil {
 		t.Fatal(code, err)
 	}
 	files := func(name, text string) string {
@@ -168,30 +79,30 @@ func TestTLS(t *testing.T) {
 	if proto != "HTTP/2.0" {
 		t.Error(proto)
 	}
-	theirs, theirKey := stranger.issue("sender")
+	theirs, theirKey := stranger.Issue("sender")
 	for name, c := range map[string]*http.Client{
-		"without a certificate": ca.client("", "", 0), "with a stranger's": ca.client(theirs, theirKey, 0), "over TLS 1.1": ca.client(mine, mineKey, tls.VersionTLS11),
+		"without a certificate": ca.Client("", "", 0), "with a stranger's": ca.Client(theirs, theirKey, 0), "over TLS 1.1": ca.Client(mine, mineKey, tls.VersionTLS11),
 	} {
-		if code, err := signed(c, b.Webhook, process.Secret, "b"); err == nil {
+		if code, err := deliver(c, b.Webhook, process.Secret, "b"); err == nil {
 			t.Errorf("%s: %d", name, code)
 		}
 	}
-	if code, err := signed(http.DefaultClient, strings.Replace(b.Webhook, "https", "http", 1), process.Secret, "c"); code == 200 {
+	if code, err := deliver(http.DefaultClient, strings.Replace(b.Webhook, "https", "http", 1), process.Secret, "c"); code == 200 {
 		t.Error("plain HTTP is served", err)
 	}
 	// A pair that does not fit changes nothing.
-	other, otherKey := ca.issue("127.0.0.1")
-	k.put(map[string]string{"tls.crt": other, "tls.key": key, "ca.crt": ca.pem})
+	other, otherKey := ca.Issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": other, "tls.key": key, "ca.crt": ca.PEM})
 	await(t, "the pair that does not fit is not reported", func() bool { return strings.Contains(get(t, b.Admin+"/readyz"), "certificate: not reloaded") })
 	if now, _ := serial(t, client, b.Webhook); now.Cmp(first) != 0 {
 		t.Error("another certificate is shown")
 	}
-	k.put(map[string]string{"tls.crt": other, "tls.key": otherKey, "ca.crt": stranger.pem})
+	k.put(map[string]string{"tls.crt": other, "tls.key": otherKey, "ca.crt": stranger.PEM})
 	await(t, "the new certificate is not in force", func() bool { return !strings.Contains(get(t, b.Admin+"/readyz"), "not reloaded") })
-	if now, _ := serial(t, ca.client(theirs, theirKey, 0), b.Webhook); now.Cmp(first) == 0 {
+	if now, _ := serial(t, ca.Client(theirs, theirKey, 0), b.Webhook); now.Cmp(first) == 0 {
 		t.Error("the old certificate is shown")
 	}
-	if _, err := signed(ca.client(mine, mineKey, 0), b.Webhook, process.Secret, "d"); err == nil {
+	if _, err := deliver(ca.Client(mine, mineKey, 0), b.Webhook, process.Secret, "d"); err == nil {
 		t.Error("who was trusted before still is")
 	}
 	b.Stop(t)
@@ -202,16 +113,16 @@ func TestTLS(t *testing.T) {
 // sends, and stays on its connection.
 func TestDrainHTTP2(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "ca")
+	ca := authority.New(t, "ca")
 	dir := t.TempDir()
-	cert, key := ca.issue("127.0.0.1")
+	cert, key := ca.Issue("127.0.0.1")
 	for name, text := range map[string]string{"crt": cert, "key": key} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b := process.Start(t, process.Options{Args: []string{"--tls-cert", filepath.Join(dir, "crt"), "--tls-key", filepath.Join(dir, "key"), "--drain-delay", "4s"}})
-	client := ca.client("", "", 0)
+	client := ca.Client("", "", 0)
 	var dialled atomic.Int64
 	client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		dialled.Add(1)
@@ -219,19 +130,10 @@ func TestDrainHTTP2(t *testing.T) {
 	}
 	var n atomic.Int64
 	send := func() (int, error) {
-		body := fmt.Sprintf(`{"id":"h2-%d","status":"COMPLETED"}`, n.Add(1))
-		req, err := http.NewRequest(http.MethodPost, b.Webhook, io.NopCloser(strings.NewReader(body))) // which cannot be had again
-		if err != nil {
-			return 0, err
-		}
-		req.Header.Set(verify.HeaderName, verify.Sign(process.Secret, time.Now(), []byte(body)))
-		resp, err := client.Do(req)
-		if err != nil {
-			return 0, err
-		}
-		defer resp.Body.Close()
-		_, err = io.Copy(io.Discard, resp.Body)
-		return resp.StatusCode, err
+		r := traffic.Request(b.Webhook, process.Secret, fmt.Sprintf(`{"id":"h2-%d","status":"COMPLETED"}`, n.Add(1)))
+		r.GetBody = nil // the client cannot send the request again
+		code, _, err := traffic.Send(client, r)
+		return code, err
 	}
 	if code, err := send(); code != 200 {
 		t.Fatal(code, err)
@@ -261,7 +163,7 @@ func TestDrainHTTP2(t *testing.T) {
 // past the state. To the client here, it is another machine's name that counts.
 func TestAdminTLS(t *testing.T) {
 	t.Parallel()
-	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "stranger")
+	ca, stranger := authority.New(t, "ca"), authority.New(t, "stranger")
 	dir := t.TempDir()
 	put := func(name, text string) string {
 		t.Helper()
@@ -271,14 +173,14 @@ func TestAdminTLS(t *testing.T) {
 		}
 		return path
 	}
-	cert, key := ca.issue("bridge.example")
-	mine, mineKey := ca.issue("operator")
-	theirs, theirKey := stranger.issue("operator")
+	cert, key := ca.Issue("bridge.example")
+	mine, mineKey := ca.Issue("operator")
+	theirs, theirKey := stranger.Issue("operator")
 	token := put("token", "0123456789abcdef\n")
-	b := process.Start(t, process.Options{Args: []string{"--admin-tls-cert", put("tls.crt", cert), "--admin-tls-key", put("tls.key", key), "--admin-tls-client-ca", put("ca.crt", ca.pem), "--admin-token-file", token}})
+	b := process.Start(t, process.Options{Args: []string{"--admin-tls-cert", put("tls.crt", cert), "--admin-tls-key", put("tls.key", key), "--admin-tls-client-ca", put("ca.crt", ca.PEM), "--admin-token-file", token}})
 	port := b.Admin[strings.LastIndex(b.Admin, ":"):]
 	elsewhere := func(cert, key, path string) (int, error) {
-		client := ca.client(cert, key, 0)
+		client := ca.Client(cert, key, 0)
 		client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, "127.0.0.1"+port)
 		}
@@ -310,10 +212,10 @@ func TestAdminTLS(t *testing.T) {
 		want string // of stderr; empty if it works
 	}{
 		"not checked":          {nil, "certificate"},
-		"with the CA":          {[]string{"--admin-ca", put("ca.crt", ca.pem)}, ""},
-		"with a certificate":   {[]string{"--admin-ca", put("ca.crt", ca.pem), "--admin-cert", put("op.crt", mine), "--admin-key", put("op.key", mineKey)}, ""},
-		"without its key":      {[]string{"--admin-ca", put("ca.crt", ca.pem), "--admin-cert", put("op.crt", mine)}, "--admin-key"},
-		"with a wrong CA":      {[]string{"--admin-ca", put("other.crt", stranger.pem)}, "certificate"},
+		"with the CA":          {[]string{"--admin-ca", put("ca.crt", ca.PEM)}, ""},
+		"with a certificate":   {[]string{"--admin-ca", put("ca.crt", ca.PEM), "--admin-cert", put("op.crt", mine), "--admin-key", put("op.key", mineKey)}, ""},
+		"without its key":      {[]string{"--admin-ca", put("ca.crt", ca.PEM), "--admin-cert", put("op.crt", mine)}, "--admin-key"},
+		"with a wrong CA":      {[]string{"--admin-ca", put("other.crt", stranger.PEM)}, "certificate"},
 		"with a CA that is no": {[]string{"--admin-ca", token}, "no certificate"},
 	} {
 		for _, command := range [][]string{{"health"}, {"config", "running"}, {"quarantine", "list"}} {
@@ -330,17 +232,17 @@ func TestAdminTLS(t *testing.T) {
 // their passwords, and replaces its own under way.
 func TestNATSTLS(t *testing.T) {
 	t.Parallel()
-	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "stranger")
+	ca, stranger := authority.New(t, "ca"), authority.New(t, "stranger")
 	k := &kubernetes{t: t, dir: t.TempDir()}
-	cert, key := ca.issue("127.0.0.1")
-	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.pem, "workers": "ann:one\n"})
+	cert, key := ca.Issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.PEM, "workers": "ann:one\n"})
 	path := func(name string) string { return filepath.Join(k.dir, name) }
 	b := process.Start(t, process.Options{Args: []string{"--nats-tls-cert", path("tls.crt"), "--nats-tls-key", path("tls.key"), "--nats-tls-client-ca", path("ca.crt"), "--nats-auth-file", path("workers")}})
 	if !strings.HasPrefix(b.NATS, "tls://") {
 		t.Fatal(b.NATS)
 	}
-	connect := func(ca *authority, user, password, cert, key string) (*tls.ConnectionState, error) {
-		nc, err := nats.Connect(b.NATS, nats.UserInfo(user, password), nats.NoReconnect(), nats.Secure(ca.client(cert, key, 0).Transport.(*http.Transport).TLSClientConfig))
+	connect := func(ca *authority.Authority, user, password, cert, key string) (*tls.ConnectionState, error) {
+		nc, err := nats.Connect(b.NATS, nats.UserInfo(user, password), nats.NoReconnect(), nats.Secure(ca.Client(cert, key, 0).Transport.(*http.Transport).TLSClientConfig))
 		if err != nil {
 			return nil, err
 		}
@@ -348,8 +250,8 @@ func TestNATSTLS(t *testing.T) {
 		state, err := nc.TLSConnectionState()
 		return &state, errors.Join(err, nc.Flush())
 	}
-	mine, mineKey := ca.issue("worker")
-	theirs, theirKey := stranger.issue("worker")
+	mine, mineKey := ca.Issue("worker")
+	theirs, theirKey := stranger.Issue("worker")
 	state, err := connect(ca, "ann", "one", mine, mineKey)
 	if err != nil {
 		t.Fatal(err)
@@ -364,8 +266,8 @@ func TestNATSTLS(t *testing.T) {
 		t.Error("a stranger's certificate")
 	}
 	// The certificate, its CA and the workers change in the same breath.
-	other, otherKey := stranger.issue("127.0.0.1")
-	k.put(map[string]string{"tls.crt": other, "tls.key": otherKey, "ca.crt": stranger.pem, "workers": "bob:two\n"})
+	other, otherKey := stranger.Issue("127.0.0.1")
+	k.put(map[string]string{"tls.crt": other, "tls.key": otherKey, "ca.crt": stranger.PEM, "workers": "bob:two\n"})
 	await(t, "nothing was read again", func() bool { return strings.Count(b.Log(), `"reloaded"`) == 2 })
 	now, err := connect(stranger, "bob", "two", theirs, theirKey)
 	if err != nil {
@@ -385,11 +287,11 @@ func TestNATSTLS(t *testing.T) {
 func TestCertificateEnds(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
-	ca := newAuthority(t, "ca")
+	ca := authority.New(t, "ca")
 	k := &kubernetes{t: t, dir: t.TempDir()}
 	put := func(since, left time.Duration) {
-		ca.since, ca.left = since, left
-		cert, key := ca.issue("127.0.0.1")
+		ca.Since, ca.Left = since, left
+		cert, key := ca.Issue("127.0.0.1")
 		k.put(map[string]string{"tls.crt": cert, "tls.key": key})
 	}
 	put(-90*day, -day)

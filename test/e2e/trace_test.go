@@ -11,11 +11,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
-	"github.com/jobbridge/jobbridge/verify"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
@@ -119,20 +118,14 @@ func collect(t *testing.T) (*spans, process.Options) {
 // postTraced delivers an event within the sender's trace.
 func postTraced(t *testing.T, url, secret, id, traceparent string) int {
 	t.Helper()
-	body := fmt.Sprintf(`{"id":%q,"status":"COMPLETED"}`, id)
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
+	r := traffic.Request(url, secret, fmt.Sprintf(`{"id":%q,"status":"COMPLETED"}`, id))
+	r.Header.Set("traceparent", traceparent)
+	r.Header.Set("tracestate", "vendor=abc")
+	code, _, err := traffic.Send(http.DefaultClient, r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(body)))
-	req.Header.Set("traceparent", traceparent)
-	req.Header.Set("tracestate", "vendor=abc")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	return resp.StatusCode
+	return code
 }
 
 // TestTraces follows a delivery from the sender's span to the remote stream.

@@ -17,7 +17,6 @@ import (
 
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
-	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -32,7 +31,7 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		_ = f.Value.Set("6")
 	}
-	process.Main(m)
+	os.Exit(m.Run())
 }
 
 // language is one of the workers, and how to start it.
@@ -58,24 +57,14 @@ func each(t *testing.T, test func(t *testing.T, l language)) {
 	}
 }
 
-// goWorker is worker.go, built once.
-var goWorker struct {
-	sync.Once
-	err error
-}
+var goWorker = sync.OnceValues(func() (string, error) { return process.Build("github.com/jobbridge/jobbridge/test/examples") })
 
-// goCommand builds worker.go beside the bridge, in the folder that process.Main
-// removes.
+// goCommand builds worker.go.
 func goCommand(t *testing.T) []string {
 	t.Helper()
-	path := filepath.Join(filepath.Dir(process.Binary(t)), "worker")
-	goWorker.Do(func() {
-		if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
-			goWorker.err = fmt.Errorf("%w\n%s", err, out)
-		}
-	})
-	if goWorker.err != nil {
-		t.Fatal(goWorker.err)
+	path, err := goWorker()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return []string{path}
 }
@@ -244,18 +233,9 @@ func (s *site) event(id, status string) string {
 func deliver(t *testing.T, webhook string, events ...string) {
 	t.Helper()
 	for _, event := range events {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, webhook, strings.NewReader(event))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set(verify.HeaderName, verify.Sign(process.Secret, time.Now(), []byte(event)))
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s", event, resp.Status)
+		code, _, err := traffic.Send(http.DefaultClient, traffic.Request(webhook, process.Secret, event))
+		if err != nil || code != http.StatusOK {
+			t.Fatal(event, code, err)
 		}
 	}
 }

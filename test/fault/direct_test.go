@@ -14,7 +14,6 @@ import (
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
-	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -50,7 +49,7 @@ func TestDirect(t *testing.T) {
 			proxy := natsd.NewProxy(t, srv.URL)
 			r := relayed{start(t, process.Options{Args: asBridge(t, proxy.URL, "--journal", "off")}), srv, proxy, js}
 			r.awaitState(t, "ready", "")
-			l := r.load(t, traffic.Options{Senders: 8, Pad: 2000, Pace: 5 * time.Millisecond, Forge: true})
+			l := r.load(t, traffic.Options{Senders: 8, Pad: 2000, Pace: pace(5 * time.Millisecond), Forge: true})
 			var recovered time.Duration
 			for range rounds(1, 5) {
 				l.AwaitAcked(t, 50)
@@ -97,7 +96,7 @@ func TestDirectCluster(t *testing.T) {
 	}
 	b := start(t, process.Options{Args: asBridge(t, strings.Join(urls, ","), "--journal=off")})
 	b.awaitState(t, "ready", "")
-	l := b.load(t, traffic.Options{Senders: 8, Pad: 2000, Pace: 5 * time.Millisecond})
+	l := b.load(t, traffic.Options{Senders: 8, Pad: 2000, Pace: pace(5 * time.Millisecond)})
 	for range rounds(1, 5) {
 		l.AwaitAcked(t, 100)
 		leader := nodes.Leader(t, "JOBS")
@@ -220,12 +219,12 @@ func TestReplicaBehind(t *testing.T) {
 		publishers.Go(func() {
 			for i := range 250 {
 				id := fmt.Sprintf("job%d-%d", p, i)
-				header, body := signed(fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", 8<<10)))
+				body := fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", 8<<10))
 				if _, err := js.Publish(t.Context(), "job.completed", []byte(body), jetstream.WithMsgID("sync:"+id+":COMPLETED")); err != nil {
 					t.Error(err)
 					return
 				}
-				if answer := deliver(t, b.Webhook, header, body); !strings.Contains(answer, `"duplicate":true`) || strings.Contains(answer, `"conflict":true`) {
+				if answer := deliver(t, b.Webhook, body); !strings.Contains(answer, `"duplicate":true`) || strings.Contains(answer, `"conflict":true`) {
 					t.Error(answer)
 				}
 			}
@@ -233,24 +232,13 @@ func TestReplicaBehind(t *testing.T) {
 	}
 }
 
-func deliver(t *testing.T, url, header, body string) (answer string) {
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
-	if err != nil {
-		t.Error(err)
-		return ""
-	}
-	req.Header.Set(verify.HeaderName, header)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Error(err)
-		return ""
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
+// deliver returns the body of the answer to a delivery.
+func deliver(t *testing.T, url, body string) string {
+	_, answer, err := traffic.Send(http.DefaultClient, traffic.Request(url, process.Secret, body))
 	if err != nil {
 		t.Error(err)
 	}
-	return string(text)
+	return string(answer)
 }
 
 // TestDirectNoLeader kills two of the three nodes of a stream. The third one answers

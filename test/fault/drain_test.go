@@ -24,7 +24,7 @@ func TestDrain(t *testing.T) {
 	for range rounds(2, 10) {
 		delay := time.Second
 		b := start(t, process.Options{Args: []string{"--drain-delay", delay.String()}})
-		l := b.load(t, traffic.Options{Pad: 5000, Senders: 8, Pace: time.Millisecond})
+		l := b.load(t, traffic.Options{Pad: 5000, Senders: 8, Pace: pace(time.Millisecond)})
 		l.AwaitAcked(t, 100)
 		before := l.Acked()
 		b.Signal(t, syscall.SIGTERM)

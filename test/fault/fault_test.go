@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		_ = f.Value.Set("5")
 	}
-	process.Main(m)
+	os.Exit(m.Run())
 }
 
 var errNotYet = errors.New("not yet")
@@ -45,6 +45,14 @@ func rounds(few, all int) int {
 		return all
 	}
 	return few
+}
+
+// pace returns how long a sender rests after each delivery while a test waits for a fault to pass.
+func pace(all time.Duration) time.Duration {
+	if full() {
+		return all
+	}
+	return max(all, 20*time.Millisecond)
 }
 
 // bridged is a bridge that is started again and again, on one folder.

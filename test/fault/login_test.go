@@ -1,16 +1,8 @@
 package fault
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jobbridge/jobbridge/test/authority"
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
 	"github.com/jobbridge/jobbridge/test/traffic"
@@ -35,44 +28,6 @@ func must[T any](t testing.TB) func(T, error) T {
 		}
 		return v
 	}
-}
-
-// authority is a certificate authority of the test's own.
-type authority struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-	dir  string
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := &authority{dir: t.TempDir(), key: must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
-	a.cert = &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.write(t, "ca", a.cert, a.key)
-	return a
-}
-
-// write issues a certificate and writes it, and its key, to name.crt and
-// name.key.
-func (a *authority) write(t *testing.T, name string, c *x509.Certificate, key *ecdsa.PrivateKey) (crt, keyFile string) {
-	t.Helper()
-	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, c, a.cert, &key.PublicKey, a.key))
-	crt, keyFile = filepath.Join(a.dir, name+".crt"), filepath.Join(a.dir, name+".key")
-	write(t, crt, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	write(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: must[[]byte](t)(x509.MarshalECPrivateKey(key))})))
-	return crt, keyFile
-}
-
-// issue makes a certificate for 127.0.0.1.
-func (a *authority) issue(t *testing.T, name string) (crt, key string) {
-	t.Helper()
-	return a.write(t, name, &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)))
 }
 
 // delivers relays an event through b, and looks for it at the remote.
@@ -94,16 +49,16 @@ func createStream(t *testing.T, nc *nats.Conn) {
 // system knows, which wants one in turn; and not without either.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	ca, other := newAuthority(t), newAuthority(t)
-	crt, key := ca.issue(t, "server")
-	clientCrt, clientKey := ca.issue(t, "bridge")
-	strangerCrt, strangerKey := other.issue(t, "stranger")
-	srv := natsd.Start(t, natsd.Options{Args: []string{"--tls", "--tlscert", crt, "--tlskey", key, "--tlsverify", "--tlscacert", filepath.Join(ca.dir, "ca.crt")}})
-	nc := must[*nats.Conn](t)(nats.Connect(srv.URL, nats.RootCAs(filepath.Join(ca.dir, "ca.crt")), nats.ClientCert(clientCrt, clientKey)))
+	ca, other := authority.New(t, "ca"), authority.New(t, "other")
+	crt, key := ca.Files("127.0.0.1")
+	clientCrt, clientKey := ca.Files("bridge")
+	strangerCrt, strangerKey := other.Files("stranger")
+	srv := natsd.Start(t, natsd.Options{Args: []string{"--tls", "--tlscert", crt, "--tlskey", key, "--tlsverify", "--tlscacert", ca.File()}})
+	nc := must[*nats.Conn](t)(nats.Connect(srv.URL, nats.RootCAs(ca.File()), nats.ClientCert(clientCrt, clientKey)))
 	t.Cleanup(nc.Close)
 	createStream(t, nc)
 	url := strings.Replace(srv.URL, "nats://", "tls://", 1)
-	good := []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt"), "--nats-cert", clientCrt, "--nats-key", clientKey}
+	good := []string{"--nats-url", url, "--nats-ca", ca.File(), "--nats-cert", clientCrt, "--nats-key", clientKey}
 	delivers(t, start(t, process.Options{Args: good}), nc)
 	for _, r := range []struct {
 		name string
@@ -111,9 +66,9 @@ func TestTLS(t *testing.T) {
 		want string
 	}{
 		{"an authority that is not trusted", []string{"--nats-url", url, "--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
-		{"another authority", []string{"--nats-url", url, "--nats-ca", filepath.Join(other.dir, "ca.crt"), "--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
-		{"no client certificate", []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt")}, "certificate required"},
-		{"a stranger's", []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt"), "--nats-cert", strangerCrt, "--nats-key", strangerKey}, "certificate"},
+		{"another authority", []string{"--nats-url", url, "--nats-ca", other.File(), "--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
+		{"no client certificate", []string{"--nats-url", url, "--nats-ca", ca.File()}, "certificate required"},
+		{"a stranger's", []string{"--nats-url", url, "--nats-ca", ca.File(), "--nats-cert", strangerCrt, "--nats-key", strangerKey}, "certificate"},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
@@ -128,7 +83,7 @@ func TestTLS(t *testing.T) {
 		swap := func(from, to string) { write(t, to, string(must[[]byte](t)(os.ReadFile(from)))) }
 		swap(strangerCrt, crt)
 		swap(strangerKey, key)
-		b := start(t, process.Options{Args: []string{"--nats-url", url, "--nats-ca", filepath.Join(ca.dir, "ca.crt"), "--nats-cert", crt, "--nats-key", key}})
+		b := start(t, process.Options{Args: []string{"--nats-url", url, "--nats-ca", ca.File(), "--nats-cert", crt, "--nats-key", key}})
 		b.awaitState(t, "journaling", "certificate")
 		swap(clientCrt, crt)
 		swap(clientKey, key)
@@ -141,9 +96,9 @@ func TestTLS(t *testing.T) {
 // at a server that does not expect it, they say to unset it (case C8).
 func TestTLSFirst(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t)
-	crt, key := ca.issue(t, "server")
-	pem := filepath.Join(ca.dir, "ca.crt")
+	ca := authority.New(t, "ca")
+	crt, key := ca.Files("127.0.0.1")
+	pem := ca.File()
 	first := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("jetstream {}\ntls { cert_file: %q, key_file: %q, handshake_first: true }", crt, key), TLSFirst: true})
 	nc := must[*nats.Conn](t)(nats.Connect(first.URL, nats.RootCAs(pem), nats.TLSHandshakeFirst()))
 	t.Cleanup(nc.Close)
@@ -207,7 +162,7 @@ func TestNkeyRotates(t *testing.T) {
 	use(keys[0])
 	b := start(t, process.Options{NoDir: true, Args: []string{"--journal=off", "--nats-url", srv.URL, "--nats-nkey", seed}})
 	b.awaitState(t, "ready", "")
-	l := b.load(t, traffic.Options{Senders: 4, Pace: 2 * time.Millisecond})
+	l := b.load(t, traffic.Options{Senders: 4, Pace: pace(2 * time.Millisecond)})
 	l.AwaitAcked(t, 50)
 	use(keys[1])
 	b.awaitState(t, "ready", "NATS credentials: not reloaded")

@@ -27,7 +27,7 @@ func TestStreamFolderDeleted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, process.Options{})
-			l := b.load(t, traffic.Options{Pad: 20 << 10, Senders: 4, Pace: 2 * time.Millisecond})
+			l := b.load(t, traffic.Options{Pad: 20 << 10, Senders: 4, Pace: pace(2 * time.Millisecond)})
 			l.AwaitAcked(t, 200)
 			traffic.Eventually(t, 20*time.Second, func() error {
 				if b.checkpoint(t).Sequence == 0 {
@@ -171,8 +171,7 @@ func TestTwoBridges(t *testing.T) {
 			defer func() { done <- struct{}{} }()
 			for i := range jobs {
 				for _, body := range twoPayloads(i, n) {
-					header, body := signed(body)
-					answer := deliver(t, b.Webhook, header, body)
+					answer := deliver(t, b.Webhook, body)
 					if !strings.Contains(answer, `"duplicate":false`) || strings.Contains(answer, `"conflict":true`) {
 						t.Errorf("bridge %d: %s", n, answer)
 					}
@@ -227,7 +226,7 @@ func TestBlockFails(t *testing.T) {
 			t.Parallel()
 			disk := mount(t, "")
 			b := start(t, process.Options{Dir: filepath.Join(disk.Dir, "data"), Args: []string{"--journal-max-bytes=64MiB"}})
-			l := b.load(t, traffic.Options{Pad: 5000, Senders: 4, Pace: 5 * time.Millisecond})
+			l := b.load(t, traffic.Options{Pad: 5000, Senders: 4, Pace: pace(5 * time.Millisecond)})
 			l.AwaitAcked(t, 50)
 			b.awaitState(t, "ready", "")
 			disk.FailFiles("write", ".blk", errno)
@@ -256,7 +255,7 @@ func TestBlockSyncFails(t *testing.T) {
 	t.Parallel()
 	disk := mount(t, "")
 	b := start(t, process.Options{Dir: filepath.Join(disk.Dir, "data"), Args: []string{"--journal-max-bytes=64MiB"}})
-	l := b.load(t, traffic.Options{Pad: 5000, Senders: 4, Pace: 5 * time.Millisecond})
+	l := b.load(t, traffic.Options{Pad: 5000, Senders: 4, Pace: pace(5 * time.Millisecond)})
 	l.AwaitAcked(t, 50)
 	disk.FailFiles("fsync", ".blk", syscall.EIO)
 	if state := b.Wait(t); state.ExitCode() != 1 || !strings.Contains(b.Log(), "input/output error") {

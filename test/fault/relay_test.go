@@ -66,7 +66,7 @@ func TestRelayOutages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := relaying(t)
-			l := r.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: 2 * time.Millisecond, Forge: true})
+			l := r.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: pace(2 * time.Millisecond), Forge: true})
 			for range rounds(2, 5) {
 				l.AwaitAcked(t, 50)
 				fault(t, r)
@@ -83,7 +83,7 @@ func TestRelayOutages(t *testing.T) {
 func TestRelayDown(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
-	l := r.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: 2 * time.Millisecond})
+	l := r.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: pace(2 * time.Millisecond)})
 	l.AwaitAcked(t, 20)
 	r.nats.Kill(t)
 	down := time.Now()
@@ -146,7 +146,7 @@ func TestRelayFull(t *testing.T) {
 	if _, err := r.js.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	l := r.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: 2 * time.Millisecond})
+	l := r.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: pace(2 * time.Millisecond)})
 	r.awaitState(t, "journaling", "full")
 	l.AwaitAcked(t, 100)
 	config.MaxBytes = room
@@ -413,7 +413,7 @@ func TestRelayWindow(t *testing.T) {
 	r.Stop(t)
 	r.again(t)
 	r.awaitState(t, "ready", "its duplicate window is 3s")
-	l := r.load(t, traffic.Options{Senders: 2, Pace: time.Millisecond})
+	l := r.load(t, traffic.Options{Senders: 2, Pace: pace(time.Millisecond)})
 	l.AwaitAcked(t, 20)
 	r.proxy.Stall()
 	r.awaitState(t, "journaling", "")
@@ -442,7 +442,7 @@ func TestRelayCluster(t *testing.T) {
 		urls = append(urls, n.URL)
 	}
 	b := start(t, process.Options{Args: asBridge(t, strings.Join(urls, ","))})
-	l := b.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: 2 * time.Millisecond})
+	l := b.load(t, traffic.Options{Senders: 4, Pad: 2000, Pace: pace(2 * time.Millisecond)})
 	for range rounds(1, 5) {
 		l.AwaitAcked(t, 100)
 		leader := nodes.Leader(t, "JOBS")

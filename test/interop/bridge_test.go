@@ -17,8 +17,6 @@ import (
 // patience bounds every wait. Nothing here takes a second on an idle machine.
 const patience = 30 * time.Second
 
-func TestMain(m *testing.M) { process.Main(m) }
-
 // bridgeCommand returns the real binary with these arguments, which shares the
 // secret with whoever else is started here.
 func bridgeCommand(t *testing.T, args ...string) *exec.Cmd {

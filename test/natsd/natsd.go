@@ -9,7 +9,6 @@ package natsd
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -38,25 +37,7 @@ const (
 	pause    = 5 * time.Millisecond
 )
 
-// build returns the path of the server. The go command keeps what it ran in its
-// cache, where every test package finds it and nobody has to remove it; only
-// the run that builds it uses a temporary file, hence the second one.
-var build = sync.OnceValues(func() (string, error) {
-	for range 2 {
-		var stderr bytes.Buffer
-		cmd := exec.Command("go", "run", "-exec", "echo", "github.com/nats-io/nats-server/v2")
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return "", fmt.Errorf("build nats-server: %w: %s", err, &stderr)
-		}
-		path := strings.TrimSpace(string(out))
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", errors.New("build nats-server: the go command did not keep it")
-})
+var build = sync.OnceValues(func() (string, error) { return process.Build("github.com/nats-io/nats-server/v2") })
 
 // Binary returns the path of the nats-server of the version in go.mod.
 func Binary(t testing.TB) string {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -25,32 +26,40 @@ const Secret = "whsec_process"
 // patience bounds every wait.
 const patience = 30 * time.Second
 
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "jobbridge-test-")
+// Build returns the path of a program that the go command builds. The go command keeps the program in its cache, where each test package
+// finds it, so nobody has to remove it. Only the run that links the program uses a temporary file, hence the second run.
+func Build(main string) (string, error) {
+	// The tests of several packages run at the same time. One of them builds.
+	lock, err := os.Create(filepath.Join(os.TempDir(), fmt.Sprintf("jobbridge-test-%d.lock", os.Getuid())))
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "jobbridge")
-	if out, err := exec.Command("go", "build", "-o", path, "github.com/jobbridge/jobbridge/cmd/jobbridge").CombinedOutput(); err != nil {
-		return "", errors.New(string(out))
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	return path, nil
-})
-
-// Main runs the tests and removes the binary that they built. Call it from
-// TestMain.
-func Main(m *testing.M) {
-	code := m.Run()
-	if path, err := build(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	for range 2 {
+		var stderr bytes.Buffer
+		cmd := exec.Command("go", "run", "-ldflags=-s -w", "-exec", "echo", main)
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("build %s: %w: %s", main, err, &stderr)
+		}
+		path := strings.TrimSpace(string(out))
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
 	}
-	os.Exit(code)
+	return "", fmt.Errorf("build %s: the go command did not keep it", main)
 }
 
-// Binary returns the path of the binary.
+var bridge = sync.OnceValues(func() (string, error) { return Build("github.com/jobbridge/jobbridge/cmd/jobbridge") })
+
+// Binary returns the path of the jobbridge binary.
 func Binary(t testing.TB) string {
 	t.Helper()
-	path, err := build()
+	path, err := bridge()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,10 +75,16 @@ type Bridge struct {
 	log  Buffer
 	done chan struct{}
 	err  error
+
+	mu    sync.Mutex
+	read  int                       // so many bytes of the log are in lines
+	lines map[string]map[string]any // the first line of the log with each message
 }
 
 // Options says how to start a Bridge.
 type Options struct {
+	// Program is the path of the binary; empty means [Binary].
+	Program string
 	// Dir is the data folder; empty means a new one.
 	Dir string
 	// NoDir starts it without one.
@@ -114,9 +129,12 @@ func Launch(t testing.TB, o Options) *Bridge {
 	if o.Dir != "" {
 		o.Args = slices.Concat([]string{"--data-dir", o.Dir}, o.Args)
 	}
-	args := slices.Concat(o.Wrap, []string{Binary(t), "serve", "--log-format", "json",
+	if o.Program == "" {
+		o.Program = Binary(t)
+	}
+	args := slices.Concat(o.Wrap, []string{o.Program, "serve", "--log-format", "json",
 		"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0"}, o.Args)
-	b := &Bridge{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	b := &Bridge{Cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{}), lines: make(map[string]map[string]any)}
 	b.Cmd.Env = append(Environ(), o.Env...)
 	b.Cmd.Stdout, b.Cmd.Stderr, b.Cmd.ExtraFiles = o.Stdout, &b.log, o.Files
 	if o.Stderr != nil {
@@ -147,19 +165,22 @@ func (b *Bridge) Log() string { return b.log.String() }
 // line before it that is not JSON.
 func (b *Bridge) find(t testing.TB, message string) map[string]any {
 	t.Helper()
-	for text := range strings.Lines(b.Log()) {
-		if !strings.HasSuffix(text, "\n") || strings.HasPrefix(text, "jobbridge: ") {
-			break // there is more to come of it, or it is the last word, to a person
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for text := range strings.Lines(b.log.after(b.read)) {
+		if b.lines[message] != nil || !strings.HasSuffix(text, "\n") || strings.HasPrefix(text, "jobbridge: ") {
+			break // the line is incomplete, or it is the error that jobbridge ends with, which is text
 		}
 		var line map[string]any
 		if err := json.Unmarshal([]byte(text), &line); err != nil {
 			t.Fatalf("in the log: %v: %s", err, text)
 		}
-		if line["msg"] == message {
-			return line
+		b.read += len(text)
+		if m, _ := line["msg"].(string); b.lines[m] == nil {
+			b.lines[m] = line
 		}
 	}
-	return nil
+	return b.lines[message]
 }
 
 // AwaitLog waits for a line of the log with a message, and returns it. It fails
@@ -173,7 +194,7 @@ func (b *Bridge) AwaitLog(t testing.TB, message string) map[string]any {
 		select {
 		case <-b.done:
 			t.Fatalf("the bridge ended: %v\n%s", b.err, b.Log())
-		case <-time.After(time.Millisecond):
+		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(end) {
 			t.Fatalf("no %q in the log after %s:\n%s", message, patience, b.Log())
@@ -247,8 +268,11 @@ func (l *Buffer) Write(p []byte) (int, error) {
 }
 
 // String returns what was written so far.
-func (l *Buffer) String() string {
+func (l *Buffer) String() string { return l.after(0) }
+
+// after returns what was written after the first n bytes.
+func (l *Buffer) after(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.String()
+	return string(l.b.Bytes()[n:])
 }

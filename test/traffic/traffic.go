@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -80,6 +81,7 @@ type Load struct {
 	mu      sync.Mutex
 	signed  map[string][]byte // by message id
 	answers map[string]Answer
+	codes   map[int]int // how many answers have each code
 	forged  int
 	wrong   []string // forgeries that were not refused
 }
@@ -101,7 +103,7 @@ func Start(t testing.TB, o Options) *Load {
 	loads.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{
-		opts: o, cancel: cancel, signed: make(map[string][]byte), answers: make(map[string]Answer),
+		opts: o, cancel: cancel, signed: make(map[string][]byte), answers: make(map[string]Answer), codes: make(map[int]int),
 		client: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableKeepAlives: o.NoKeepAlive}},
 	}
 	for w := range o.Senders {
@@ -134,18 +136,19 @@ func (l *Load) deliver(id, status string) {
 	if l.opts.Pad > 0 {
 		pad = rand.IntN(l.opts.Pad)
 	}
-	payload := fmt.Appendf(nil, `{"id":%q,"status":%q,"pad":%q}`, id, status, strings.Repeat("x", pad))
+	payload := fmt.Appendf(nil, `{"id":%q,"status":%q,"pad":"%s"}`, id, status, strings.Repeat("x", pad))
 	key := "sync:" + id + ":" + status
 	l.mu.Lock()
 	l.signed[key] = payload
 	l.mu.Unlock()
-	answer := l.post(verify.Sign(l.opts.Secret, time.Now(), payload), payload)
+	answer := l.post(l.opts.Secret, payload)
 	l.mu.Lock()
 	l.answers[key] = answer
+	l.codes[answer.Code]++
 	l.mu.Unlock()
 	if l.opts.Forge {
 		forgery := fmt.Appendf(nil, `{"id":%q,"status":"FORGED"}`, id)
-		if a := l.post(verify.Sign("whsec_forged", time.Now(), forgery), forgery); a.Err == nil {
+		if a := l.post("whsec_forged", forgery); a.Err == nil {
 			l.mu.Lock()
 			l.forged++
 			if a.Code != http.StatusBadRequest && a.Code != http.StatusTooManyRequests && a.Code != http.StatusServiceUnavailable {
@@ -157,25 +160,35 @@ func (l *Load) deliver(id, status string) {
 	time.Sleep(l.opts.Pace)
 }
 
-func (l *Load) post(header string, body []byte) (a Answer) {
+func (l *Load) post(secret string, body []byte) (a Answer) {
 	start := time.Now()
 	defer func() { a.At = time.Now(); a.Took = a.At.Sub(start) }()
-	req, err := http.NewRequest(http.MethodPost, l.opts.URL(), bytes.NewReader(body))
-	if err != nil {
-		return Answer{Err: err}
-	}
-	req.Header.Set(verify.HeaderName, header)
-	resp, err := l.client.Do(req)
-	if err != nil {
-		return Answer{Err: err}
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	a.Code, a.Err = resp.StatusCode, err
-	if err == nil && a.Code == http.StatusOK {
+	code, data, err := Send(l.client, Request(l.opts.URL(), secret, string(body)))
+	if a.Code, a.Err = code, err; err == nil && code == http.StatusOK {
 		a.Err = json.Unmarshal(data, &a)
 	}
 	return a
+}
+
+// Request returns a delivery of body as the provider sends it, signed now with secret.
+func Request(url, secret, body string) *http.Request {
+	r, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		panic(err) // the URL of a bridge is a URL
+	}
+	r.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(body)))
+	return r
+}
+
+// Send sends a request and returns the status code and the body of the answer. Without an answer the code is 0.
+func Send(client *http.Client, r *http.Request) (code int, body []byte, err error) {
+	resp, err := client.Do(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
 }
 
 // Acked returns how many deliveries were acknowledged so far.
@@ -185,11 +198,7 @@ func (l *Load) Acked() int { return l.Codes()[http.StatusOK] }
 func (l *Load) Codes() map[int]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	codes := make(map[int]int)
-	for _, a := range l.answers {
-		codes[a.Code]++
-	}
-	return codes
+	return maps.Clone(l.codes)
 }
 
 // Slowest returns the longest time that any answer took.
@@ -250,17 +259,19 @@ func (l *Load) AwaitAcked(t testing.TB, n int) {
 	})
 }
 
-// Eventually waits until f returns nil.
+// Eventually waits until f returns nil. It calls f less and less often, down to every 50 ms, because f may cost the bridge a request.
 func Eventually(t testing.TB, patience time.Duration, f func() error) {
 	t.Helper()
-	var err error
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if err = f(); err == nil {
+	end := time.Now().Add(patience)
+	for pause := 2 * time.Millisecond; ; pause = min(pause*3/2, 50*time.Millisecond) {
+		err := f()
+		if err == nil {
 			return
 		}
 		if time.Now().After(end) {
 			t.Fatalf("after %s: %v", patience, err)
 		}
+		time.Sleep(pause)
 	}
 }
 
