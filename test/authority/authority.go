@@ -49,14 +49,16 @@ func New(t testing.TB, name string) *Authority {
 func (a *Authority) template(name string) *x509.Certificate {
 	a.serial++
 	now := time.Now()
-	return &x509.Certificate{SerialNumber: big.NewInt(a.serial), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(a.Since), NotAfter: now.Add(a.Left)}
+	return &x509.Certificate{SerialNumber: big.NewInt(a.serial), Subject: pkix.Name{CommonName: name},
+		NotBefore: now.Add(a.Since), NotAfter: now.Add(a.Left)}
 }
 
 // Issue returns a certificate for hosts, which are names or addresses, and its key. Servers and clients may use it.
 func (a *Authority) Issue(hosts ...string) (cert, key string) {
 	a.t.Helper()
 	template := a.template(hosts[0])
-	template.KeyUsage, template.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	template.KeyUsage, template.ExtKeyUsage = x509.KeyUsageDigitalSignature,
+		[]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	for _, host := range hosts {
 		if ip := net.ParseIP(host); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)

@@ -161,7 +161,8 @@ func TestQuarantineOutlives(t *testing.T) {
 		if err := srv.Verifier.SetSecrets([]string{bridgetest.Secret, secret}); err != nil {
 			t.Fatal(err)
 		}
-		if released, err := srv.Quarantine.Release(t.Context(), operator.ReleaseOptions{}); err != nil || len(released) != 1 || !released[0].Released {
+		if released, err := srv.Quarantine.Release(t.Context(), operator.ReleaseOptions{}); err != nil ||
+			len(released) != 1 || !released[0].Released {
 			t.Fatalf("%s: %+v %v", after, released, err)
 		}
 		stored++
@@ -189,7 +190,8 @@ func TestConfigIsUsed(t *testing.T) {
 	srv.Config.Webhook.Path = "/hooks"
 	before := srv.Config
 	srv.Start()
-	if srv.Metrics != metrics || srv.Config.DataDir != before.DataDir || srv.Config.Webhook.Listen != before.Webhook.Listen || srv.Config.NATS.Listen != before.NATS.Listen {
+	if srv.Metrics != metrics || srv.Config.DataDir != before.DataDir || srv.Config.Webhook.Listen != before.Webhook.Listen ||
+		srv.Config.NATS.Listen != before.NATS.Listen {
 		t.Errorf("%+v, want %+v", srv.Config, before)
 	}
 	if r := srv.Deliver(bridgetest.Delivery{Secret: "whsec_of_the_test", SignedAt: fixed}); r.Code != 200 {

@@ -59,7 +59,8 @@ func TestACME(t *testing.T) {
 			}
 		})
 	}
-	run("pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dnsserver", fmt.Sprint("127.0.0.1:", dns), "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", fmt.Sprint("127.0.0.1:", natsd.FreePort(t)))
+	run("pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dnsserver", fmt.Sprint("127.0.0.1:", dns), "-http01", "",
+		"-https01", "", "-tlsalpn01", "", "-doh", "", "-management", fmt.Sprint("127.0.0.1:", natsd.FreePort(t)))
 	run("pebble", "-config", filepath.Join(dir, "pebble.json"), "-dnsserver", fmt.Sprint("127.0.0.1:", dns))
 	pebble := ca.Client("", "", 0)
 	await(t, "pebble does not answer", func() bool {
@@ -104,7 +105,8 @@ func TestACME(t *testing.T) {
 	if code != 200 {
 		t.Fatal(code)
 	}
-	if end := int64(metric(t, b, `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="webhook"}`)); !time.Unix(end, 0).After(time.Now()) {
+	end := metric(t, b, `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="webhook"}`)
+	if !time.Unix(int64(end), 0).After(time.Now()) {
 		t.Error(end)
 	}
 	if ready := get(t, b.Admin+"/readyz"); strings.Contains(ready, "certificate") {

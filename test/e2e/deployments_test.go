@@ -33,7 +33,8 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	b := process.Start(t, process.Options{Args: []string{
-		"--nats-url", remote.As(""), "--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key"), "--secret-file", filepath.Join(dir, "secret"),
+		"--nats-url", remote.As(""), "--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key"),
+		"--secret-file", filepath.Join(dir, "secret"),
 	}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
 	client := ca.Client("", "", 0)
 	for _, id := range []string{"a", "b", "c"} { // enough to tell the time
@@ -170,7 +171,8 @@ func TestDeployedFlags(t *testing.T) {
 	}
 	variable := regexp.MustCompile(`(?m)name: (JOBBRIDGE_\w+), value: "?([^"}\n]*)"?\}|^      (JOBBRIDGE_\w+): (\S+)$`)
 	for _, file := range []string{
-		"kubernetes/sidecar/statefulset.yaml", "kubernetes/gateway-direct/deployment.yaml", "kubernetes/gateway-journal/statefulset.yaml", "docker/compose.yaml",
+		"kubernetes/sidecar/statefulset.yaml", "kubernetes/gateway-direct/deployment.yaml",
+		"kubernetes/gateway-journal/statefulset.yaml", "docker/compose.yaml",
 	} {
 		text := read(t, filepath.Join("../../deployments", file))
 		if _, after, ok := strings.Cut(text, "\n  bridge:\n"); ok {
@@ -196,7 +198,8 @@ func TestDeployedFlags(t *testing.T) {
 			t.Errorf("%s: a direct bridge has a folder:\n%s", file, out)
 		}
 	}
-	out, stderr, code := process.RunIn(t, dir, []string{"SYNC_WEBHOOK_SECRET=whsec_test", "PATH=" + os.Getenv("PATH")}, nil, "config", "check", "--config", absolute(t, "../../deployments/systemd/jobbridge.yaml"), "--secret-file", secret)
+	out, stderr, code := process.RunIn(t, dir, []string{"SYNC_WEBHOOK_SECRET=whsec_test", "PATH=" + os.Getenv("PATH")}, nil, "config", "check",
+		"--config", absolute(t, "../../deployments/systemd/jobbridge.yaml"), "--secret-file", secret)
 	if code != 0 {
 		t.Errorf("systemd: %s%s", out, stderr)
 	}
@@ -230,12 +233,14 @@ func TestGuide(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("whsec_guide\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := process.Start(t, process.Options{Dir: filepath.Join(dir, "data"), Args: []string{"--secret-file", secret}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
+	b := process.Start(t, process.Options{Dir: filepath.Join(dir, "data"), Args: []string{"--secret-file", secret},
+		Env: []string{"SYNC_WEBHOOK_SECRET="}})
 	bin := t.TempDir()
 	if err := os.Symlink(process.Binary(t), filepath.Join(bin, "jobbridge")); err != nil {
 		t.Fatal(err)
 	}
-	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "ADMIN=" + b.Admin, "SECRET=" + secret, "DATA=" + filepath.Join(dir, "data")}
+	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "ADMIN=" + b.Admin,
+		"SECRET=" + secret, "DATA=" + filepath.Join(dir, "data")}
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(read(t, "../../deployments/README.md"), -1)
 	if len(blocks) < 3 {
 		t.Fatal("the guide has no commands")

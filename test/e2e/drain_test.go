@@ -24,7 +24,8 @@ func TestDrainCommand(t *testing.T) {
 			t.Fatal(code, err)
 		}
 	}
-	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "3s"); code != 1 || !strings.Contains(stderr, "50 events are not forwarded yet") || !strings.Contains(stderr, "jobbridge drain --cancel") {
+	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "3s"); code != 1 ||
+		!strings.Contains(stderr, "50 events are not forwarded yet") || !strings.Contains(stderr, "jobbridge drain --cancel") {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	if !strings.Contains(b.Log(), "drain was asked for") {
@@ -43,7 +44,8 @@ func TestDrainCommand(t *testing.T) {
 		t.Error("a bridge that drains takes deliveries:", code, err)
 	}
 	remote.Restart(t)
-	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "2s"); code != 2 || !strings.Contains(stderr, "at least 3s") {
+	if _, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin, "--timeout", "2s"); code != 2 ||
+		!strings.Contains(stderr, "at least 3s") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "51 forwarded") {
@@ -61,7 +63,8 @@ func TestDrainCommand(t *testing.T) {
 func TestDrainCancel(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{})
-	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "stays in the state draining") || !strings.Contains(out, "drain --cancel") {
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 ||
+		!strings.Contains(out, "stays in the state draining") || !strings.Contains(out, "drain --cancel") {
 		t.Fatal(code, out, stderr)
 	}
 	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"draining"`) || !strings.Contains(ready, "drain --cancel") {
@@ -105,7 +108,8 @@ func TestDrainQuarantined(t *testing.T) {
 	}
 	for range 2 {
 		_, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin)
-		if code != 1 || !strings.Contains(stderr, "1 events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list") {
+		if code != 1 || !strings.Contains(stderr,
+			"1 events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list") {
 			t.Fatalf("exit %d: %s", code, stderr)
 		}
 		if n := metric(t, b, `jobbridge_quarantine_entries{kind="authentic"}`); n != 1 {
@@ -121,7 +125,8 @@ func TestDrainQuarantined(t *testing.T) {
 	if out, stderr, code := process.Run(t, nil, "quarantine", "release", "--admin", b.Admin); code != 0 {
 		t.Fatal(out, stderr)
 	}
-	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || metric(t, b, `jobbridge_quarantine_entries{kind="authentic"}`) != 0 {
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 ||
+		metric(t, b, `jobbridge_quarantine_entries{kind="authentic"}`) != 0 {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
 	b.Stop(t)
@@ -147,7 +152,8 @@ func TestStatus(t *testing.T) {
 	}
 	await(t, "the delivery is not shown", func() bool {
 		out := status("--json")
-		return strings.Contains(out, `"last_authentic"`) && strings.Contains(out, `"stored": 1`) && strings.Contains(out, `"lag": 0`) && strings.Contains(out, `"stream_messages": 1`)
+		return strings.Contains(out, `"last_authentic"`) && strings.Contains(out, `"stored": 1`) &&
+			strings.Contains(out, `"lag": 0`) && strings.Contains(out, `"stream_messages": 1`)
 	})
 	b.Stop(t)
 	if _, stderr, code := process.Run(t, nil, "status", "--admin", b.Admin); code != 1 || !strings.Contains(stderr, "is the bridge running") {
@@ -162,7 +168,8 @@ func TestDrainStandalone(t *testing.T) {
 	if out, stderr, code := process.Run(t, nil, "health", "--ready", "--admin", b.Admin); code != 0 || !strings.Contains(out, "ready") {
 		t.Fatal(code, out, stderr)
 	}
-	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 || !strings.Contains(out, "the stream has all events") {
+	if out, stderr, code := process.Run(t, nil, "drain", "--admin", b.Admin); code != 0 ||
+		!strings.Contains(out, "the stream has all events") {
 		t.Fatal(code, out, stderr)
 	}
 	b.Stop(t)

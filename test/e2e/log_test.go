@@ -117,7 +117,8 @@ func TestLogIsNotSynced(t *testing.T) {
 	}
 	defer log.Close()
 	trace := filepath.Join(dir, "trace")
-	b := process.Launch(t, process.Options{Stderr: log, Wrap: []string{"strace", "-f", "-y", "-e", "trace=write,fsync,fdatasync", "-e", "signal=none", "-o", trace}})
+	b := process.Launch(t, process.Options{Stderr: log,
+		Wrap: []string{"strace", "-f", "-y", "-e", "trace=write,fsync,fdatasync", "-e", "signal=none", "-o", trace}})
 	await(t, "the bridge is not ready", func() bool {
 		data, err := os.ReadFile(log.Name())
 		return err == nil && strings.Contains(string(data), `"ready"`)

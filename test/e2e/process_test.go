@@ -69,7 +69,8 @@ func TestKilled(t *testing.T) {
 	for round := range 4 {
 		b := process.Start(t, process.Options{Dir: dir})
 		for _, id := range acked {
-			out, _, code := process.Run(t, strings.NewReader(fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":""}`, id)), "send", "--url", b.Webhook, "--file", "-")
+			out, _, code := process.Run(t, strings.NewReader(fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":""}`, id)),
+				"send", "--url", b.Webhook, "--file", "-")
 			if code != 0 || !strings.Contains(out, `"duplicate":true`) {
 				t.Fatalf("%s was acknowledged before the kill, now: %s", id, out)
 			}
@@ -184,7 +185,8 @@ func TestMistakes(t *testing.T) {
 		{"durability", []string{"serve", "--durability", "maybe"}, nil, 2, "fsync"},
 		{"subject", []string{"serve", "--subject", "job"}, nil, 2, "{status}"},
 		{"off loopback", []string{"serve", "--nats-listen", "0.0.0.0:0"}, nil, 2, "--nats-auth-file"},
-		{"one address twice", []string{"serve", "--listen=127.0.0.1:4000", "--nats-listen=127.0.0.1:4000"}, nil, 2, "--listen 127.0.0.1:4000 and --nats-listen 127.0.0.1:4000 are the same address"},
+		{"one address twice", []string{"serve", "--listen=127.0.0.1:4000", "--nats-listen=127.0.0.1:4000"}, nil, 2,
+			"--listen 127.0.0.1:4000 and --nats-listen 127.0.0.1:4000 are the same address"},
 		{"a web page's URL", []string{"serve", "--nats-url", "http://127.0.0.1:4222"}, nil, 2, "want nats://host:port"},
 		{"credentials that are none", []string{"serve", "--nats-url", "nats://127.0.0.1:1", "--nats-creds", unknown}, nil, 2, "--nats-creds"},
 		{"window", []string{"serve", "--dedupe-window", "1s"}, nil, 2, "--tolerance"},
@@ -247,7 +249,8 @@ func TestDev(t *testing.T) {
 		t.Fatal(text, err)
 	}
 	var out process.Buffer
-	b := process.Start(t, process.Options{Program: program, Dir: dir, Args: []string{"--dev"}, Env: []string{"SYNC_WEBHOOK_SECRET="}, Stdout: &out})
+	b := process.Start(t, process.Options{Program: program, Dir: dir, Args: []string{"--dev"},
+		Env: []string{"SYNC_WEBHOOK_SECRET="}, Stdout: &out})
 	info, err := os.Stat(filepath.Join(dir, "dev-secret"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatal(info, err)
@@ -312,7 +315,8 @@ func TestOpenFiles(t *testing.T) {
 	hold(b.Webhook, 400)
 	hold(b.Admin, 300)
 	hold(b.NATS, 300)
-	other := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext}}
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	other := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext}}
 	for i := range 20 {
 		if code, err := deliver(other, b.Webhook, process.Secret, fmt.Sprint("few-", i)); code != 200 {
 			t.Fatal(code, err)

@@ -32,7 +32,8 @@ func TestQuarantineCommands(t *testing.T) {
 	b := process.Start(t, o)
 	deliver := func(args ...string) {
 		env := append(process.Environ(), "SYNC_WEBHOOK_SECRET=whsec_new")
-		if out, _, _ := process.RunIn(t, "", env, nil, append([]string{"send", "--url", b.Webhook}, args...)...); !strings.HasPrefix(out, "400 ") {
+		if out, _, _ := process.RunIn(t, "", env, nil,
+			append([]string{"send", "--url", b.Webhook}, args...)...); !strings.HasPrefix(out, "400 ") {
 			t.Fatal(out)
 		}
 	}
@@ -63,16 +64,19 @@ func TestQuarantineCommands(t *testing.T) {
 	b.Stop(t) // it is kept over a restart
 	put("whsec_new\nwhsec_old\n")
 	b = process.Start(t, o)
-	if out, code := quarantine("show", "1"); code != 0 || !strings.Contains(out, `"id":"rotated"`) || !strings.Contains(out, "Sync-Signature: t=") {
+	if out, code := quarantine("show", "1"); code != 0 || !strings.Contains(out, `"id":"rotated"`) ||
+		!strings.Contains(out, "Sync-Signature: t=") {
 		t.Error(code, out)
 	}
 	if out, code := quarantine("show", "99"); code != 1 || !strings.Contains(out, "not in the quarantine") {
 		t.Error(code, out)
 	}
-	if out, code := quarantine("release", "--dry-run"); code != 0 || !strings.Contains(out, "a release would publish it, job rotated") || strings.Count(out, "a release would") != 1 {
+	if out, code := quarantine("release", "--dry-run"); code != 0 || !strings.Contains(out, "a release would publish it, job rotated") ||
+		strings.Count(out, "a release would") != 1 {
 		t.Error(code, out)
 	}
-	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) || !strings.Contains(out, "1 released, 2 stay in the quarantine") || !strings.Contains(out, "--stale accepts it") {
+	if out, code := quarantine("release", "--json"); code != 1 || !strings.Contains(out, `"subject": "job.completed"`) ||
+		!strings.Contains(out, "1 released, 2 stay in the quarantine") || !strings.Contains(out, "--stale accepts it") {
 		t.Error(code, out)
 	}
 	if out, code := quarantine("release", "--stale", "2"); code != 0 || !strings.Contains(out, "stored as sequence 2 on job.completed") {
@@ -141,13 +145,15 @@ func TestPausedProcess(t *testing.T) {
 		}
 	}
 	await(t, "no reason", func() bool { return strings.Contains(reasons(), "20 deliveries of that time were read late") })
-	if got := reasons(); !strings.Contains(got, "paused: this process stood still for 1") || strings.Contains(got, "clock: ") || !strings.Contains(got, `"ready"`) {
+	if got := reasons(); !strings.Contains(got, "paused: this process stood still for 1") ||
+		strings.Contains(got, "clock: ") || !strings.Contains(got, `"ready"`) {
 		t.Error(got)
 	}
 	await(t, "the quarantine has not stored them all", func() bool {
 		return metric(t, b, `jobbridge_quarantine_entries{kind="refused"}`) == float64(cap(codes))
 	})
-	if out, stderr, code := process.Run(t, nil, "quarantine", "release", "--stale", "--admin", b.Admin); code != 0 || strings.Count(out, "stored as sequence") != 20 {
+	if out, stderr, code := process.Run(t, nil, "quarantine", "release", "--stale", "--admin", b.Admin); code != 0 ||
+		strings.Count(out, "stored as sequence") != 20 {
 		t.Error(code, out, stderr)
 	}
 	if got := reasons(); !strings.Contains(got, `"reasons":[]`) {
@@ -187,7 +193,8 @@ func TestDirectQuarantineFails(t *testing.T) {
 	if n := metric(t, b, "jobbridge_quarantine_failed"); n != 0 {
 		t.Fatal(n)
 	}
-	if _, stderr, code := process.Run(t, nil, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", dir, "--nats-url", remote.As(""), "--journal=off"); code != 1 || !strings.Contains(stderr, "folder in use") {
+	if _, stderr, code := process.Run(t, nil, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", dir,
+		"--nats-url", remote.As(""), "--journal=off"); code != 1 || !strings.Contains(stderr, "folder in use") {
 		t.Error(code, stderr)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "quarantine")); err != nil {
@@ -204,7 +211,8 @@ func TestDirectQuarantineFails(t *testing.T) {
 	if strings.Contains(all, "jobbridge_journal_") || strings.Contains(all, "jobbridge_commit_") || strings.Contains(all, "jobbridge_fsync_") {
 		t.Errorf("metrics of a journal that holds no events:\n%s", all)
 	}
-	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) || !strings.Contains(ready, "refused requests are not stored safely") {
+	if ready := get(t, b.Admin+"/readyz"); !strings.Contains(ready, `"ready"`) ||
+		!strings.Contains(ready, "refused requests are not stored safely") {
 		t.Error(ready)
 	}
 	b.Stop(t)

@@ -84,7 +84,8 @@ func TestSecretsRotate(t *testing.T) {
 	t.Parallel()
 	k := &kubernetes{t: t, dir: t.TempDir()}
 	k.put(map[string]string{"secret": "whsec_old\n"})
-	b := process.Start(t, process.Options{Args: []string{"--secret-file", filepath.Join(k.dir, "secret")}, Env: []string{"SYNC_WEBHOOK_SECRET="}})
+	b := process.Start(t, process.Options{Args: []string{"--secret-file", filepath.Join(k.dir, "secret")},
+		Env: []string{"SYNC_WEBHOOK_SECRET="}})
 	var secret atomic.Pointer[string]
 	use := func(s string) { secret.Store(&s) }
 	use("whsec_old")
@@ -145,7 +146,8 @@ func TestSecretsRotate(t *testing.T) {
 	// The fingerprints in force show that a rotation has arrived, without an event that
 	// workers would process (case C24).
 	running, _, _ := process.Run(t, nil, "config", "running", "--admin", b.Admin)
-	if !regexp.MustCompile(`(?m)^secrets +`+verify.Fingerprint("whsec_new")+` +`+regexp.QuoteMeta(k.dir)).MatchString(running) || !regexp.MustCompile(`(?m)^tolerance +5m0s +default$`).MatchString(running) {
+	if !regexp.MustCompile(`(?m)^secrets +`+verify.Fingerprint("whsec_new")+` +`+regexp.QuoteMeta(k.dir)).MatchString(running) ||
+		!regexp.MustCompile(`(?m)^tolerance +5m0s +default$`).MatchString(running) {
 		t.Errorf("what is in force:\n%s", running)
 	}
 	if strings.Contains(b.Log()+running, "whsec_") {

@@ -29,7 +29,8 @@ func TestAnswerFollowsFsync(t *testing.T) {
 		t.Run(durability, func(t *testing.T) {
 			trace := filepath.Join(t.TempDir(), "trace")
 			b := process.Start(t, process.Options{
-				Wrap: []string{"strace", "-f", "-y", "-s", "2097152", "-e", "trace=write,pwrite64,writev,fsync,fdatasync,sync_file_range", "-e", "signal=none", "-o", trace},
+				Wrap: []string{"strace", "-f", "-y", "-s", "2097152", "-e", "trace=write,pwrite64,writev,fsync,fdatasync,sync_file_range",
+					"-e", "signal=none", "-o", trace},
 				Args: []string{"--durability", durability, "--journal-max-bytes", "8MiB"},
 			})
 			ids := volley(t, b.Webhook)
@@ -58,7 +59,8 @@ func TestAnswerFollowsFsync(t *testing.T) {
 			if first < 2 {
 				t.Errorf("all in %v: the test is meant to begin a segment", segments)
 			}
-			t.Logf("--durability=%s: %d of %d answers follow an fdatasync that began after their event was written; %d segments began", durability, synced, len(ids), first)
+			t.Logf("--durability=%s: %d of %d answers follow an fdatasync that began after their event was written; %d segments began",
+				durability, synced, len(ids), first)
 		})
 	}
 }
@@ -134,7 +136,8 @@ func storageFails(t *testing.T, call, errno, reason string) {
 	if code, err := post(b.Webhook, "before", 0); code != 200 {
 		t.Fatal(code, err)
 	}
-	tracer := exec.CommandContext(t.Context(), "strace", "-f", "-p", fmt.Sprint(b.Cmd.Process.Pid), "-e", "trace="+call, "-e", "inject="+call+":error="+errno, "-e", "signal=none", "-o", "/dev/null")
+	tracer := exec.CommandContext(t.Context(), "strace", "-f", "-p", fmt.Sprint(b.Cmd.Process.Pid), "-e", "trace="+call,
+		"-e", "inject="+call+":error="+errno, "-e", "signal=none", "-o", "/dev/null")
 	var said process.Buffer
 	tracer.Stderr = &said
 	if err := tracer.Start(); err != nil {
@@ -164,7 +167,8 @@ func storageFails(t *testing.T, call, errno, reason string) {
 	}
 	_ = tracer.Wait() // it ends with what it traced
 	again := process.Start(t, process.Options{Dir: dir})
-	out, _, _ := process.Run(t, strings.NewReader(`{"id":"before","status":"COMPLETED","pad":""}`), "send", "--url", again.Webhook, "--file", "-")
+	out, _, _ := process.Run(t, strings.NewReader(`{"id":"before","status":"COMPLETED","pad":""}`),
+		"send", "--url", again.Webhook, "--file", "-")
 	if !strings.Contains(out, `"duplicate":true`) {
 		t.Errorf("after a restart: %s", out)
 	}
@@ -176,7 +180,8 @@ func storageFails(t *testing.T, call, errno, reason string) {
 func TestAdminBeforeJournal(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "strace")
-	b := process.Launch(t, process.Options{Wrap: []string{"strace", "-f", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_enter=100000", "-e", "signal=none", "-o", "/dev/null"}})
+	b := process.Launch(t, process.Options{Wrap: []string{"strace", "-f", "-e", "trace=fsync,fdatasync",
+		"-e", "inject=fsync,fdatasync:delay_enter=100000", "-e", "signal=none", "-o", "/dev/null"}})
 	admin := b.AwaitLog(t, "starting")["admin"].(string)
 	states := map[string]bool{}
 	for !states["ready"] {

@@ -113,7 +113,8 @@ func removeGroups(t *testing.T, root string) {
 // try runs a script on the machine, for 50 s at the most, and returns what it
 // printed.
 func (m *machine) try(script string) (string, error) {
-	return command("/", []string{"PATH=" + os.Getenv("PATH"), "SYSTEMD_PAGER="}, "nsenter", "--all", "--target", fmt.Sprint(m.pid), "timeout", "50", "sh", "-ec", script)
+	return command("/", []string{"PATH=" + os.Getenv("PATH"), "SYSTEMD_PAGER="}, "nsenter",
+		"--all", "--target", fmt.Sprint(m.pid), "timeout", "50", "sh", "-ec", script)
 }
 
 // sh runs a script that must succeed and print what is wanted.

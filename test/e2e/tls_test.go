@@ -48,7 +48,8 @@ func TestTLS(t *testing.T) {
 	cert, key := ca.Issue("127.0.0.1")
 	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.PEM})
 	path := func(name string) string { return filepath.Join(k.dir, name) }
-	b := process.Start(t, process.Options{Args: []string{"--tls-cert", path("tls.crt"), "--tls-key", path("tls.key"), "--tls-client-ca", path("ca.crt")}})
+	b := process.Start(t,
+		process.Options{Args: []string{"--tls-cert", path("tls.crt"), "--tls-key", path("tls.key"), "--tls-client-ca", path("ca.crt")}})
 	if !strings.HasPrefix(b.Webhook, "https://") {
 		t.Fatal(b.Webhook)
 	}
@@ -65,7 +66,8 @@ func TestTLS(t *testing.T) {
 		}
 		return file
 	}
-	send := []string{"send", "--url", b.Webhook, "--ca", path("ca.crt"), "--cert", files("mine.crt", mine), "--key", files("mine.key", mineKey)}
+	send := []string{"send", "--url", b.Webhook, "--ca", path("ca.crt"), "--cert", files("mine.crt", mine),
+		"--key", files("mine.key", mineKey)}
 	if out, stderr, code := process.Run(t, nil, send...); code != 0 || !strings.HasPrefix(out, "200 ") {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
@@ -81,7 +83,8 @@ func TestTLS(t *testing.T) {
 	}
 	theirs, theirKey := stranger.Issue("sender")
 	for name, c := range map[string]*http.Client{
-		"without a certificate": ca.Client("", "", 0), "with a stranger's": ca.Client(theirs, theirKey, 0), "over TLS 1.1": ca.Client(mine, mineKey, tls.VersionTLS11),
+		"without a certificate": ca.Client("", "", 0), "with a stranger's": ca.Client(theirs, theirKey, 0),
+		"over TLS 1.1": ca.Client(mine, mineKey, tls.VersionTLS11),
 	} {
 		if code, err := deliver(c, b.Webhook, process.Secret, "b"); err == nil {
 			t.Errorf("%s: %d", name, code)
@@ -93,7 +96,8 @@ func TestTLS(t *testing.T) {
 	// A pair that does not fit changes nothing.
 	other, otherKey := ca.Issue("127.0.0.1")
 	k.put(map[string]string{"tls.crt": other, "tls.key": key, "ca.crt": ca.PEM})
-	await(t, "the pair that does not fit is not reported", func() bool { return strings.Contains(get(t, b.Admin+"/readyz"), "certificate: not reloaded") })
+	await(t, "the pair that does not fit is not reported",
+		func() bool { return strings.Contains(get(t, b.Admin+"/readyz"), "certificate: not reloaded") })
 	if now, _ := serial(t, client, b.Webhook); now.Cmp(first) != 0 {
 		t.Error("another certificate is shown")
 	}
@@ -121,7 +125,8 @@ func TestDrainHTTP2(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := process.Start(t, process.Options{Args: []string{"--tls-cert", filepath.Join(dir, "crt"), "--tls-key", filepath.Join(dir, "key"), "--drain-delay", "4s"}})
+	b := process.Start(t,
+		process.Options{Args: []string{"--tls-cert", filepath.Join(dir, "crt"), "--tls-key", filepath.Join(dir, "key"), "--drain-delay", "4s"}})
 	client := ca.Client("", "", 0)
 	var dialled atomic.Int64
 	client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -177,7 +182,8 @@ func TestAdminTLS(t *testing.T) {
 	mine, mineKey := ca.Issue("operator")
 	theirs, theirKey := stranger.Issue("operator")
 	token := put("token", "0123456789abcdef\n")
-	b := process.Start(t, process.Options{Args: []string{"--admin-tls-cert", put("tls.crt", cert), "--admin-tls-key", put("tls.key", key), "--admin-tls-client-ca", put("ca.crt", ca.PEM), "--admin-token-file", token}})
+	b := process.Start(t, process.Options{Args: []string{"--admin-tls-cert", put("tls.crt", cert), "--admin-tls-key", put("tls.key", key),
+		"--admin-tls-client-ca", put("ca.crt", ca.PEM), "--admin-token-file", token}})
 	port := b.Admin[strings.LastIndex(b.Admin, ":"):]
 	elsewhere := func(cert, key, path string) (int, error) {
 		client := ca.Client(cert, key, 0)
@@ -211,9 +217,10 @@ func TestAdminTLS(t *testing.T) {
 		args []string
 		want string // of stderr; empty if it works
 	}{
-		"not checked":          {nil, "certificate"},
-		"with the CA":          {[]string{"--admin-ca", put("ca.crt", ca.PEM)}, ""},
-		"with a certificate":   {[]string{"--admin-ca", put("ca.crt", ca.PEM), "--admin-cert", put("op.crt", mine), "--admin-key", put("op.key", mineKey)}, ""},
+		"not checked": {nil, "certificate"},
+		"with the CA": {[]string{"--admin-ca", put("ca.crt", ca.PEM)}, ""},
+		"with a certificate": {[]string{"--admin-ca", put("ca.crt", ca.PEM), "--admin-cert", put("op.crt", mine),
+			"--admin-key", put("op.key", mineKey)}, ""},
 		"without its key":      {[]string{"--admin-ca", put("ca.crt", ca.PEM), "--admin-cert", put("op.crt", mine)}, "--admin-key"},
 		"with a wrong CA":      {[]string{"--admin-ca", put("other.crt", stranger.PEM)}, "certificate"},
 		"with a CA that is no": {[]string{"--admin-ca", token}, "no certificate"},
@@ -237,12 +244,14 @@ func TestNATSTLS(t *testing.T) {
 	cert, key := ca.Issue("127.0.0.1")
 	k.put(map[string]string{"tls.crt": cert, "tls.key": key, "ca.crt": ca.PEM, "workers": "ann:one\n"})
 	path := func(name string) string { return filepath.Join(k.dir, name) }
-	b := process.Start(t, process.Options{Args: []string{"--nats-tls-cert", path("tls.crt"), "--nats-tls-key", path("tls.key"), "--nats-tls-client-ca", path("ca.crt"), "--nats-auth-file", path("workers")}})
+	b := process.Start(t, process.Options{Args: []string{"--nats-tls-cert", path("tls.crt"), "--nats-tls-key", path("tls.key"),
+		"--nats-tls-client-ca", path("ca.crt"), "--nats-auth-file", path("workers")}})
 	if !strings.HasPrefix(b.NATS, "tls://") {
 		t.Fatal(b.NATS)
 	}
 	connect := func(ca *authority.Authority, user, password, cert, key string) (*tls.ConnectionState, error) {
-		nc, err := nats.Connect(b.NATS, nats.UserInfo(user, password), nats.NoReconnect(), nats.Secure(ca.Client(cert, key, 0).Transport.(*http.Transport).TLSClientConfig))
+		nc, err := nats.Connect(b.NATS, nats.UserInfo(user, password), nats.NoReconnect(),
+			nats.Secure(ca.Client(cert, key, 0).Transport.(*http.Transport).TLSClientConfig))
 		if err != nil {
 			return nil, err
 		}
@@ -296,10 +305,12 @@ func TestCertificateEnds(t *testing.T) {
 	}
 	put(-90*day, -day)
 	cert, key := filepath.Join(k.dir, "tls.crt"), filepath.Join(k.dir, "tls.key")
-	b := process.Start(t, process.Options{Args: []string{"--tls-cert", cert, "--tls-key", key, "--nats-tls-cert", cert, "--nats-tls-key", key}})
+	b := process.Start(t,
+		process.Options{Args: []string{"--tls-cert", cert, "--tls-key", key, "--nats-tls-cert", cert, "--nats-tls-key", key}})
 	var left time.Duration
 	said := func() string {
-		left = time.Until(time.Unix(int64(metric(t, b, `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="nats"}`)), 0)).Round(time.Hour)
+		left = time.Until(time.Unix(int64(metric(t, b, `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="nats"}`)),
+			0)).Round(time.Hour)
 		resp, err := http.Get(b.Admin + "/readyz")
 		if err != nil {
 			t.Fatal(err)
@@ -314,7 +325,8 @@ func TestCertificateEnds(t *testing.T) {
 		}
 		return string(data)
 	}
-	if got := said(); left != -day || strings.Count(got, "it expired at") != 2 || !strings.Contains(got, "certificate of the webhook listener") || !strings.Contains(got, `"state":"ready"`) {
+	if got := said(); left != -day || strings.Count(got, "it expired at") != 2 ||
+		!strings.Contains(got, "certificate of the webhook listener") || !strings.Contains(got, `"state":"ready"`) {
 		t.Errorf("%s left: %s", left, got)
 	}
 	if !strings.Contains(b.Log(), "certificate of the nats listener: it expired") {
@@ -335,7 +347,8 @@ func TestNoCertificateYet(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{Args: []string{"--acme-domain", "bridge.test,other.test", "--acme-ca", "https://127.0.0.1:1/dir"}})
 	const gauge = `jobbridge_tls_certificate_expiry_timestamp_seconds{listener="webhook"}`
-	if got := get(t, b.Admin+"/readyz"); metric(t, b, gauge) != 0 || !strings.Contains(got, "no certificate for bridge.test, other.test yet") || !strings.Contains(got, `"state":"ready"`) {
+	if got := get(t, b.Admin+"/readyz"); metric(t, b, gauge) != 0 ||
+		!strings.Contains(got, "no certificate for bridge.test, other.test yet") || !strings.Contains(got, `"state":"ready"`) {
 		t.Error(metric(t, b, gauge), got)
 	}
 	b.Stop(t)

@@ -167,7 +167,8 @@ func TestTraces(t *testing.T) {
 	if got, want := msg.Header.Get("traceparent"), "00-"+traceID+"-"+hex.EncodeToString(found["deliver"].SpanId)+"-01"; got != want {
 		t.Errorf("the message has %s, want %s", got, want)
 	}
-	for where, got := range map[string]string{"the message": msg.Header.Get("tracestate"), "deliver": found["deliver"].TraceState, "forward": found["forward"].TraceState} {
+	for where, got := range map[string]string{"the message": msg.Header.Get("tracestate"),
+		"deliver": found["deliver"].TraceState, "forward": found["forward"].TraceState} {
 		if got != "vendor=abc" {
 			t.Errorf("the sender's state is %q in %s", got, where)
 		}
@@ -246,7 +247,8 @@ func TestTracesOfRetries(t *testing.T) {
 			attempts = a.Value.GetIntValue()
 		}
 	}
-	if forwards[1].Status.GetCode() != trace.Status_STATUS_CODE_UNSET || attempts < 2 || forwards[1].EndTimeUnixNano <= forwards[1].StartTimeUnixNano {
+	if forwards[1].Status.GetCode() != trace.Status_STATUS_CODE_UNSET || attempts < 2 ||
+		forwards[1].EndTimeUnixNano <= forwards[1].StartTimeUnixNano {
 		t.Errorf("the last: %v", forwards[1])
 	}
 }

@@ -37,9 +37,10 @@ func TestDirect(t *testing.T) {
 		"stall":     {func(_ *testing.T, r relayed) { r.proxy.Stall() }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, true},
 		"reset":     {func(_ *testing.T, r relayed) { r.proxy.Reset() }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, true},
 		"half open": {func(_ *testing.T, r relayed) { r.proxy.HalfOpen() }, func(*testing.T, relayed) {}, false},
-		"delay":     {func(_ *testing.T, r relayed) { r.proxy.Delay(300 * time.Millisecond) }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, false},
-		"down":      {func(_ *testing.T, r relayed) { r.proxy.Down() }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, true},
-		"killed":    {func(t *testing.T, r relayed) { r.nats.Kill(t) }, func(t *testing.T, r relayed) { r.nats.Restart(t) }, true},
+		"delay": {func(_ *testing.T, r relayed) { r.proxy.Delay(300 * time.Millisecond) },
+			func(_ *testing.T, r relayed) { r.proxy.Pass() }, false},
+		"down":   {func(_ *testing.T, r relayed) { r.proxy.Down() }, func(_ *testing.T, r relayed) { r.proxy.Pass() }, true},
+		"killed": {func(t *testing.T, r relayed) { r.nats.Kill(t) }, func(t *testing.T, r relayed) { r.nats.Restart(t) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -80,7 +81,8 @@ func TestDirect(t *testing.T) {
 				}
 			}
 			v := l.Check(t, srv.Connect(t, "worker"), "JOBS")
-			t.Logf("direct, %s: %s; answers %v, the slowest %s; recovered within %s", name, v, l.Codes(), l.Slowest().Round(time.Millisecond), recovered.Round(time.Millisecond))
+			t.Logf("direct, %s: %s; answers %v, the slowest %s; recovered within %s", name, v, l.Codes(),
+				l.Slowest().Round(time.Millisecond), recovered.Round(time.Millisecond))
 		})
 	}
 }
@@ -126,21 +128,26 @@ func TestDirectMisconfigured(t *testing.T) {
 	}
 	admin := passwordFile(t, "admin")
 	for _, want := range []string{"created stream JOBS", "stream JOBS exists: unchanged"} {
-		if out, stderr, code := process.Run(t, nil, "stream", "create", "--nats-url", srv.URL, "--nats-user", "admin", "--nats-password-file", admin); code != 0 || !strings.Contains(stderr, want) {
+		if out, stderr, code := process.Run(t, nil, "stream", "create", "--nats-url", srv.URL, "--nats-user", "admin",
+			"--nats-password-file", admin); code != 0 || !strings.Contains(stderr, want) {
 			t.Fatal(out, stderr)
 		}
 	}
 	b.awaitState(t, "ready", "")
 	// What another call asks for and does not get is said, as is who may not create.
-	_, stderr, code := process.Run(t, nil, "stream", "create", "--replicas", "3", "--retention", "24h", "--nats-url", srv.URL, "--nats-user", "admin", "--nats-password-file", admin)
-	if code != 0 || !strings.Contains(stderr, "replicas: it has 1, you asked for 3") || !strings.Contains(stderr, "max_age: it has 168h0m0s, you asked for 24h0m0s") || strings.Contains(stderr, "max_bytes") {
+	_, stderr, code := process.Run(t, nil, "stream", "create", "--replicas", "3", "--retention", "24h",
+		"--nats-url", srv.URL, "--nats-user", "admin", "--nats-password-file", admin)
+	if code != 0 || !strings.Contains(stderr, "replicas: it has 1, you asked for 3") ||
+		!strings.Contains(stderr, "max_age: it has 168h0m0s, you asked for 24h0m0s") || strings.Contains(stderr, "max_bytes") {
 		t.Error(code, stderr)
 	}
-	_, stderr, code = process.Run(t, nil, append([]string{"stream", "create", "--stream", "OTHER", "--subject", "other.{status}"}, asBridge(t, srv.URL)...)...)
+	_, stderr, code = process.Run(t, nil,
+		append([]string{"stream", "create", "--stream", "OTHER", "--subject", "other.{status}"}, asBridge(t, srv.URL)...)...)
 	if code != 1 || !strings.Contains(stderr, "may not create streams") || strings.Count(stderr, "\n") != 1 {
 		t.Error(code, stderr)
 	}
-	if out, stderr, code := process.Run(t, nil, append([]string{"stream", "audit"}, asBridge(t, srv.URL)...)...); code != 0 || !strings.Contains(out, "nothing to change") {
+	if out, stderr, code := process.Run(t, nil, append([]string{"stream", "audit"}, asBridge(t, srv.URL)...)...); code != 0 ||
+		!strings.Contains(out, "nothing to change") {
 		t.Fatal(out, stderr)
 	}
 	out, _, code = process.Run(t, strings.NewReader(`{"id":"a","status":"COMPLETED"}`), "send", "--url", b.Webhook, "--file", "-")
@@ -169,7 +176,8 @@ func TestDirectQuarantine(t *testing.T) {
 		return b.Admin, b.Webhook
 	}
 	admin, _ := launch()
-	if _, stderr, code := process.Run(t, nil, "quarantine", "list", "--admin", admin); code != 1 || !strings.Contains(stderr, "without --data-dir") {
+	if _, stderr, code := process.Run(t, nil, "quarantine", "list", "--admin", admin); code != 1 ||
+		!strings.Contains(stderr, "without --data-dir") {
 		t.Error(code, stderr)
 	}
 	admin, webhook := launch("--data-dir", dir)

@@ -123,7 +123,8 @@ func TestSocketActivation(t *testing.T) {
 		if codes := load.Codes(); codes[200] != v.Signed {
 			t.Errorf("%s: of %d, answers %v %v", name, v.Signed, codes, load.Errors())
 		}
-		t.Logf("%d restarts behind a socket, %s: %s; answers %v, the slowest %s", n, name, v, load.Codes(), load.Slowest().Round(time.Millisecond))
+		t.Logf("%d restarts behind a socket, %s: %s; answers %v, the slowest %s", n, name, v,
+			load.Codes(), load.Slowest().Round(time.Millisecond))
 	}
 }
 

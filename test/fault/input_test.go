@@ -150,7 +150,8 @@ func TestInputs(t *testing.T) {
 		{"signed by nobody", requestSigned(verify.Sign("whsec_nobody", time.Now(), []byte(plain)), []byte(plain)), []int{400}, ""},
 		{"signed for another body", requestSigned(plainHeader, []byte(event("other", "COMPLETED"))), []int{400}, ""},
 	}
-	for i, injected := range []string{"*", ">", ".", "a.b", "a b", "a\nb", "a\r\nNats-Msg-Id: x", "", " ", "ä", "\u0000", strings.Repeat("x", 10_000), "$JS.API.STREAM.DELETE.JOBS", "_INBOX.x", "job.>"} {
+	for i, injected := range []string{"*", ">", ".", "a.b", "a b", "a\nb", "a\r\nNats-Msg-Id: x", "", " ", "ä", "\u0000",
+		strings.Repeat("x", 10_000), "$JS.API.STREAM.DELETE.JOBS", "_INBOX.x", "job.>"} {
 		rows = append(rows,
 			row{fmt.Sprintf("status %.20q", injected), request(event(fmt.Sprint("status-", i), injected)), []int{200}, "job.unrecognized"},
 			row{fmt.Sprintf("id %.20q", injected), request(event(injected, "COMPLETED")), []int{200}, "job.completed"},

@@ -66,9 +66,11 @@ func TestTLS(t *testing.T) {
 		want string
 	}{
 		{"an authority that is not trusted", []string{"--nats-url", url, "--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
-		{"another authority", []string{"--nats-url", url, "--nats-ca", other.File(), "--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
+		{"another authority", []string{"--nats-url", url, "--nats-ca", other.File(),
+			"--nats-cert", clientCrt, "--nats-key", clientKey}, "certificate"},
 		{"no client certificate", []string{"--nats-url", url, "--nats-ca", ca.File()}, "certificate required"},
-		{"a stranger's", []string{"--nats-url", url, "--nats-ca", ca.File(), "--nats-cert", strangerCrt, "--nats-key", strangerKey}, "certificate"},
+		{"a stranger's", []string{"--nats-url", url, "--nats-ca", ca.File(), "--nats-cert", strangerCrt,
+			"--nats-key", strangerKey}, "certificate"},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +101,8 @@ func TestTLSFirst(t *testing.T) {
 	ca := authority.New(t, "ca")
 	crt, key := ca.Files("127.0.0.1")
 	pem := ca.File()
-	first := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("jetstream {}\ntls { cert_file: %q, key_file: %q, handshake_first: true }", crt, key), TLSFirst: true})
+	first := natsd.Start(t,
+		natsd.Options{Conf: fmt.Sprintf("jetstream {}\ntls { cert_file: %q, key_file: %q, handshake_first: true }", crt, key), TLSFirst: true})
 	nc := must[*nats.Conn](t)(nats.Connect(first.URL, nats.RootCAs(pem), nats.TLSHandshakeFirst()))
 	t.Cleanup(nc.Close)
 	createStream(t, nc)
@@ -118,7 +121,8 @@ func TestTLSFirst(t *testing.T) {
 		}
 	}
 	later := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("jetstream {}\ntls { cert_file: %q, key_file: %q }", crt, key)})
-	start(t, process.Options{Args: []string{"--nats-url", later.URL, "--nats-ca", pem, "--nats-tls-first"}}).awaitState(t, "journaling", "unset --nats-tls-first")
+	b := start(t, process.Options{Args: []string{"--nats-url", later.URL, "--nats-ca", pem, "--nats-tls-first"}})
+	b.awaitState(t, "journaling", "unset --nats-tls-first")
 }
 
 // TestNkey logs in with an nkey.
@@ -127,7 +131,9 @@ func TestNkey(t *testing.T) {
 	user := must[nkeys.KeyPair](t)(nkeys.CreateUser())
 	seed := filepath.Join(t.TempDir(), "seed")
 	write(t, seed, string(must[[]byte](t)(user.Seed())))
-	srv := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("accounts { A { jetstream: enabled, users: [ { nkey: %s } ] } }\njetstream { }\n", must[string](t)(user.PublicKey()))})
+	srv := natsd.Start(t,
+		natsd.Options{Conf: fmt.Sprintf("accounts { A { jetstream: enabled, users: [ { nkey: %s } ] } }\njetstream { }\n",
+			must[string](t)(user.PublicKey()))})
 	option := must[nats.Option](t)(nats.NkeyOptionFromSeed(seed))
 	nc := must[*nats.Conn](t)(nats.Connect(srv.URL, option))
 	t.Cleanup(nc.Close)
@@ -153,10 +159,14 @@ func TestNkeyRotates(t *testing.T) {
 		for _, k := range keys {
 			users += "{ nkey: " + must[string](t)(k.PublicKey()) + " }, "
 		}
-		write(t, conf, "server_name: keys\naccounts { A { jetstream: enabled, users: [ "+users+"{ user: admin, password: admin } ] } }\njetstream { store_dir: $NATS_STORE_DIR }\n")
+		write(t, conf, fmt.Sprintf(`server_name: keys
+accounts { A { jetstream: enabled, users: [ %s{ user: admin, password: admin } ] } }
+jetstream { store_dir: $NATS_STORE_DIR }
+`, users))
 	}
 	admit(keys[0])
-	srv := natsd.Start(t, natsd.Options{File: conf, Name: "keys", Dir: filepath.Join(dir, "store"), Passwords: map[string]string{"admin": "admin"}})
+	srv := natsd.Start(t, natsd.Options{File: conf, Name: "keys", Dir: filepath.Join(dir, "store"),
+		Passwords: map[string]string{"admin": "admin"}})
 	nc := srv.Connect(t, "admin")
 	createStream(t, nc)
 	use(keys[0])
@@ -200,8 +210,13 @@ func TestCreds(t *testing.T) {
 	}
 	system := must[string](t)(must[nkeys.KeyPair](t)(nkeys.CreateAccount()).PublicKey())
 	operatorJWT := must[string](t)(jwt.NewOperatorClaims(must[string](t)(operator.PublicKey())).Encode(operator))
-	srv := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: { %s: %s, %s: %s }\njetstream { }\n",
-		operatorJWT, system, system, must[string](t)(jwt.NewAccountClaims(system).Encode(operator)), accountKey, must[string](t)(claims.Encode(operator)))})
+	srv := natsd.Start(t, natsd.Options{Conf: fmt.Sprintf(`operator: %s
+system_account: %s
+resolver: MEMORY
+resolver_preload: { %s: %s, %s: %s }
+jetstream { }
+`, operatorJWT, system, system, must[string](t)(jwt.NewAccountClaims(system).Encode(operator)),
+		accountKey, must[string](t)(claims.Encode(operator)))})
 	file := creds("bridge.creds")
 	nc := must[*nats.Conn](t)(nats.Connect(srv.URL, nats.UserCredentials(file)))
 	t.Cleanup(nc.Close)
@@ -218,7 +233,8 @@ func TestCreds(t *testing.T) {
 	write(t, filepath.Join(config, "nats", "context", "prod.json"), string(text))
 	inContext := start(t, process.Options{Args: []string{"--nats-context", "prod"}, Env: []string{"XDG_CONFIG_HOME=" + config}})
 	inContext.awaitState(t, "ready", "")
-	if out, stderr, code := process.RunIn(t, "", append(process.Environ(), "XDG_CONFIG_HOME="+config), nil, "stream", "audit", "--nats-context", "prod"); code != 0 {
+	if out, stderr, code := process.RunIn(t, "", append(process.Environ(), "XDG_CONFIG_HOME="+config),
+		nil, "stream", "audit", "--nats-context", "prod"); code != 0 {
 		t.Error(out, stderr)
 	}
 	missing := process.Launch(t, process.Options{Args: []string{"--nats-context", "none"}, Env: []string{"XDG_CONFIG_HOME=" + config}})
@@ -253,7 +269,8 @@ func TestNATSMistakes(t *testing.T) {
 		{"--quarantine-bytes 1KiB", "--no-quarantine"},
 		{"--max-bytes 1MiB", "16MiB"},
 	} {
-		_, stderr, code := process.RunIn(t, t.TempDir(), append(process.Environ(), "JOBBRIDGE_LISTEN=127.0.0.1:0"), nil, append([]string{"serve", "--admin-listen", "127.0.0.1:0"}, strings.Fields(r.args)...)...)
+		_, stderr, code := process.RunIn(t, t.TempDir(), append(process.Environ(), "JOBBRIDGE_LISTEN=127.0.0.1:0"), nil,
+			append([]string{"serve", "--admin-listen", "127.0.0.1:0"}, strings.Fields(r.args)...)...)
 		if code != 2 || !strings.Contains(stderr, r.want) || strings.Contains(stderr, "secret@") {
 			t.Errorf("%s: exit %d, want %q in:\n%s", r.args, code, r.want, stderr)
 		}

@@ -416,7 +416,8 @@ func TestDiskFails(t *testing.T) {
 			if codes[503] == 0 || codes[200]+codes[503]+codes[0] != v.Signed {
 				t.Errorf("answers: %v", codes)
 			}
-			t.Logf("%s %s of *%s: %s; answers %v; known %s after the fault; recovered after a restart", r.op, r.reason, r.files, v, codes, known.Sub(failed).Round(time.Millisecond))
+			t.Logf("%s %s of *%s: %s; answers %v; known %s after the fault; recovered after a restart", r.op, r.reason,
+				r.files, v, codes, known.Sub(failed).Round(time.Millisecond))
 		})
 	}
 }
@@ -442,7 +443,8 @@ func smallDisk(t *testing.T, size string) {
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	b := start(t, process.Options{Dir: filepath.Join(dir, "data")})
 	_, js := connect(t, b)
-	worker, err := js.CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "thumbnails", MaxAckPending: -1, AckPolicy: jetstream.AckExplicitPolicy})
+	worker, err := js.CreateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "thumbnails",
+		MaxAckPending: -1, AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,8 @@ func reloadable(t *testing.T) (r relayed, reload func(password, subjects string)
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "nats.conf")
 	write(t, conf, accountConf("one", `"job.>", "batch.>", `))
-	srv := natsd.Start(t, natsd.Options{File: conf, Name: "reloaded", Dir: filepath.Join(dir, "store"), Passwords: map[string]string{"admin": "admin-password", "worker": "worker-password"}})
+	srv := natsd.Start(t, natsd.Options{File: conf, Name: "reloaded", Dir: filepath.Join(dir, "store"),
+		Passwords: map[string]string{"admin": "admin-password", "worker": "worker-password"}})
 	js := srv.AdminJS(t)
 	natsd.CreateStream(t, js, 1)
 	passwords = filepath.Join(dir, "password")
@@ -382,11 +383,13 @@ func TestRelayConflict(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.Publish(t.Context(), "job.completed", []byte(`{"id":"a","status":"COMPLETED","by":"another"}`), jetstream.WithMsgID("sync:a:COMPLETED")); err != nil {
+	if _, err := js.Publish(t.Context(), "job.completed", []byte(`{"id":"a","status":"COMPLETED","by":"another"}`),
+		jetstream.WithMsgID("sync:a:COMPLETED")); err != nil {
 		t.Fatal(err)
 	}
 	body := `{"id":"a","status":"COMPLETED","by":"us"}`
-	if out, _, code := process.Run(t, strings.NewReader(body), "send", "--url", r.Webhook, "--file", "-"); code != 0 || strings.Contains(out, "conflict") {
+	if out, _, code := process.Run(t, strings.NewReader(body), "send", "--url", r.Webhook, "--file", "-"); code != 0 ||
+		strings.Contains(out, "conflict") {
 		t.Fatal(out)
 	}
 	r.awaitForwarded(t)
@@ -455,7 +458,8 @@ func TestRelayCluster(t *testing.T) {
 	l.Stop()
 	b.awaitForwarded(t)
 	v := l.Check(t, nodes.Connect(t, "worker"), "JOBS")
-	t.Logf("leader killed %d times: %s; all forwarded %s after the last came back", rounds(1, 5), v, time.Since(restored).Round(10*time.Millisecond))
+	t.Logf("leader killed %d times: %s; all forwarded %s after the last came back", rounds(1, 5),
+		v, time.Since(restored).Round(10*time.Millisecond))
 }
 
 // TestRelayStopAtOnce is told to stop before it has begun.

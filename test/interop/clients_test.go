@@ -123,7 +123,8 @@ func (w *wire) sendAll(t *testing.T) []sent {
 		}
 		return "--file=" + path
 	}
-	nameless := file("nameless.json", `{"status": "COMPLETED", "model": "lipsync-2", "text": "Zoë \ud83d\ude00 😀 日本語 `+"\u2028\u0085"+` \u0000 <&>", "n": 1.0}`)
+	nameless := file("nameless.json",
+		`{"status": "COMPLETED", "model": "lipsync-2", "text": "Zoë \ud83d\ude00 😀 日本語 `+"\u2028\u0085"+` \u0000 <&>", "n": 1.0}`)
 	w.send(t, "--count=5")
 	w.send(t, "--count=2", "--status=FAILED")
 	w.send(t, nameless)

@@ -102,7 +102,8 @@ func (d *documents) object(depth int) {
 func (d *documents) key() []uint16 {
 	switch d.IntN(4) {
 	case 0:
-		return units(pick(d, "0", "1", "2", "10", "00", "01", "-1", "4294967293", "4294967294", "4294967295", "4294967296", "1.5", "9007199254740993", strconv.Itoa(d.IntN(40))))
+		return units(pick(d, "0", "1", "2", "10", "00", "01", "-1", "4294967293", "4294967294", "4294967295",
+			"4294967296", "1.5", "9007199254740993", strconv.Itoa(d.IntN(40))))
 	case 1:
 		return units(pick(d, "id", "status", "__proto__", "constructor", "toString", "", "ID", "length"))
 	}
@@ -112,8 +113,10 @@ func (d *documents) key() []uint16 {
 func (d *documents) number() string {
 	switch d.IntN(4) {
 	case 0:
-		return pick(d, "0", "-0", "-0.0", "1.0", "1e21", "1E400", "-1e400", "5e-324", "2e-324", "9007199254740993", "1e-7", "0.000001", "123456789012345678901234567890",
-			"1.7976931348623157e308", "1.7976931348623159e308", "4.35", "0.1e1", "100e-2", "999999999999999999999", "1e20", "12345678901234567e3", "2.2250738585072014e-308", "0e999")
+		return pick(d, "0", "-0", "-0.0", "1.0", "1e21", "1E400", "-1e400", "5e-324", "2e-324", "9007199254740993",
+			"1e-7", "0.000001", "123456789012345678901234567890",
+			"1.7976931348623157e308", "1.7976931348623159e308", "4.35", "0.1e1", "100e-2", "999999999999999999999",
+			"1e20", "12345678901234567e3", "2.2250738585072014e-308", "0e999")
 	case 1:
 		return strconv.Itoa(d.IntN(1<<31) - 1<<30)
 	case 2:
@@ -187,9 +190,13 @@ func (d *documents) damage(text []byte) []byte {
 		case 1:
 			text = append(text[:at:at], append([]byte{byte(d.IntN(256))}, text[at:]...)...)
 		case 2:
-			text = append(text[:at:at], append([]byte(pick(d, ",", "]", "}", ":", "NaN", "Infinity", "'", "//", "+", "0", ".", "e", "\\", "\\u12", "\x00", "\v", "\u00a0", "\ufeff", "undefined")), text[at:]...)...)
+			text = append(text[:at:at],
+				append([]byte(pick(d, ",", "]", "}", ":", "NaN", "Infinity", "'", "//", "+", "0", ".", "e", "\\", "\\u12",
+					"\x00", "\v", "\u00a0", "\ufeff", "undefined")), text[at:]...)...)
 		case 3:
-			text = append(text[:at:at], append([]byte(pick(d, "\xff", "\xc3", "\xe2\x80", "\xf0\x9f\x98", "\xed\xa0\x80", "\xc0\x80", "\xf4\x90\x80\x80", "\xe0\x80", "\xf8\x88\x80\x80\x80")), text[at:]...)...)
+			text = append(text[:at:at],
+				append([]byte(pick(d, "\xff", "\xc3", "\xe2\x80", "\xf0\x9f\x98", "\xed\xa0\x80", "\xc0\x80", "\xf4\x90\x80\x80",
+					"\xe0\x80", "\xf8\x88\x80\x80\x80")), text[at:]...)...)
 		case 4:
 			if at < len(text) {
 				text = append(text[:at:at], text[at+1:]...)

@@ -270,9 +270,11 @@ func (d *documents) delivery() delivery {
 	}
 	lines := []string{header + value + pick(d, "", "", " ", "\t ")}
 	lines = append(lines, pick(d, "Content-Type: ", "content-type:")+
-		pick(d, "application/json", "application/json; charset=utf-8", `Application/JSON;charset="UTF-8"`, "application/json ;  charset=Utf-8;x=y", "application/json;", "application/json; charset="))
+		pick(d, "application/json", "application/json; charset=utf-8", `Application/JSON;charset="UTF-8"`,
+			"application/json ;  charset=Utf-8;x=y", "application/json;", "application/json; charset="))
 	if d.IntN(4) == 0 {
-		lines = append(lines, pick(d, "X-Signature-Primary: "+sum, "Expect: 100-continue", "X-Empty:", "Accept: */*", "User-Agent: Zo\xeb", "Cookie: a=b; t=1,v1=2"))
+		lines = append(lines, pick(d, "X-Signature-Primary: "+sum, "Expect: 100-continue", "X-Empty:",
+			"Accept: */*", "User-Agent: Zo\xeb", "Cookie: a=b; t=1,v1=2"))
 	}
 	var encoding string
 	wire := string(body)
@@ -551,7 +553,8 @@ func known(e event) []sample {
 		// What is a route, and what is a request, is not the receiver's to say.
 		{"http/path in upper case", onlyExpress, e.to("POST /WEBHOOK HTTP/1.1")},
 		{"http/the same length twice", onlyBridge, e.to("POST /webhook HTTP/1.1", "Content-Length: "+strconv.Itoa(len(e.body)))},
-		{"http/length and chunks", onlyBridge, raw("POST /webhook HTTP/1.1", chunked(e.body, func() int { return 100 }), asJSON, signed(e.body), "Transfer-Encoding: chunked", "Content-Length: "+strconv.Itoa(len(e.body)))},
+		{"http/length and chunks", onlyBridge, raw("POST /webhook HTTP/1.1", chunked(e.body, func() int { return 100 }), asJSON, signed(e.body),
+			"Transfer-Encoding: chunked", "Content-Length: "+strconv.Itoa(len(e.body)))},
 		{"http/folded header", onlyBridge, e.header("t=" + e.t + ",\r\n v1=" + e.v1)},
 		{"http/LF for CRLF", onlyBridge, bytes.ReplaceAll(e.as(asJSON), []byte("\r\n"), []byte("\n"))},
 		{"http/18 kB of header", onlyBridge, e.as(asJSON, "X-Long: "+strings.Repeat("x", 18_000))},
@@ -582,7 +585,8 @@ func alike(e event) []sample {
 		{"content type not JSON/signed over {}", neither, post("anything", "Content-Type: text/plain", signed("{}"))},
 		{"content type twice", both, e.as(asJSON, "Content-Type: text/plain")},
 		{"invalid UTF-8/signed over U+FFFD", both, post(broken, asJSON, signed(mended))},
-		{"invalid UTF-8/byte by byte", both, raw("POST /webhook HTTP/1.1", chunked(broken, func() int { return 1 }), asJSON, "Transfer-Encoding: chunked", signed(mended))},
+		{"invalid UTF-8/byte by byte", both, raw("POST /webhook HTTP/1.1", chunked(broken, func() int { return 1 }),
+			asJSON, "Transfer-Encoding: chunked", signed(mended))},
 		{"BOM/signed without", both, post("\ufeff"+e.body, asJSON, signed(e.body))},
 		{"BOM/two", neither, post("\ufeff\ufeff"+e.body, asJSON, signed(e.body))},
 		{"encoding/gzip twice", neither, post(zipped(zipped(e.body)), asJSON, "Content-Encoding: gzip, gzip", signed(e.body))},

@@ -150,7 +150,8 @@ func requests(targets []string) []*nats.Msg {
 	for _, v := range valid {
 		for _, target := range targets {
 			for _, body := range []string{"", "x", `{"seq":1}`, v[1]} {
-				for _, header := range []nats.Header{nil, {"Nats-Trace-Dest": {target}}, {"Nats-Request-Info": {`{"acc":"$SYS"}`, `{"acc":"$SYS","svc":"$SYS"}`}}} {
+				for _, header := range []nats.Header{nil, {"Nats-Trace-Dest": {target}},
+					{"Nats-Request-Info": {`{"acc":"$SYS"}`, `{"acc":"$SYS","svc":"$SYS"}`}}} {
 					all = append(all, &nats.Msg{Subject: v[0], Reply: target, Data: []byte(body), Header: header})
 				}
 			}
@@ -164,7 +165,8 @@ func requests(targets []string) []*nats.Msg {
 func pushes(targets []string) []*nats.Msg {
 	var all []*nats.Msg
 	for i, target := range targets {
-		for j, config := range []string{``, `,"headers_only":true`, `,"idle_heartbeat":100000000,"flow_control":true`, `,"idle_heartbeat":100000000,"deliver_policy":"new"`} {
+		for j, config := range []string{``, `,"headers_only":true`, `,"idle_heartbeat":100000000,"flow_control":true`,
+			`,"idle_heartbeat":100000000,"deliver_policy":"new"`} {
 			name := fmt.Sprintf("push-%d-%d", i, j)
 			body := fmt.Sprintf(`{"stream_name":"JOBS","config":{"name":%q,"ack_policy":"none","deliver_subject":%q%s}}`, name, target, config)
 			all = append(all, &nats.Msg{Subject: "$JS.API.CONSUMER.CREATE.JOBS." + name, Reply: "_INBOX.attack", Data: []byte(body)})
@@ -182,7 +184,8 @@ func (a *Attack) race(t testing.TB) (end func()) {
 	sub, err := a.Attacker.Subscribe("job.>", func(m *nats.Msg) {
 		n++
 		name := fmt.Sprint("race-", n)
-		body := fmt.Sprintf(`{"stream_name":"JOBS","config":{"name":%q,"ack_policy":"none","deliver_subject":%q,"idle_heartbeat":100000000}}`, name, m.Reply)
+		body := fmt.Sprintf(`{"stream_name":"JOBS","config":{"name":%q,"ack_policy":"none","deliver_subject":%q,"idle_heartbeat":100000000}}`,
+			name, m.Reply)
 		if err := a.Attacker.PublishRequest("$JS.API.CONSUMER.CREATE.JOBS."+name, "_INBOX.attack", []byte(body)); err != nil {
 			t.Error(err)
 		}

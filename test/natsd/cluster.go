@@ -148,7 +148,8 @@ func (c Nodes) As(user string) string {
 func (c Nodes) Connect(t testing.TB, user string, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	// A try at a node that was frozen must leave time for another.
-	return connect(t, c.As(user), append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)}, opts...)...)
+	return connect(t, c.As(user),
+		append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.Timeout(2 * time.Second)}, opts...)...)
 }
 
 // AdminJS returns JetStream as the user "admin".

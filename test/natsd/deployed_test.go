@@ -105,7 +105,8 @@ func TestBridgeUser(t *testing.T) {
 		}
 	}
 	bridge.mayNotPublish(t, destructive...)
-	bridge.mayNotPublish(t, "$JS.API.INFO", "$JS.API.STREAM.INFO.OTHER", "$JS.API.DIRECT.GET.JOBS", "$JS.API.CONSUMER.CREATE.JOBS", "$JS.API.CONSUMER.DELETE.JOBS.worker",
+	bridge.mayNotPublish(t, "$JS.API.INFO", "$JS.API.STREAM.INFO.OTHER", "$JS.API.DIRECT.GET.JOBS",
+		"$JS.API.CONSUMER.CREATE.JOBS", "$JS.API.CONSUMER.DELETE.JOBS.worker",
 		"$JS.ACK.JOBS.worker.1.1.1.1.0", "other", "jobs", "_INBOX.x")
 	bridge.mayNotSubscribe(t, "job.>", "batch.>", ">", "_INBOX.>", "$SYS.>", "$JS.EVENT.>")
 	if stream, err := bridge.Stream(t.Context(), "JOBS"); err != nil || stream.CachedInfo().State.Msgs != 2 {
@@ -146,7 +147,8 @@ func TestWorkerUser(t *testing.T) {
 // durable fetches and acknowledges an event, and sees that it was counted.
 func durable(t *testing.T, worker user) {
 	t.Helper()
-	consumer, err := worker.CreateOrUpdateConsumer(t.Context(), "JOBS", jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy})
+	consumer, err := worker.CreateOrUpdateConsumer(t.Context(), "JOBS",
+		jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
 		t.Fatalf("create consumer: %v", err)
 	}
@@ -260,7 +262,8 @@ func TestConfRefuses(t *testing.T) {
 			// Should it start all the same, then where nobody is disturbed.
 			cmd := exec.CommandContext(ctx, natsd.Binary(t), "--config", natsd.DeploymentFile(t, row.file),
 				"--addr", "127.0.0.1", "--port", "-1", "--http_port", "-1", "--cluster", "nats://127.0.0.1:-1")
-			for _, v := range append([]string{"NATS_STORE_DIR=" + t.TempDir(), "NATS_CLUSTER_PASSWORD=x", "NATS_CLUSTER_ROUTES=[]"}, deployed.Env...) {
+			for _, v := range append([]string{"NATS_STORE_DIR=" + t.TempDir(), "NATS_CLUSTER_PASSWORD=x",
+				"NATS_CLUSTER_ROUTES=[]"}, deployed.Env...) {
 				if row.without == "" || !strings.HasPrefix(v, row.without+"=") {
 					cmd.Env = append(cmd.Env, v)
 				}
@@ -293,10 +296,12 @@ func TestStreamFile(t *testing.T) {
 	}
 	out, stderr, code := process.Run(t, nil, "stream", "print", "--replicas", "3")
 	var printed jetstream.StreamConfig
-	if err := json.Unmarshal([]byte(out), &printed); code != 0 || err != nil || printed.MaxBytes != file.MaxBytes || printed.Replicas != file.Replicas {
+	if err := json.Unmarshal([]byte(out), &printed); code != 0 || err != nil ||
+		printed.MaxBytes != file.MaxBytes || printed.Replicas != file.Replicas {
 		t.Errorf("jobbridge stream print: %d %v\n%s%s", code, err, out, stderr)
 	}
-	if found := (publisher.AuditOptions{Tolerance: 5 * time.Minute, MaxBody: 1 << 20}).Audit(file, 1<<20+publisher.HeaderRoom); len(found) > 0 {
+	if found := (publisher.AuditOptions{Tolerance: 5 * time.Minute, MaxBody: 1 << 20}).Audit(file,
+		1<<20+publisher.HeaderRoom); len(found) > 0 {
 		t.Errorf("the audit finds %v", found)
 	}
 }

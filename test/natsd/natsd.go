@@ -291,7 +291,8 @@ func CreateStream(t testing.TB, js jetstream.JetStream, replicas int) jetstream.
 	t.Helper()
 	// Written out, because the tests of package publisher's own parts use this package.
 	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: "JOBS", Subjects: []string{"job.>", "batch.>"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew, MaxAge: 7 * 24 * time.Hour,
+		Name: "JOBS", Subjects: []string{"job.>", "batch.>"}, Storage: jetstream.FileStorage,
+		Discard: jetstream.DiscardNew, MaxAge: 7 * 24 * time.Hour,
 		MaxBytes: 256 << 20, Duplicates: 24 * time.Hour, Replicas: replicas, AllowDirect: true,
 	})
 	if err != nil {

@@ -38,7 +38,8 @@ func TestManifests(t *testing.T) {
 	t.Parallel()
 	guide := read(t, "../../deployments/README.md")
 	version := regexp.MustCompile(`(?m)^appVersion: (.+)$`).FindStringSubmatch(read(t, "../../deployments/helm/jobbridge/Chart.yaml"))[1]
-	for _, file := range []string{"README.md", "kubernetes/sidecar/statefulset.yaml", "kubernetes/gateway-direct/deployment.yaml", "kubernetes/gateway-journal/statefulset.yaml"} {
+	for _, file := range []string{"README.md", "kubernetes/sidecar/statefulset.yaml", "kubernetes/gateway-direct/deployment.yaml",
+		"kubernetes/gateway-journal/statefulset.yaml"} {
 		text := read(t, "../../deployments/"+file)
 		for _, m := range regexp.MustCompile(`ghcr\.io/\S+:(\S+)`).FindAllStringSubmatch(text, -1) {
 			if m[1] != version {
@@ -60,8 +61,9 @@ func TestManifests(t *testing.T) {
 		t.Error("gateway-direct: each apply takes back what the autoscaler did")
 	}
 	const patience = 4500 // of a delivery, in ms, as the guide says
+	probe := regexp.MustCompile(`/readyz[^}]*}\n(?: +#.*\n)* +periodSeconds: (\d+)\n +failureThreshold: (?:{{ ternary \d+ )?(\d+)`)
 	for name, text := range map[string]string{"base": direct, "chart": read(t, "../../deployments/helm/jobbridge/templates/workload.yaml")} {
-		m := regexp.MustCompile(`/readyz[^}]*}\n(?: +#.*\n)* +periodSeconds: (\d+)\n +failureThreshold: (?:{{ ternary \d+ )?(\d+)`).FindStringSubmatch(text)
+		m := probe.FindStringSubmatch(text)
 		if m == nil {
 			t.Fatalf("%s: no readiness", name)
 		}

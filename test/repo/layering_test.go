@@ -91,10 +91,12 @@ func TestLayers(t *testing.T) {
 			}
 		}
 	}
-	floor("publisher", []string{"journal", "forward", "embedded", "remote"}, rule{mustNot: module + "/bridge", why: down}, rule{mustNot: "net/http", why: "the publisher knows no HTTP"},
+	floor("publisher", []string{"journal", "forward", "embedded", "remote"}, rule{mustNot: module + "/bridge", why: down},
+		rule{mustNot: "net/http", why: "the publisher knows no HTTP"},
 		rule{mustNot: module + "/verify", why: "what is published has been verified, by others"})
 	// The rooms may use the tools below them: file, listener, logging and source.
-	floor("bridge", []string{"ingress", "admin", "quarantine", "reload", "acme"}, rule{mustNot: module + "/cmd", why: down}, rule{mustNot: module + "/test", why: down})
+	floor("bridge", []string{"ingress", "admin", "quarantine", "reload", "acme"}, rule{mustNot: module + "/cmd", why: down},
+		rule{mustNot: module + "/test", why: down})
 	floor("bridge", []string{"listener", "logging"}, rule{mustNot: module + "/verify", why: "a tool of the rooms knows no deliveries"})
 	packages := list(t, module+"/...")
 	for _, r := range rules { // a rule for a room that is gone keeps nothing
@@ -106,7 +108,8 @@ func TestLayers(t *testing.T) {
 	for _, p := range packages {
 		name := strings.TrimPrefix(p.ImportPath, module+"/")
 		for _, imported := range p.Imports {
-			if strings.HasPrefix(imported, "github.com/nats-io/nats-server") && name != "publisher/internal/embedded" && !strings.HasPrefix(name, "test") {
+			if strings.HasPrefix(imported, "github.com/nats-io/nats-server") && name != "publisher/internal/embedded" &&
+				!strings.HasPrefix(name, "test") {
 				t.Errorf("%s imports %s: %s", name, imported, server)
 			}
 			for _, r := range rules {

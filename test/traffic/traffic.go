@@ -104,7 +104,8 @@ func Start(t testing.TB, o Options) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{
 		opts: o, cancel: cancel, signed: make(map[string][]byte), answers: make(map[string]Answer), codes: make(map[int]int),
-		client: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableKeepAlives: o.NoKeepAlive}},
+		client: &http.Client{Timeout: 15 * time.Second,
+			Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableKeepAlives: o.NoKeepAlive}},
 	}
 	for w := range o.Senders {
 		l.work.Go(func() {
@@ -317,7 +318,8 @@ func Stored(ctx context.Context, nc *nats.Conn, name string) ([]Message, error) 
 				return nil, err
 			}
 			journal, _ := strconv.ParseUint(m.Headers().Get(event.SequenceHeader), 10, 64) // absent in direct mode
-			all = append(all, Message{meta.Sequence.Stream, journal, m.Headers().Get(jetstream.MsgIDHeader), m.Subject(), bytes.Clone(m.Data()), meta.Timestamp})
+			all = append(all, Message{meta.Sequence.Stream, journal, m.Headers().Get(jetstream.MsgIDHeader),
+				m.Subject(), bytes.Clone(m.Data()), meta.Timestamp})
 			got++
 		}
 		if left -= got; got == 0 {
@@ -335,14 +337,16 @@ type Verdict struct {
 
 // String returns the counts.
 func (v Verdict) String() string {
-	return fmt.Sprintf("%d signed, %d acknowledged, %d stored, %d forged: %d lost, %d twice, %d foreign, %d out of order", v.Signed, v.Acked, v.Stored, v.Forged,
+	return fmt.Sprintf("%d signed, %d acknowledged, %d stored, %d forged: %d lost, %d twice, %d foreign, %d out of order",
+		v.Signed, v.Acked, v.Stored, v.Forged,
 		len(v.Lost), len(v.Twice), len(v.Foreign), len(v.OutOfOrder))
 }
 
 // Err returns an error that names some of what is wrong, or nil.
 func (v Verdict) Err() error {
 	var errs []error
-	for what, list := range map[string][]string{"acknowledged and lost": v.Lost, "stored twice": v.Twice, "stored, but never signed": v.Foreign, "out of order": v.OutOfOrder} {
+	for what, list := range map[string][]string{"acknowledged and lost": v.Lost, "stored twice": v.Twice,
+		"stored, but never signed": v.Foreign, "out of order": v.OutOfOrder} {
 		if len(list) > 0 {
 			slices.Sort(list)
 			errs = append(errs, fmt.Errorf("%s: %d, such as %v", what, len(list), list[:min(len(list), 5)]))

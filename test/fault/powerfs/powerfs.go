@@ -113,7 +113,8 @@ func Mount(t testing.TB, image string) (*FS, error) {
 	zero := time.Duration(0)
 	server, err := fs.Mount(f.Dir, f.root, &fs.Options{
 		EntryTimeout: &zero, AttrTimeout: &zero, NegativeTimeout: &zero,
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, DirectMountFlags: syscall.MS_NOATIME, FsName: "powerfs", Name: "powerfs", MaxWrite: 512 << 10},
+		MountOptions: fuse.MountOptions{DirectMountStrict: true, DirectMountFlags: syscall.MS_NOATIME,
+			FsName: "powerfs", Name: "powerfs", MaxWrite: 512 << 10},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
@@ -132,7 +133,8 @@ func Mount(t testing.TB, image string) (*FS, error) {
 
 func (f *FS) newNode(mode uint32) *node {
 	f.inodes++
-	n := &node{fs: f, attr: fuse.Attr{Ino: f.inodes, Mode: mode, Nlink: 1, Owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}}}
+	n := &node{fs: f, attr: fuse.Attr{Ino: f.inodes, Mode: mode, Nlink: 1,
+		Owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}}}
 	n.touch()
 	if mode&syscall.S_IFMT == syscall.S_IFDIR {
 		n.names, n.diskNames = make(map[string]*node), make(map[string]*node)
@@ -417,7 +419,8 @@ func (n *node) add(ctx context.Context, name string, mode uint32, out *fuse.Entr
 	return n.NewInode(ctx, child, child.stable()), 0
 }
 
-func (n *node) Create(ctx context.Context, name string, _, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+func (n *node) Create(ctx context.Context, name string, _, mode uint32, out *fuse.EntryOut) (*fs.Inode,
+	fs.FileHandle, uint32, syscall.Errno) {
 	inode, errno := n.add(ctx, name, syscall.S_IFREG|mode&0o777, out)
 	return inode, nil, fuse.FOPEN_DIRECT_IO, errno
 }
