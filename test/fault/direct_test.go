@@ -225,7 +225,7 @@ func TestReplicaBehind(t *testing.T) {
 	defer publishers.Wait()
 	for p := range 8 {
 		publishers.Go(func() {
-			for i := range 250 {
+			for i := range rounds(100, 250) {
 				id := fmt.Sprintf("job%d-%d", p, i)
 				body := fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", 8<<10))
 				if _, err := js.Publish(t.Context(), "job.completed", []byte(body), jetstream.WithMsgID("sync:"+id+":COMPLETED")); err != nil {

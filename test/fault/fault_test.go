@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	// The tests mostly wait for faults to pass, so more of them run at once than there are
 	// processors.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = f.Value.Set("5")
+		_ = f.Value.Set("6")
 	}
 	os.Exit(m.Run())
 }
@@ -47,12 +47,12 @@ func rounds(few, all int) int {
 	return few
 }
 
-// pace returns how long a sender rests after each delivery while a test waits for a fault to pass.
+// pace returns how long a sender rests after each delivery while a test waits for a fault to pass. In full it is the given duration.
 func pace(all time.Duration) time.Duration {
 	if full() {
 		return all
 	}
-	return max(all, 20*time.Millisecond)
+	return max(all, 40*time.Millisecond)
 }
 
 // bridged is a bridge that is started again and again, on one folder.

@@ -226,7 +226,8 @@ func TestBlockFails(t *testing.T) {
 			t.Parallel()
 			disk := mount(t, "")
 			b := start(t, process.Options{Dir: filepath.Join(disk.Dir, "data"), Args: []string{"--journal-max-bytes=64MiB"}})
-			l := b.load(t, traffic.Options{Pad: 5000, Senders: 4, Pace: pace(5 * time.Millisecond)})
+			// The fault must be short: the bridge ends when the embedded server has failed three times.
+			l := b.load(t, traffic.Options{Pad: 5000, Senders: 4, Pace: 5 * time.Millisecond})
 			l.AwaitAcked(t, 50)
 			b.awaitState(t, "ready", "")
 			disk.FailFiles("write", ".blk", errno)

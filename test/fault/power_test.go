@@ -129,7 +129,7 @@ func cutPower(t *testing.T, o occasion, order powerfs.Order, seed uint64, durabi
 	args := append([]string{"--journal-max-bytes=64MiB", "--durability", durability}, o.args...)
 	b := start(t, process.Options{Dir: filepath.Join(disk.Dir, "data"), Args: args})
 	l := b.load(t, o.load)
-	l.AwaitAcked(t, o.acked)
+	l.AwaitAcked(t, rounds(o.acked/2, o.acked))
 	pause(time.Duration(rng.IntN(100)) * time.Millisecond)
 	if o.last != nil {
 		o.last(t, b)
