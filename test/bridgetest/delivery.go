@@ -13,43 +13,45 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 )
 
-// Delivery is what the provider sends. The zero value is a valid one, signed
-// when it is delivered, of a new job that is COMPLETED.
+// Delivery describes one request of the provider. The zero value is valid: it reports that a new job is COMPLETED, signed at the moment it
+// is sent.
 type Delivery struct {
-	// ID of the job; empty means a new one.
+	// ID is the id of the job. Empty means a new id.
 	ID string
-	// Status of the job; empty means COMPLETED.
+	// Status is the status of the job. Empty means COMPLETED.
 	Status string
-	// Payload replaces the generation that ID and Status would make.
+	// Payload is the body that is signed and sent. Nil means [Generation] of ID and Status.
 	Payload []byte
-	// Secret signs it; empty means [Secret].
+	// Secret is the secret that signs the payload. Empty means the constant Secret.
 	Secret string
-	// SignedAt is the time of signing; zero means the bridge's now.
+	// SignedAt is the time of the signature. Zero means [Server.Now].
 	SignedAt time.Time
-	// Signature replaces the header; "-" sends none.
+	// Signature replaces the Sync-Signature header. "-" sends no such header.
 	Signature string
-	// Body replaces, after signing, what is sent.
+	// Body is sent instead of the payload, after the payload was signed. It makes the signature wrong.
 	Body []byte
-	// Header are further headers of the request.
+	// Header holds further headers of the request.
 	Header http.Header
 }
 
-// Response is the bridge's answer.
+// Response is the answer of the bridge.
 type Response struct {
+	// Code is the HTTP status code.
 	Code   int
 	Header http.Header
 	Body   []byte
-	// The fields of the body.
+	// The fields below are decoded from the body.
 	Message, ID, Status, Subject, Durability string
-	Sequence                                 uint64
-	Duplicate, Conflict                      bool
+	// Sequence is the sequence of the event in the journal.
+	Sequence            uint64
+	Duplicate, Conflict bool
 }
 
-// ids numbers the jobs that were given no id.
+// ids counts the jobs that were given no id.
 var ids atomic.Int64
 
-// Deliver posts d and returns the answer. Only the test's own
-// goroutine may call it; see [Server.Post].
+// Deliver sends d to the webhook and returns the answer. Only the goroutine of the test may call Deliver, because it ends the test on an
+// error. Other goroutines call [Server.Post].
 func (s *Server) Deliver(d Delivery) Response {
 	s.t.Helper()
 	r, err := s.Post(d)
@@ -59,8 +61,7 @@ func (s *Server) Deliver(d Delivery) Response {
 	return r
 }
 
-// Post is Deliver for other goroutines than the test's: it returns what goes
-// wrong on the way.
+// Post sends d to the webhook and returns the answer. It returns an error if no answer arrived. Any goroutine may call it.
 func (s *Server) Post(d Delivery) (Response, error) {
 	req, err := http.NewRequest(http.MethodPost, s.URL, nil)
 	if err != nil {
@@ -90,7 +91,7 @@ func (s *Server) Post(d Delivery) (Response, error) {
 	return r, json.Unmarshal(data, &r)
 }
 
-// Sign returns the header and the body of d as Deliver sends them.
+// Sign returns the Sync-Signature header and the body that Deliver sends for d.
 func (s *Server) Sign(d Delivery) (signature string, body []byte) {
 	body = d.Payload
 	if body == nil {
@@ -113,8 +114,7 @@ func (s *Server) Sign(d Delivery) (signature string, body []byte) {
 	return signature, body
 }
 
-// Generation returns a payload as the provider sends it. An empty id means a
-// new one, an empty status COMPLETED.
+// Generation returns the payload that the provider sends for a job. An empty id means a new id, and an empty status means COMPLETED.
 func Generation(id, status string) []byte {
 	if id == "" {
 		id = fmt.Sprintf("job-%d", ids.Add(1))

@@ -1,12 +1,15 @@
-// Package bridgetest runs a real bridge in a test: what net/http/httptest is to
-// HTTP, it is to the events of jobbridge.
+// Package bridgetest runs a real bridge inside a Go test. It is to the events of jobbridge what net/http/httptest is to HTTP.
 //
-// A [Server] is the bridge and its embedded NATS server in process, each on a
-// TCP port that the system chose, on a journal in the test's temporary folder.
-// Deliver to it as the provider would, let your worker consume from it, and ask
-// it what was stored. It is the same [bridge.New] that jobbridge serve runs:
-// nothing is mocked, so nothing can differ from production but the load. It ends
-// with the test.
+// A [Server] is a bridge with its embedded NATS server, in the process of the test. It listens on free loopback ports and keeps its data
+// in a temporary folder of the test. Nothing is mocked: [bridge.New] makes the bridge, as it does for jobbridge serve. The Server stops
+// when the test ends.
+//
+//	srv := bridgetest.NewServer(t)
+//	startYourWorker(srv.NATS)
+//	srv.Deliver(bridgetest.Delivery{ID: "job-42", Status: "COMPLETED"})
+//
+// Deliver sends a delivery as the provider does. [Server.Next] and [Server.Stored] show what the stream holds. [Server.StopNATS] and
+// [Server.Restart] show how a worker copes with an outage. A method without an error result fails the test on an error.
 package bridgetest
 
 import (
@@ -27,34 +30,31 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Secret signs deliveries, and is accepted, unless a test says otherwise.
+// Secret is the webhook secret of a Server and of each [Delivery], unless a test sets another one.
 const Secret = "whsec_bridgetest"
 
-// Patience is how long a Server waits for anything before it fails the test.
+// Patience is the longest time that a Server waits for something. Then it fails the test.
 const Patience = 10 * time.Second
 
 // Server is a running bridge.
 type Server struct {
-	// URL of the webhook; another one after [Server.Restart].
+	// URL is the URL of the webhook. It changes with [Server.Restart].
 	URL string
-	// NATS is the URL for workers; it stays the same when NATS or the bridge is
-	// restarted.
+	// NATS is the URL that workers connect to. It stays the same for the life of the Server.
 	NATS string
-	// Config is what Start hands to [bridge.New], as it is. [NewUnstartedServer] fills
-	// in what a test needs: ports that the system chooses, a temporary folder, small
-	// limits of the disk, [Secret], and [Server.Now] as the clock.
+	// Config holds the options that Start passes to [bridge.New]. [NewUnstartedServer] sets free ports, a temporary folder, small limits for
+	// the disk, [Secret], and [Server.Now] as the clock. A test may change Config before [Server.Start].
 	Config bridge.Options
 
-	// Bridge is the running bridge, and what follows are its parts. They are others
-	// after [Server.Restart].
+	// Bridge is the running bridge. [Server.Restart] replaces it, and the fields below.
 	Bridge *bridge.Bridge
-	// Verifier has the secrets, which can be replaced.
+	// Verifier verifies the signatures. A test can replace its secrets.
 	Verifier *verify.Verifier
-	// Quarantine stores what is refused for its signature or clock.
+	// Quarantine keeps the requests that the bridge refused for their signature or their time.
 	Quarantine operator.Quarantine
-	// Publisher stores the events.
+	// Publisher stores and forwards the events.
 	Publisher *publisher.Publisher
-	// Metrics of the bridge.
+	// Metrics has the metrics of the bridge.
 	Metrics *prometheus.Registry
 
 	t     testing.TB
@@ -65,7 +65,7 @@ type Server struct {
 	read  map[string]uint64   // by subject, the last sequence that Next returned
 }
 
-// NewServer starts a Server. It ends with the test.
+// NewServer starts a Server. The Server stops when the test ends.
 func NewServer(t testing.TB) *Server {
 	t.Helper()
 	s := NewUnstartedServer(t)
@@ -73,8 +73,7 @@ func NewServer(t testing.TB) *Server {
 	return s
 }
 
-// NewUnstartedServer returns a Server whose Config can be changed before
-// [Server.Start].
+// NewUnstartedServer returns a Server that is not running. Change its Config, then call [Server.Start].
 func NewUnstartedServer(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{t: t, read: make(map[string]uint64)}
@@ -91,7 +90,7 @@ func NewUnstartedServer(t testing.TB) *Server {
 	return s
 }
 
-// Start starts the Server.
+// Start starts a Server of [NewUnstartedServer] and waits until it accepts deliveries. The Server stops when the test ends.
 func (s *Server) Start() {
 	s.t.Helper()
 	s.start()
@@ -136,19 +135,18 @@ func (s *Server) close() {
 	}
 }
 
-// Drain has the bridge stop accepting deliveries, and waits until those in flight are
-// answered; NATS goes on. It may be called again.
+// Drain makes the bridge stop accepting deliveries, and waits until the deliveries in flight are answered. NATS keeps running. Further
+// calls do nothing.
 func (s *Server) Drain() error { return s.Bridge.Drain() }
 
-// StopNATS stops the embedded NATS server, as an outage does: deliveries are answered
-// 200 and forwarded later, and workers lose their connection.
+// StopNATS stops the embedded NATS server, like an outage. Workers lose their connection. The bridge still accepts deliveries, and forwards
+// them after [Server.StartNATS].
 func (s *Server) StopNATS() {
 	s.t.Helper()
 	s.Publisher.StopServer()
 }
 
-// StartNATS starts the NATS server that StopNATS stopped. What was delivered meanwhile
-// is forwarded.
+// StartNATS starts the NATS server again after [Server.StopNATS].
 func (s *Server) StartNATS() {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -156,8 +154,8 @@ func (s *Server) StartNATS() {
 	s.must(s.Publisher.StartServer(ctx))
 }
 
-// Restart ends the bridge and starts another one on its folder, as a restart of the
-// process does. Workers reconnect to where they were.
+// Restart stops the bridge and starts another bridge on the same folder, like a restart of the process. Workers can reconnect to the same
+// URL.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.close()
@@ -167,7 +165,7 @@ func (s *Server) Restart() {
 	s.Config.NATS.Listen = listen
 }
 
-// Connect returns a worker's connection, closed with the test.
+// Connect returns a connection to NATS, as a worker has it. It reconnects for ever, and it closes when the test ends.
 func (s *Server) Connect(options ...nats.Option) *nats.Conn {
 	s.t.Helper()
 	nc, err := nats.Connect(s.NATS, append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond)}, options...)...)
@@ -176,7 +174,7 @@ func (s *Server) Connect(options ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// JetStream returns a worker's JetStream handle on a connection of its own.
+// JetStream returns a JetStream handle on a new connection, see [Server.Connect].
 func (s *Server) JetStream() jetstream.JetStream {
 	s.t.Helper()
 	js, err := jetstream.New(s.Connect())
@@ -184,9 +182,8 @@ func (s *Server) JetStream() jetstream.JetStream {
 	return js
 }
 
-// Next returns the next event in the stream on subject, which may have wildcards: the
-// first call returns the first event, each later call the one after. It waits for the
-// event.
+// Next returns the next event that the stream holds on a subject. The subject may have wildcards. The first call for a subject returns the
+// first event, and each further call returns the event after it. Next waits up to [Patience] for an event that is not there yet.
 func (s *Server) Next(subject string) *jetstream.RawStreamMsg {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -210,8 +207,7 @@ func (s *Server) Next(subject string) *jetstream.RawStreamMsg {
 	}
 }
 
-// Stored returns how many events the stream holds, when everything that was delivered
-// has been forwarded.
+// Stored waits until all deliveries are forwarded, and returns how many events the stream holds.
 func (s *Server) Stored() int {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -222,7 +218,7 @@ func (s *Server) Stored() int {
 	return int(info.State.Msgs)
 }
 
-// stream returns the stream, as a worker sees it.
+// stream returns the stream as a worker sees it.
 func (s *Server) stream() jetstream.Stream {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -232,10 +228,11 @@ func (s *Server) stream() jetstream.Stream {
 	return stream
 }
 
-// Now is the bridge's clock, and that of deliveries.
+// Now returns the time of the Server's clock. The bridge reads it, and deliveries are signed with it. It is the system's time until
+// [Server.SetTime].
 func (s *Server) Now() time.Time { return s.clock.now() }
 
-// SetTime stops the bridge's clock at t.
+// SetTime sets the Server's clock to t. The clock stands still from then on.
 func (s *Server) SetTime(t time.Time) { s.clock.set(t) }
 
 func (s *Server) must(err error) {
@@ -245,7 +242,7 @@ func (s *Server) must(err error) {
 	}
 }
 
-// clock is the system's until it is set.
+// clock shows the system's time until it is set.
 type clock struct {
 	mu    sync.Mutex
 	fixed time.Time
