@@ -83,7 +83,10 @@ func (c translated) Write(e zapcore.Entry, fields []zapcore.Field) error {
 			fields[i] = zap.String(f.Key, c.translate(err.Error()))
 		}
 	}
-	return c.Core.Write(e, fields)
+	if line := c.Core.Check(e, nil); line != nil { // only Check reaches what is below a core of [zap.Hooks]
+		line.Write(fields...)
+	}
+	return nil
 }
 
 // With implements [zapcore.Core].
