@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"github.com/jobbridge/jobbridge/publisher/internal/embedded"
 	"github.com/jobbridge/jobbridge/publisher/internal/forward"
 	"github.com/jobbridge/jobbridge/publisher/internal/journal"
@@ -41,10 +42,8 @@ func (r reader) Next(ctx context.Context) (forward.Record, error) {
 		case err == nil, ctx.Err() != nil, errors.Is(err, journal.ErrClosed):
 			return forward.Record(record), err
 		}
-		select {
-		case <-time.After(readPause):
-		case <-ctx.Done():
-			return forward.Record{}, ctx.Err()
+		if err := backoff.Wait(ctx, readPause); err != nil {
+			return forward.Record{}, err
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -110,10 +111,8 @@ func (s *Server) WaitUnacknowledged(ctx context.Context) error {
 		} else if ctx.Err() == nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if backoff.Wait(ctx, acknowledgedInterval) != nil {
 			return fmt.Errorf("consumers with unacknowledged events: %s: %w", strings.Join(waiting, ", "), context.Cause(ctx))
-		case <-time.After(acknowledgedInterval):
 		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
@@ -243,7 +244,7 @@ func (f *Forwarder) restart(ctx context.Context, cause error) error {
 			return nil
 		}
 		cause = fmt.Errorf("%w: restart: %w", errFailedStore, err)
-		if sleep(ctx, f.pause(f.restarts)) != nil {
+		if backoff.Wait(ctx, f.pause(f.restarts)) != nil {
 			return nil //nolint:nilerr // ctx has ended, and so does Run
 		}
 	}
@@ -251,7 +252,7 @@ func (f *Forwarder) restart(ctx context.Context, cause error) error {
 
 // pause returns how long to wait after the n-th failure in succession.
 func (f *Forwarder) pause(n int) time.Duration {
-	return (&pipeline{jitter: rand.Float64}).pause(n, maxProbe)
+	return backoff.Exponential{Min: minPause, Max: maxProbe}.Pause(n, rand.Float64())
 }
 
 // Checkpoint writes forward.json now, so that the journal can delete what is forwarded. It does not wait for other records. While

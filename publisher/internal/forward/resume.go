@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 )
@@ -34,7 +35,7 @@ func (f *Forwarder) resume(ctx context.Context) (plan, error) {
 			return p, errors.Join(err, ctx.Err())
 		}
 		f.setState(stateOf(err))
-		if err := sleep(ctx, f.pause(failures)); err != nil {
+		if err := backoff.Wait(ctx, f.pause(failures)); err != nil {
 			return p, err
 		}
 	}
@@ -61,7 +62,7 @@ func (f *Forwarder) tryResume(ctx context.Context) (plan, error) {
 	s := f.saved.compare(f.opts.Target.Name(), f.id, info)
 	if s.lost() && s != unfinished && !f.opts.Target.Exact() {
 		// A new leader may be behind for a moment.
-		if err := sleep(ctx, f.timing.confirm); err != nil {
+		if err := backoff.Wait(ctx, f.timing.confirm); err != nil {
 			return plan{}, err
 		}
 		if info, err = f.info(ctx); err != nil {
@@ -285,16 +286,4 @@ func stateOf(err error) State {
 		k = Misconfigured
 	}
 	return State{k, err.Error()}
-}
-
-// sleep waits for d, or returns ctx's error.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"github.com/nats-io/nats.go"
 )
 
@@ -252,7 +253,7 @@ func (s *session) read(ctx context.Context) {
 			return
 		}
 		if gathered++; s.f.opts.Journal.Durable() <= r.Sequence {
-			_ = sleep(ctx, min(time.Duration(gathered)*gatherPerRecord, maxGather)) // Next returns ctx's error
+			_ = backoff.Wait(ctx, min(time.Duration(gathered)*gatherPerRecord, maxGather)) // Next returns ctx's error
 			gathered = 0
 		}
 	}

@@ -3,11 +3,11 @@ package forward
 import (
 	"cmp"
 	"errors"
-	"math"
 	"slices"
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 )
 
 // pipeline decides which record is published next and what each answer means. It does no I/O, starts no goroutine and reads no clock:
@@ -480,8 +480,7 @@ func compareDue(a, b *item) int {
 
 // pause returns how long to wait after the n-th failure in succession. It grows exponentially, and half of it is random.
 func (p *pipeline) pause(n int, limit time.Duration) time.Duration {
-	d := min(float64(limit), float64(minPause)*math.Pow(2, float64(min(n, 30)-1)))
-	return time.Duration(d * (0.5 + 0.5*p.jitter()))
+	return backoff.Exponential{Min: minPause, Max: limit}.Pause(n, p.jitter())
 }
 
 // finish gives a record its final outcome, and queues the next record of its job.

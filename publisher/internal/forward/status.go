@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -136,7 +137,7 @@ func levelOf(k Kind) zapcore.Level {
 // summarize logs one line a minute if something was forwarded or is wrong.
 func (f *Forwarder) summarize(ctx context.Context) {
 	var last Counters
-	for sleep(ctx, f.timing.summary) == nil {
+	for backoff.Wait(ctx, f.timing.summary) == nil {
 		s := f.Stats()
 		f.mu.Lock()
 		unlogged := f.unlogged

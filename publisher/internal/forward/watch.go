@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"github.com/nats-io/nats.go"
 )
 
@@ -20,7 +21,7 @@ func (s *session) connect(ctx context.Context) {
 			if err == nil {
 				return func(now time.Time) { s.useConnection(ctx, nc, now) }
 			}
-			if sleep(ctx, s.f.pause(n)) != nil {
+			if backoff.Wait(ctx, s.f.pause(n)) != nil {
 				return nil
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jobbridge/jobbridge/publisher/event"
+	"github.com/jobbridge/jobbridge/publisher/internal/backoff"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -57,10 +58,13 @@ func (r *Remote) hasData(ctx context.Context, seq uint64, data []byte) (bool, er
 	return bytes.Equal(msg.Data, data), nil
 }
 
+// publishBackoff is the pause between two attempts while a sender waits for the answer.
+var publishBackoff = backoff.Exponential{Min: 40 * time.Millisecond, Max: 160 * time.Millisecond}
+
 // publishUntilDone publishes msg, and retries while a retry may help, until ctx ends.
 func (r *Remote) publishUntilDone(ctx context.Context, msg *nats.Msg) (Ack, error) {
 	unknown := false // an earlier attempt may have stored msg
-	for {
+	for n := 1; ; n++ {
 		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
 		ack, err := r.publishOnce(attempt, msg)
 		cancel()
@@ -71,11 +75,7 @@ func (r *Remote) publishUntilDone(ctx context.Context, msg *nats.Msg) (Ack, erro
 			return Ack{}, fmt.Errorf("%w: publish %s: %w", class, msg.Subject, err)
 		}
 		unknown = unknown || errors.Is(err, event.ErrUnknown)
-		pause := time.NewTimer(20*time.Millisecond + rand.N(80*time.Millisecond))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
+		if backoff.Wait(ctx, publishBackoff.Pause(n, rand.Float64())) != nil {
 			if unknown && !errors.Is(err, event.ErrUnknown) {
 				err = fmt.Errorf("%w: %w", event.ErrUnknown, err)
 			}
