@@ -8,7 +8,6 @@ import (
 
 	"github.com/jobbridge/jobbridge/bridge/internal/acme"
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
-	"github.com/jobbridge/jobbridge/bridge/internal/quarantine"
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
@@ -32,9 +31,9 @@ const (
 	DefaultForgeryRate    = ingress.DefaultForgeryRate
 	DefaultACMECA         = acme.DefaultCA
 
-	DefaultQuarantineBytes   = quarantine.DefaultMaxBytes
-	DefaultQuarantineAge     = quarantine.DefaultMaxAge
-	DefaultQuarantineMaxBody = quarantine.DefaultMaxBody
+	DefaultQuarantineBytes   = 64 << 20
+	DefaultQuarantineAge     = 7 * 24 * time.Hour
+	DefaultQuarantineMaxBody = 64 << 10
 
 	DefaultForwardTimeout = 5 * time.Second
 )

@@ -47,13 +47,6 @@ import (
 	"go.uber.org/zap"
 )
 
-// The defaults of package bridge.
-const (
-	DefaultMaxBytes = 64 << 20
-	DefaultMaxAge   = 7 * 24 * time.Hour
-	DefaultMaxBody  = 64 << 10
-)
-
 var (
 	// ErrLocked is returned when another process holds the folder.
 	ErrLocked = errors.New("quarantine: folder in use")

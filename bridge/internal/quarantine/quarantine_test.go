@@ -45,7 +45,10 @@ func (s *stream) Republish(ctx context.Context, p publisher.Parked) (uint64, err
 	return s.republish(ctx, p)
 }
 
-const secret = "whsec_present"
+const (
+	secret  = "whsec_present"
+	maxBody = 64 << 10
+)
 
 func options(t testing.TB) quarantine.Options {
 	t.Helper()
@@ -55,7 +58,7 @@ func options(t testing.TB) quarantine.Options {
 	}
 	return quarantine.Options{
 		Dir: filepath.Join(t.TempDir(), "quarantine"), Verifier: v, Publisher: &stream{},
-		MaxBytes: quarantine.DefaultMaxBytes, MaxAge: quarantine.DefaultMaxAge, MaxBody: quarantine.DefaultMaxBody,
+		MaxBytes: 64 << 20, MaxAge: 7 * 24 * time.Hour, MaxBody: maxBody,
 		Tolerance: verify.DefaultTolerance, DedupeWindow: func() time.Duration { return 24 * time.Hour }, Logger: zap.NewNop(), Now: time.Now,
 		Decode: func(payload []byte, header map[string]string) event.Event {
 			var job struct{ ID, Status string }

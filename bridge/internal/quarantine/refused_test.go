@@ -62,7 +62,7 @@ func TestBounds(t *testing.T) {
 		st.Entries[operator.Refused] != 0 {
 		t.Fatalf("%+v", st)
 	}
-	if got := s.Add(quarantine.Refused{Body: make([]byte, quarantine.DefaultMaxBody+1)}); got != quarantine.TooLarge {
+	if got := s.Add(quarantine.Refused{Body: make([]byte, maxBody+1)}); got != quarantine.TooLarge {
 		t.Error(got)
 	}
 	if n, err := s.Purge(t.Context(), 4); n != 1 || err != nil {
