@@ -74,7 +74,7 @@ func CreateStream(ctx context.Context, js jetstream.JetStream, config jetstream.
 // earlier option has set one.
 func BridgeInbox(o *nats.Options) error { return remote.DefaultInbox(o) }
 
-// JetStream returns the JetStream of a domain; an empty domain is the connection's own.
+// JetStream returns a JetStream handle for a domain. "" means the domain of the connection.
 func JetStream(conn *nats.Conn, domain string) (jetstream.JetStream, error) {
 	return remote.JetStream(conn, domain)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestWorkerAttacks has a worker ask the server to write where the worker may not.
+// TestWorkerAttacks makes a worker ask the server to write to subjects that are forbidden to the worker.
 func TestWorkerAttacks(t *testing.T) {
 	t.Parallel()
 	s, err := embedded.Open(t.Context(), embedded.Options{

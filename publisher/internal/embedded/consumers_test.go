@@ -138,9 +138,9 @@ type lines chan string
 
 func (l lines) Write(p []byte) (int, error) { l <- string(p); return len(p), nil }
 
-// TestObserveTrims: a stream that is nearly full is trimmed although nobody asks for
+// TestWatchTrims: a stream that is nearly full is trimmed although nobody asks for
 // room, up to the last checkpoint.
-func TestObserveTrims(t *testing.T) {
+func TestWatchTrims(t *testing.T) {
 	t.Parallel()
 	s := open(t, options(t))
 	publish(t, s, 0, 100)

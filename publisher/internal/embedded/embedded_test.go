@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// options are those of a small stream in a folder of the test.
+// options returns the options of a small stream in a folder of the test.
 func options(t *testing.T) Options {
 	return Options{
 		Dir: filepath.Join(t.TempDir(), "nats"),
@@ -188,7 +188,7 @@ func TestOpenAgain(t *testing.T) {
 	}
 }
 
-// TestDefaultBound gives a stream a bound by the free disk.
+// TestDefaultBound derives the limit of a stream from the free disk.
 func TestDefaultBound(t *testing.T) {
 	t.Parallel()
 	o := options(t)
@@ -198,8 +198,8 @@ func TestDefaultBound(t *testing.T) {
 	}
 }
 
-// TestRestart starts the server again: same port and content, workers come back, and
-// the owner's connection works.
+// TestRestart starts the server again: it has the same port and content, workers reconnect, and
+// the bridge's connection works.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	o := options(t)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// smallDisk mounts a file system of so many bytes and returns its folder.
+// smallDisk mounts a file system with this number of bytes and returns its folder.
 func smallDisk(t *testing.T, bytes int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -30,7 +30,7 @@ func smallDisk(t *testing.T, bytes int) string {
 	return dir
 }
 
-// ballast fills the disk but for so many bytes, and returns the file.
+// ballast fills the disk except for this number of bytes, and returns the file.
 func ballast(t *testing.T, dir string, leave int64) string {
 	t.Helper()
 	d, err := readDisk(dir)

@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// recorder records what is synced, and fails when told to.
+// recorder records which files are synced, and can fail.
 type recorder struct {
 	mu    sync.Mutex
 	names []string

@@ -51,7 +51,7 @@ func createConsumer(t *testing.T, s *Server, cfg jetstream.ConsumerConfig) jetst
 	return c
 }
 
-// content is a message block as it was seen.
+// content is the content of a message block at one moment.
 type content struct {
 	info os.FileInfo
 	data []byte

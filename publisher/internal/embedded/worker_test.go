@@ -93,7 +93,7 @@ func (w *worker) forbidden(t *testing.T, m *nats.Msg) bool {
 	return false
 }
 
-// TestWorkerMay does all that a worker needs.
+// TestWorkerMay does everything that a worker must be able to do.
 func TestWorkerMay(t *testing.T) {
 	t.Parallel()
 	s := open(t, listening(t))
@@ -329,7 +329,7 @@ func TestSetWorkers(t *testing.T) {
 	connectWorker(t, s, nats.UserInfo("eve", "secret"))
 }
 
-// TestPasswords lets in only those who are named.
+// TestPasswords shows which names and passwords may connect.
 func TestPasswords(t *testing.T) {
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("bobs"), bcrypt.MinCost)
@@ -424,7 +424,8 @@ func TestManyLogins(t *testing.T) {
 		t.Errorf("%d lines, %d left out", got, sampled.Load())
 	}
 	for _, line := range logs.All() {
-		if text, _ := line.ContextMap()["line"].(string); len(text) == 0 || utf8.RuneCountInString(text) > maxLine || strings.Contains(text, "\x1b") {
+		if text, _ := line.ContextMap()["line"].(string); len(text) == 0 || utf8.RuneCountInString(text) > maxLine ||
+			strings.Contains(text, "\x1b") {
 			t.Errorf("%q", text)
 		}
 	}

@@ -360,7 +360,7 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// fast are times for tests: what never happens in them takes an hour.
+// fast returns short times for tests. What must not happen in a test happens after an hour.
 func fast() timing {
 	return timing{
 		timeout: 2 * time.Second, connect: 50 * time.Millisecond, checkpoint: time.Hour, inspect: time.Hour,
@@ -616,7 +616,7 @@ func (g *target) resize(messages int64) {
 	}
 }
 
-// hook changes what Info returns.
+// hook sets a function that changes the result of Info.
 func (g *target) hook(change func(Info) Info) { g.mu.Lock(); g.info = change; g.mu.Unlock() }
 
 // delete loses a message of the stream.
@@ -628,7 +628,7 @@ func (g *target) delete(sequence uint64) error {
 	return stream.DeleteMsg(g.t.Context(), sequence)
 }
 
-// mute lets the stream answer nothing, as a failed store does: it stores what is
+// mute makes the stream answer nothing, as a failed store does: it stores what is
 // published without an answer.
 func (g *target) mute() error {
 	g.config.NoAck = true
@@ -637,7 +637,7 @@ func (g *target) mute() error {
 	return err
 }
 
-// beside returns the same target on a connection of its own, past any proxy.
+// beside returns the same target with another connection, which does not use a proxy.
 func (g *target) beside() *target {
 	g.t.Helper()
 	nc, err := nats.Connect("", nats.InProcessServer(g.srv))

@@ -228,7 +228,7 @@ func TestOutageIsQuiet(t *testing.T) {
 
 func connected(context.Context) (*nats.Conn, error) { return nil, nil }
 
-// changing returns another trouble each time.
+// changing returns a function that returns a different error each time.
 func changing() func() (Info, error) {
 	n := 0
 	troubles := []error{nats.ErrTimeout, event.ErrMisconfigured, errNoLeader}

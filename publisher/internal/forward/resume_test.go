@@ -681,7 +681,7 @@ func TestScanIsDenied(t *testing.T) {
 	}
 }
 
-// TestRanges shows how sequences are written.
+// TestRanges formats sequences.
 func TestRanges(t *testing.T) {
 	t.Parallel()
 	many := make([]uint64, 30)
@@ -698,7 +698,7 @@ func TestRanges(t *testing.T) {
 	}
 }
 
-// TestStateOf shows which state an error of the target means.
+// TestStateOf shows the state for each error of the target.
 func TestStateOf(t *testing.T) {
 	t.Parallel()
 	for err, want := range map[error]Kind{
@@ -713,9 +713,9 @@ func TestStateOf(t *testing.T) {
 
 func digestOf(n int) [sha256.Size]byte { return sha256.Sum256([]byte(fmt.Sprint(n))) }
 
-// TestNewest shows which records are taken for lost: the newest ones that the stream
+// TestNewestAbsent shows which records are taken for lost: the newest ones that the stream
 // does not have, and no more than it has lost.
-func TestNewest(t *testing.T) {
+func TestNewestAbsent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, _, r, _ := newUnit(t)
@@ -759,9 +759,9 @@ func TestNewest(t *testing.T) {
 	})
 }
 
-// TestAnnounce shows how loud a situation is, and when the duplicate window is
+// TestLogSituation shows how loud a situation is, and when the duplicate window is
 // mentioned.
-func TestAnnounce(t *testing.T) {
+func TestLogSituation(t *testing.T) {
 	t.Parallel()
 	levels := map[situation]string{
 		fresh: "info", unchanged: "info", otherTarget: "warn", otherJournal: "warn",

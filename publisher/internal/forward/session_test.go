@@ -250,8 +250,8 @@ func TestCompareStale(t *testing.T) {
 	}
 }
 
-// TestExamine shows when a loss at the stream is believed.
-func TestExamine(t *testing.T) {
+// TestCheckForLoss shows when a loss at the stream is believed.
+func TestCheckForLoss(t *testing.T) {
 	t.Parallel()
 	for _, exact := range []bool{true, false} {
 		s, g, r, now := newUnit(t)
@@ -340,7 +340,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestSkips shows which records need no publish.
+// TestSkips shows which records need not be published.
 func TestSkips(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -402,7 +402,7 @@ func TestHole(t *testing.T) {
 	}
 }
 
-// TestStep publishes only where there is a connection and the session goes on.
+// TestStep publishes only while there is a connection and the session has not ended.
 func TestStep(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -431,8 +431,8 @@ func TestStep(t *testing.T) {
 	}
 }
 
-// TestUse shows what a connection is worth that is lost already.
-func TestUse(t *testing.T) {
+// TestUseConnection uses a connection that is lost already.
+func TestUseConnection(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t)
 	nc := g.conn()
@@ -472,7 +472,7 @@ func (b broken) NewReader(uint64) Reader { return b }
 
 func (broken) Next(context.Context) (Record, error) { return Record{}, errors.New("bad block") }
 
-// TestJournalFails ends Run where the journal cannot be read.
+// TestJournalFails ends Run with an error because the journal cannot be read.
 func TestJournalFails(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, newTarget(t))
@@ -677,7 +677,7 @@ func TestParkFails(t *testing.T) {
 	}
 }
 
-// TestReadBack shows what the message that a duplicate answer named says.
+// TestReadBack shows the verdict for each message that a duplicate answer can name.
 func TestReadBack(t *testing.T) {
 	t.Parallel()
 	message := func(journal, sequence, data string) *nats.Msg {

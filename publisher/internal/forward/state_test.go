@@ -19,7 +19,7 @@ type bench struct {
 	now time.Time
 }
 
-// newBench returns a pipeline without trial that holds records 1 to n, one per
+// newBench returns a pipeline that publishes at once and holds records 1 to n, one per
 // letter of text: equal letters are of one job.
 func newBench(t *testing.T, text string) *bench {
 	b := &bench{t, newPipeline(testLimits, 0, 0, 0, func() float64 { return 1 }), time.Unix(1e9, 0)}
@@ -748,7 +748,7 @@ func TestJitter(t *testing.T) {
 	}
 }
 
-// TestPipelineAtRandom drives the pipeline by chance, with a model of the stream
+// TestPipelineAtRandom drives the pipeline at random, with a model of the stream
 // that stores or loses what is published, and checks each promise after each step.
 func TestPipelineAtRandom(t *testing.T) {
 	t.Parallel()
@@ -766,7 +766,7 @@ func TestPipelineAtRandom(t *testing.T) {
 	}
 }
 
-// model is what a pipeline is compared with.
+// model is the model of a stream that a pipeline is compared with.
 type model struct {
 	t       *testing.T
 	p       *pipeline

@@ -156,7 +156,7 @@ func TestSummary(t *testing.T) {
 	})
 }
 
-// TestInfoFull shows when a remote stream takes no more.
+// TestInfoFull shows when a remote stream has no room for another message.
 func TestInfoFull(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -17,7 +17,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// memOptions are for small segments: a group of the largest record and one page fit.
+// memOptions returns options for small segments, which have room for a group of the largest record and one page.
 func memOptions(m *memFS) Options {
 	return Options{Dir: "/d", fs: m, MaxRecord: 8 << 10, SegmentBytes: 20 << 10, MaxBytes: 80 << 10, Window: 2 * time.Hour}
 }
@@ -41,7 +41,7 @@ func mustOpenMem(t testing.TB, o Options) *Journal {
 	return j
 }
 
-// history is what the workload knows: what it tried, and what was acknowledged.
+// history contains the records that the workload has tried to append, and those that were acknowledged.
 type history struct {
 	mu       sync.Mutex
 	journal  *Journal
@@ -151,7 +151,7 @@ func (h *history) workload(o Options) error {
 	return j.Close()
 }
 
-// maintainOnce waits for one turn of maintainLoop: when a second one begins, the first
+// maintainOnce waits until maintainLoop has done its work once: when it begins again, the first
 // has ended.
 func (j *Journal) maintainOnce() error {
 	deadline := time.After(5 * time.Second)

@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write testdata again")
 
-// goldenRecords are what the golden journal holds.
+// goldenRecords are the records of the golden journal.
 func goldenRecords() []Record {
 	e := event.Event{ID: "job-42", Status: "COMPLETED", Payload: []byte(`{"id":"job-42","status":"COMPLETED"}`),
 		ReceivedAt: time.Unix(1700000000, 0)}

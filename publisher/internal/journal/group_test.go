@@ -28,8 +28,8 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestGroupFits shows how many bytes a group may have.
-func TestGroupFits(t *testing.T) {
+// TestGroupHasRoom shows how many bytes a group may have.
+func TestGroupHasRoom(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		limit, buffered int64
@@ -130,7 +130,7 @@ func TestGroupChains(t *testing.T) {
 	}
 }
 
-// TestRecordLimits shows what a record may hold, and that it comes back.
+// TestRecordLimits appends records at the limits of the format, and reads them again.
 func TestRecordLimits(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", math.MaxUint16+1)

@@ -102,7 +102,8 @@ func (l *lock) checkClock(now, newest time.Time, retention time.Duration) error 
 			"if the past was wrong", ErrClock, now.Format(stamp), last.Format(stamp))
 	case retention > 0 && now.After(last.Add(retention)):
 		return fmt.Errorf("%w: it is %s here and this journal was last open at %s: more than the retention of %s ago, so that every event "+
-			"in the stream would be deleted now: set the clock, raise publisher.Options.Stream.Retention, or start with publisher.Options.AcceptClock if that is intended",
+			"in the stream would be deleted now: set the clock, raise publisher.Options.Stream.Retention, "+
+			"or start with publisher.Options.AcceptClock if that is intended",
 			ErrClock, now.Format(stamp), last.Format(stamp), retention)
 	}
 	return nil

@@ -56,8 +56,8 @@ func TestMaintain(t *testing.T) {
 	}
 }
 
-// TestBeat touches the lock file every ten seconds, by a clock that may jump.
-func TestBeat(t *testing.T) {
+// TestTouch touches the lock file every ten seconds, by a clock that may jump.
+func TestTouch(t *testing.T) {
 	t.Parallel()
 	for since, want := range map[time.Duration]bool{touchInterval: true, touchInterval - 1: false, 0: false, -time.Hour: true,
 		-touchInterval: true, 1 - touchInterval: false} {
@@ -123,9 +123,9 @@ func TestDeletable(t *testing.T) {
 	}
 }
 
-// TestLacking shows when there is no room for another segment, and when the forwarder
+// TestWhyNoRoom shows when there is no room for another segment, and when the forwarder
 // is asked to release some.
-func TestLacking(t *testing.T) {
+func TestWhyNoRoom(t *testing.T) {
 	t.Parallel()
 	const reserve = 32 << 20
 	for name, test := range map[string]struct {
@@ -431,7 +431,7 @@ func TestGroupsOnDisk(t *testing.T) {
 	}
 }
 
-// TestReaderBegins shows where a reader begins, and what it is told.
+// TestReaderBegins shows where a reader begins, and which error it returns first.
 func TestReaderBegins(t *testing.T) {
 	t.Parallel()
 	j, _, _ := stopped(t, 5)
@@ -776,7 +776,7 @@ type unknownSpace struct{ *memFS }
 
 func (unknownSpace) Space(string) (space, error) { return space{}, syscall.EIO }
 
-// TestUnknownSpace starts nothing and prepares nothing where the space is not known.
+// TestUnknownSpace starts nothing and prepares nothing on a file system that does not report its space.
 func TestUnknownSpace(t *testing.T) {
 	t.Parallel()
 	j, m, _ := stopped(t, 2)

@@ -254,7 +254,7 @@ func (f *memFile) Allocate(size int64) error {
 	return nil
 }
 
-// errDropped fails a sync whose pages the kernel then takes for clean.
+// errDropped is the error of a sync after which the kernel treats the pages as clean.
 var errDropped = errors.New("input/output error, pages dropped")
 
 func (f *memFile) Sync() error {
@@ -296,7 +296,7 @@ func (f *memFile) Size() (int64, error) {
 
 func (f *memFile) Close() error { f.fs.set(func() { f.fs.open-- }); return nil }
 
-// A crash says what a power cut leaves of what was not synced.
+// A crash says which writes that were not synced survive a power cut.
 type crash int
 
 const (

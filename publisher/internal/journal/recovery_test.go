@@ -34,7 +34,7 @@ func TestMissingBefore(t *testing.T) {
 	}
 }
 
-// TestDamageInWords shows what is said of a segment.
+// TestDamageInWords shows the words for each damage of a segment.
 func TestDamageInWords(t *testing.T) {
 	t.Parallel()
 	for want, test := range map[string]struct {
@@ -56,8 +56,8 @@ func TestDamageInWords(t *testing.T) {
 	}
 }
 
-// TestProof shows up to where the next header proves a segment.
-func TestProof(t *testing.T) {
+// TestSyncedEnd shows the offset up to which a segment had been synced, according to the next header.
+func TestSyncedEnd(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		change func(logs []opened)
@@ -81,7 +81,7 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// TestNumbered shows which files belong to a journal.
+// TestNumbered shows which file names belong to a journal.
 func TestNumbered(t *testing.T) {
 	t.Parallel()
 	got := numbered([]string{segmentName(12), "x.log", segmentName(3), "3.idx", "next.tmp", "-4.log", segmentName(7) + "x"}, ".log")

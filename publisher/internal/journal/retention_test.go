@@ -276,9 +276,9 @@ func TestCopyOnWrite(t *testing.T) {
 	}
 }
 
-// TestHeldSegment does not delete a segment that a reader entered while the deletion
+// TestAcquiredSegment does not delete a segment that a reader entered while the deletion
 // was being prepared.
-func TestHeldSegment(t *testing.T) {
+func TestAcquiredSegment(t *testing.T) {
 	t.Parallel()
 	m := newMemFS()
 	o, clock := aged(m)
@@ -311,8 +311,8 @@ func TestHeldSegment(t *testing.T) {
 	waitFor(t, func() bool { return j.First() == 3 })
 }
 
-// TestHeldIDs does not close the sidecar of a deleted segment under a comparison.
-func TestHeldIDs(t *testing.T) {
+// TestAcquiredIDs does not close the sidecar of a deleted segment under a comparison.
+func TestAcquiredIDs(t *testing.T) {
 	t.Parallel()
 	m := newMemFS()
 	o, clock := aged(m)

@@ -98,7 +98,9 @@ func (r *Remote) findings(ctx context.Context) ([]Finding, time.Duration, error)
 			Fix:     "create it with publisher.CreateStream and with credentials that allow it", Fatal: true,
 		}}, 0, nil
 	case errors.Is(err, event.ErrMisconfigured):
-		return []Finding{{Problem: "JetStream is not enabled for this account", Fix: "enable it in the server's configuration", Fatal: true}}, 0, nil
+		return []Finding{{
+			Problem: "JetStream is not enabled for this account", Fix: "enable it in the server's configuration", Fatal: true,
+		}}, 0, nil
 	case err != nil:
 		return nil, 0, fmt.Errorf("the stream cannot be inspected: %w", err)
 	}

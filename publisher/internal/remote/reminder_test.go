@@ -17,7 +17,8 @@ import (
 func quiet() (*Remote, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.InfoLevel)
 	return &Remote{
-		log: zap.New(core), state: newState(event.Template{}), up: make(chan struct{}), linkDown: func(error) {}, auditNow: make(chan struct{}, 1),
+		log: zap.New(core), state: newState(event.Template{}), up: make(chan struct{}), linkDown: func(error) {},
+		auditNow: make(chan struct{}, 1),
 	}, logs
 }
 

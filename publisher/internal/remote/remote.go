@@ -149,7 +149,7 @@ func (r *Remote) Reconnect() error {
 	return nil
 }
 
-// JetStream returns the JetStream of a domain; an empty domain is the connection's own.
+// JetStream returns a JetStream handle for a domain. "" means the domain of the connection.
 func JetStream(conn *nats.Conn, domain string) (jetstream.JetStream, error) {
 	if domain == "" {
 		return jetstream.New(conn)

@@ -128,7 +128,8 @@ func TestOutcome(t *testing.T) {
 		return ctx
 	}
 	proxy.Stall()
-	if _, err := once(within(300*time.Millisecond), r, "stalled"); !errors.Is(err, event.ErrUnknown) || !errors.Is(err, event.ErrUnavailable) {
+	if _, err := once(within(300*time.Millisecond), r, "stalled"); !errors.Is(err, event.ErrUnknown) ||
+		!errors.Is(err, event.ErrUnavailable) {
 		t.Errorf("no answer: %v", err)
 	}
 	// The connection ends, so the acknowledgement cannot come any more and the attempt must end too.
@@ -153,7 +154,8 @@ func TestOutcome(t *testing.T) {
 	}
 	proxy.Down()
 	await(t, r, "down", func(s remote.Status) bool { return !s.Connected })
-	if _, err := once(within(100*time.Millisecond), r, "down"); !errors.Is(remote.Class(err), event.ErrUnavailable) || errors.Is(err, event.ErrUnknown) {
+	if _, err := once(within(100*time.Millisecond), r, "down"); !errors.Is(remote.Class(err), event.ErrUnavailable) ||
+		errors.Is(err, event.ErrUnknown) {
 		t.Errorf("never sent: %v", err)
 	}
 }

@@ -157,7 +157,8 @@ func TestState(t *testing.T) {
 		s.audited(nil, 2*time.Hour, nil, begin)
 		r.happens(&s)
 		got := s.statusAt(begin.Add(r.at))
-		if got.Connected != r.connected || got.Audited != r.audited || got.Reconnects != r.reconnects || got.URL != r.url || got.auditPause() != r.wait {
+		if got.Connected != r.connected || got.Audited != r.audited || got.Reconnects != r.reconnects || got.URL != r.url ||
+			got.auditPause() != r.wait {
 			t.Errorf("%s: %+v, the next audit after %s, want %+v", name, got, got.auditPause(), r)
 		}
 		if got.Window == 0 {
@@ -179,7 +180,8 @@ func TestState(t *testing.T) {
 func TestStateBeforeConnection(t *testing.T) {
 	t.Parallel()
 	s := newState(event.Template{})
-	if got := s.statusAt(time.Unix(1e9, 0)); !slices.Equal(got.Outages(), []string{"not connected yet"}) || got.auditPause() != auditRetryInterval {
+	if got := s.statusAt(time.Unix(1e9, 0)); !slices.Equal(got.Outages(), []string{"not connected yet"}) ||
+		got.auditPause() != auditRetryInterval {
 		t.Errorf("%+v", got)
 	}
 	log, audit := s.disconnected(io.EOF, time.Unix(1e9, 0))
