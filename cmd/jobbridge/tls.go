@@ -40,13 +40,7 @@ func (f tlsFlags) source(prefix string) (source bridge.Source[bridge.Certificate
 
 // read reads the certificate, its key and the CAs of clients.
 func (f tlsFlags) read(prefix string) (c bridge.Certificate, err error) {
-	var texts [2]string
-	for i, path := range []string{f.Cert, f.Key} {
-		if texts[i], err = readText(path); err != nil {
-			return c, usage("--%stls-cert, --%stls-key: %w", prefix, prefix, err)
-		}
-	}
-	if c.Certificate, err = tls.X509KeyPair([]byte(texts[0]), []byte(texts[1])); err != nil {
+	if c.Certificate, err = readKeyPair(f.Cert, f.Key); err != nil {
 		return c, usage("--%stls-cert %s and --%stls-key %s: %w", prefix, f.Cert, prefix, f.Key, err)
 	}
 	if f.ClientCA == "" {
@@ -80,13 +74,26 @@ func (f clientTLSFlags) config(prefix string) (*tls.Config, error) {
 		config.RootCAs = roots
 	}
 	if f.Cert != "" {
-		cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		cert, err := readKeyPair(f.Cert, f.Key)
 		if err != nil {
 			return nil, usage("--%scert: %w", prefix, err)
 		}
 		config.Certificates = []tls.Certificate{cert}
 	}
 	return config, nil
+}
+
+// readKeyPair reads a certificate and its key.
+func readKeyPair(certFile, keyFile string) (c tls.Certificate, err error) {
+	cert, err := readText(certFile)
+	if err != nil {
+		return c, err
+	}
+	key, err := readText(keyFile)
+	if err != nil {
+		return c, err
+	}
+	return tls.X509KeyPair([]byte(cert), []byte(key))
 }
 
 // readRoots reads certificates of authorities.
