@@ -270,8 +270,10 @@ func (b *Bridge) startIngress(ctx context.Context, secure *tls.Config) error {
 
 // Drain makes the bridge stop accepting deliveries, with steps 1 to 3 of [Bridge.Run],
 // and returns when the deliveries in flight have been answered. Run continues, so that
-// events are still forwarded and workers stay connected to NATS. Do not call Drain
-// before OnReady was called. It may be called more than once.
+// events are still forwarded and workers stay connected to NATS. The request
+// [operator.PathDrain], which the command jobbridge drain sends, only changes the state
+// that is reported. Do not call Drain before OnReady was called. It may be called more
+// than once.
 func (b *Bridge) Drain() error {
 	b.stopIngress()
 	<-b.served

@@ -22,14 +22,14 @@ const (
 	DefaultAdminListen = "127.0.0.1:8081"
 	DefaultNATSListen  = "127.0.0.1:4222"
 
-	DefaultPath           = ingress.DefaultPath
-	DefaultMaxBody        = ingress.DefaultMaxBody
-	DefaultMaxBodyMemory  = ingress.DefaultMaxBodyMemory
-	DefaultMaxInFlight    = ingress.DefaultMaxInFlight
-	DefaultMaxConnections = ingress.DefaultMaxConnections
-	DefaultIdleTimeout    = ingress.DefaultIdleTimeout
-	DefaultForgeryRate    = ingress.DefaultForgeryRate
-	DefaultACMECA         = acme.DefaultCA
+	DefaultPath           = ingress.DefaultPath           // "/webhook"
+	DefaultMaxBody        = ingress.DefaultMaxBody        // 1 MiB
+	DefaultMaxBodyMemory  = ingress.DefaultMaxBodyMemory  // 32 MiB
+	DefaultMaxInFlight    = ingress.DefaultMaxInFlight    // 1024
+	DefaultMaxConnections = ingress.DefaultMaxConnections // 8192
+	DefaultIdleTimeout    = ingress.DefaultIdleTimeout    // 65 minutes
+	DefaultForgeryRate    = ingress.DefaultForgeryRate    // 50 a second
+	DefaultACMECA         = acme.DefaultCA                // the directory of Let's Encrypt
 
 	DefaultQuarantineBytes   = 64 << 20
 	DefaultQuarantineAge     = 7 * 24 * time.Hour

@@ -43,15 +43,15 @@ func TestQuarantineIsSeen(t *testing.T) {
 	}
 	srv.Deliver(bridgetest.Delivery{Secret: "whsec_other"})
 	list(t, srv, 1)
-	if got := reasons(); !strings.Contains(got, "quarantine: it holds 1 refused requests") {
+	if got := reasons(); !strings.Contains(got, "quarantine: refused requests that may be authentic: 1,") {
 		t.Error(got)
 	}
-	logged(t, logs, "quarantine: it holds 1 refused requests")
+	logged(t, logs, "quarantine: refused requests that may be authentic: 1,")
 	if err := srv.Quarantine.(*quarantine.Store).Park(t.Context(), publisher.Parked{ID: "a", Subject: "job.completed", Payload: []byte("{}")},
 		"too large"); err != nil {
 		t.Fatal(err)
 	}
-	if got := reasons(); !strings.Contains(got, "quarantine: it holds 1 authentic events") {
+	if got := reasons(); !strings.Contains(got, "quarantine: authentic events that the stream did not accept: 1.") {
 		t.Error(got)
 	}
 	if _, err := srv.Quarantine.Purge(t.Context()); err != nil {

@@ -81,10 +81,10 @@ type ServerOptions struct {
 }
 
 // DefaultMaxConnections is the default of [ServerOptions.MaxConnections].
-const DefaultMaxConnections = embedded.DefaultMaxConnections
+const DefaultMaxConnections = embedded.DefaultMaxConnections // 1024
 
 // MinMaxBytes is the smallest possible size limit of the embedded stream, in bytes.
-const MinMaxBytes = embedded.MinMaxBytes
+const MinMaxBytes = embedded.MinMaxBytes // 16 MiB
 
 // MaxPayload is the largest value of [Options].MaxPayload, in bytes. The embedded server stores no message of more than
 // 32 MiB, headers included.
@@ -95,10 +95,11 @@ func MinJournalBytes(maxPayload int) int64 {
 	return journal.MinBytes(maxPayload + HeaderRoom + recordRoom)
 }
 
-// Worker is the name and the password of a worker.
+// Worker is the name and the password of a worker, in the fields User and Password. The password is plain, or a bcrypt hash.
 type Worker = embedded.Worker
 
-// CommitStats describes one commit of the journal.
+// CommitStats describes one commit of the journal. Its fields are Records, the number of records in it; Bytes, the number of
+// bytes that were written; Sync, the time of the sync; and Duration, the time of write and sync.
 type CommitStats = journal.CommitStats
 
 // check returns o with the defaults in place of zero values, or an error that names the wrong option.

@@ -5,7 +5,9 @@
 //		return err
 //	}
 //	defer p.Close(ctx)
-//	receipt, err := p.Publish(ctx, event.Event{ID: "job-1", Status: "COMPLETED", Payload: body})
+//	limited, cancel := context.WithTimeout(ctx, 5*time.Second)
+//	defer cancel()
+//	receipt, err := p.Publish(limited, event.Event{ID: "job-1", Status: "COMPLETED", Payload: body})
 //
 // [Open] opens one of three arrangements:
 //

@@ -116,10 +116,13 @@ func (s *Status) addForwarder(f forward.Stats) {
 
 // Stats are figures for metrics. The parts that a publisher does not have are nil.
 type Stats struct {
+	// Journal has the sequences, sizes, segments and message ids of the journal, and the free space of its disk.
 	Journal *journal.Stats
+	// Forward has the lag, the checkpoint, and counters of what was forwarded, repeated, parked and lost.
 	Forward *forward.Stats
-	// Server is also nil if the embedded server did not answer.
+	// Server has the size, the consumers and the connections of the embedded server. It is also nil if the server did not answer.
 	Server *embedded.Stats
+	// Remote has the state of the connection to the operator's NATS, and the findings of the last audit.
 	Remote *remote.Status
 }
 

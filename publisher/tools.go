@@ -16,9 +16,11 @@ import (
 )
 
 // HeaderRoom is the size in bytes that a message may need besides its payload, mainly for the sender's signature header.
-const HeaderRoom = remote.HeaderRoom
+const HeaderRoom = remote.HeaderRoom // 64 KiB
 
-// Finding is one way in which a remote stream breaks or weakens the promise.
+// Finding is one way in which a remote stream breaks or weakens the promise. Its fields are Problem, what is wrong; Fix, what to
+// change; Fatal, which reports whether events cannot be stored at all; and Outage, which reports whether the problem ends
+// without a change of the configuration when servers are back.
 type Finding = remote.Finding
 
 // AuditOptions says what a remote stream is audited for.
@@ -86,10 +88,13 @@ func IsLoopback(addr string) bool { return embedded.IsLoopback(addr) }
 // ConnectHint returns the end of an error message, with what may help against an error of [nats.Connect], or "".
 func ConnectHint(err error) string { return remote.Hint(err) }
 
-// PrintOptions configures [PrintJournal].
+// PrintOptions configures [PrintJournal]. With its field JSON, each record is printed as a JSON object. Its field After skips the
+// records up to and including that sequence.
 type PrintOptions = journal.PrintOptions
 
-// JournalReport is what [CheckJournal] found.
+// JournalReport is what [CheckJournal] found. Its fields are Journal, the id of the journal; Segments and Records, how many there
+// are; First and Last, the sequences of the first and the last record; Bytes, the size of all segments; Damage, the places that
+// cannot be read; and Torn, the ends that were not written completely.
 type JournalReport = journal.Report
 
 // PrintJournal writes the records of the journal in the data folder dir to w, one per line. Another process may be using the

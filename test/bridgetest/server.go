@@ -232,7 +232,8 @@ func (s *Server) stream() jetstream.Stream {
 // [Server.SetTime].
 func (s *Server) Now() time.Time { return s.clock.now() }
 
-// SetTime sets the Server's clock to t. The clock stands still from then on.
+// SetTime sets the Server's clock to t. The clock stands still from then on. The zero time
+// makes it run with the system's clock again.
 func (s *Server) SetTime(t time.Time) { s.clock.set(t) }
 
 func (s *Server) must(err error) {

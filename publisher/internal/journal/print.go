@@ -24,13 +24,14 @@ type PrintOptions struct {
 
 // Report is the result of [Check].
 type Report struct {
-	Journal     string   // id of the journal
-	Segments    int      // number of segments
-	Records     int      // number of records
-	First, Last uint64   // sequences of the first and the last record; 0 if there is none
-	Bytes       int64    // size of all segments
-	Damage      []string // places that cannot be read although they had been written
-	Torn        []string // ends that were not written completely; nothing in them was acknowledged
+	Journal  string   `json:"journal"`          // id of the journal
+	Segments int      `json:"segments"`         // number of segments
+	Records  int      `json:"records"`          // number of records
+	First    uint64   `json:"first_sequence"`   // sequence of the first record; 0 if there is none
+	Last     uint64   `json:"last_sequence"`    // sequence of the last record; 0 if there is none
+	Bytes    int64    `json:"bytes"`            // size of all segments
+	Damage   []string `json:"damage,omitempty"` // places that cannot be read although they had been written
+	Torn     []string `json:"torn,omitempty"`   // ends that were not written completely; nothing in them was acknowledged
 }
 
 // Print writes the records of the journal in the data folder dir to w. It does not lock the folder. If another process is appending,
