@@ -1,4 +1,13 @@
 package remote
 
-// PublishOnce is one attempt of Publish, for tests of its outcome.
+import "time"
+
+// PublishOnce is one attempt of Publish.
 var PublishOnce = (*Remote).publishOnce
+
+// Refuse makes r believe that the server has just refused a publish to subject.
+func Refuse(r *Remote, subject string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state.refusals.add(subject, time.Now())
+}

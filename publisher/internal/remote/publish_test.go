@@ -51,8 +51,8 @@ func TestErrorClasses(t *testing.T) {
 	}
 }
 
-// TestDuplicate publishes a message twice, and then other data under its id. At last the first message is deleted: what
-// cannot be compared is a conflict.
+// TestDuplicate publishes a message twice, and then other data under its id. Then the first message is deleted, and at last the user
+// may not read the stream any more. What cannot be compared is a conflict.
 func TestDuplicate(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Start(t, natsd.Options{})
@@ -83,6 +83,8 @@ func TestDuplicate(t *testing.T) {
 	if _, err := r.Get(t.Context(), 1); !errors.Is(err, jetstream.ErrMsgNotFound) {
 		t.Error(err)
 	}
+	remote.Refuse(r, "$JS.API.STREAM.MSG.GET.JOBS")
+	publish("three", remote.Ack{Sequence: 4, Conflict: true})
 }
 
 // TestForeignStream publishes to a subject that belongs to another stream than the configured one.
