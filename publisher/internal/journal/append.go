@@ -33,8 +33,8 @@ func (j *Journal) AppendAgain(ctx context.Context, r Record) (Appended, error) {
 
 func (j *Journal) append(ctx context.Context, r *Record, again bool) (Appended, error) {
 	length := r.encodedLength()
-	if length > j.maxRecord {
-		return Appended{}, fmt.Errorf("%w: a record of %d bytes, the limit is %d", event.ErrTooLarge, length, j.maxRecord)
+	if length > j.opts.MaxRecord {
+		return Appended{}, fmt.Errorf("%w: a record of %d bytes, the limit is %d", event.ErrTooLarge, length, j.opts.MaxRecord)
 	}
 	hash := hashOf(r.job())
 	var compared position // the job's records up to this position have other ids
@@ -131,7 +131,7 @@ func (j *Journal) encode(g *group, r *Record, hash uint64) {
 			previous = c.entries[i].position
 		}
 	}
-	r.Time = j.now()
+	r.Time = j.opts.Now()
 	g.add(r, hash, previous)
 	if len(g.entries) == 1 {
 		wake(j.commitNow)

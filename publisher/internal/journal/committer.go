@@ -62,7 +62,7 @@ func (j *Journal) nextGroup() *group {
 // prepared segment. If there is no prepared segment, no group is open, and appends wait. The caller holds mu.
 func (j *Journal) openGroup(offset int64) {
 	s := j.tail
-	if s == nil || s.size-offset < pages(groupHead+int64(j.maxRecord)) {
+	if s == nil || s.size-offset < pages(groupHead+int64(j.opts.MaxRecord)) {
 		wake(j.maintainNow)
 		if j.prepared == nil {
 			j.open, j.tailEnd = nil, offset
@@ -113,7 +113,7 @@ func (j *Journal) commit(g *group) error {
 		return err
 	}
 	if len(g.entries) > 0 {
-		j.onCommit(CommitStats{Records: len(g.entries), Bytes: len(b), Sync: took, Duration: time.Since(begin)})
+		j.opts.OnCommit(CommitStats{Records: len(g.entries), Bytes: len(b), Sync: took, Duration: time.Since(begin)})
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -135,13 +135,13 @@ func (j *Journal) commit(g *group) error {
 
 // nameSegment renames the file of a segment whose header and first group are synced.
 func (j *Journal) nameSegment(s *segment) error {
-	if err := j.fs.Rename(filepath.Join(j.folder, preparedName), s.path); err != nil {
+	if err := j.opts.fs.Rename(filepath.Join(j.folder, preparedName), s.path); err != nil {
 		return err
 	}
 	if !j.fsync {
 		return nil
 	}
-	if err := j.fs.SyncDir(j.folder); err != nil {
+	if err := j.opts.fs.SyncDir(j.folder); err != nil {
 		return fmt.Errorf("sync %s: %w", j.folder, err)
 	}
 	return nil
@@ -150,7 +150,7 @@ func (j *Journal) nameSegment(s *segment) error {
 // checkName returns an error if the file of s was removed, renamed or replaced, because then a restart would not find what is
 // written to it.
 func (j *Journal) checkName(s *segment) error {
-	if err := j.fs.Named(s.path, s.file); err != nil {
+	if err := j.opts.fs.Named(s.path, s.file); err != nil {
 		return fmt.Errorf("the journal's newest segment is missing: %w", err)
 	}
 	return nil

@@ -28,7 +28,7 @@ func openMem(o Options) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return j, j.start(o)
+	return j, j.start()
 }
 
 func mustOpenMem(t testing.TB, o Options) *Journal {

@@ -93,24 +93,15 @@ type Stats struct {
 
 // Journal is an open journal. Its methods may be called concurrently.
 type Journal struct {
-	dir, folder, damagedDir string
-	fs                      fileSystem
-	lock                    *lock
-	logger                  *zap.Logger
-	fsync                   bool
-	maxBytes                int64
-	segmentBytes            int64
-	maxRecord               int
-	maxIDs                  int
-	window                  time.Duration
-	now                     func() time.Time
-	elapsed                 func() time.Duration
-	onCommit                func(CommitStats)
-	makeRoom                func(context.Context) error
-	id                      [16]byte
-	idRead                  bool     // the id was read from a segment
-	newestRecord            position // when the journal was opened
-	warnings                []string // does not change after Open
+	opts               Options // with the defaults in place of zero values
+	fsync              bool
+	folder, damagedDir string
+	lock               *lock
+	segmentBytes       int64
+	id                 [16]byte
+	idRead             bool     // the id was read from a segment
+	newestRecord       position // when the journal was opened
+	warnings           []string // does not change after Open
 
 	commitNow   chan struct{} // wakes commitLoop
 	maintainNow chan struct{} // wakes maintainLoop
@@ -163,12 +154,13 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 		return nil, err
 	}
 	if info, err := os.Stat(o.Dir); err == nil && info.Mode().Perm()&0o022 != 0 {
-		j.logger.Warn("journal: other users may write to the data folder", zap.String("dir", o.Dir), zap.Stringer("mode", info.Mode().Perm()))
+		j.opts.Logger.Warn("journal: other users may write to the data folder",
+			zap.String("dir", o.Dir), zap.Stringer("mode", info.Mode().Perm()))
 	}
 	if j.lock, err = acquireLock(o.Dir); err != nil {
 		return nil, err
 	}
-	if err := j.start(o); err != nil {
+	if err := j.start(); err != nil {
 		if errors.Is(err, ErrClock) {
 			j.lock.undoTouch()
 		}
@@ -186,57 +178,65 @@ func (j *Journal) makeDir(path string) error {
 	if err := j.makeDir(parent); err != nil {
 		return err
 	}
-	if err := j.fs.MkdirAll(path); err != nil {
+	if err := j.opts.fs.MkdirAll(path); err != nil {
 		return err
 	}
-	return j.fs.SyncDir(parent)
+	return j.opts.fs.SyncDir(parent)
 }
 
+// check returns o with the defaults in place of zero values, or an error that names the wrong option.
+func (o Options) check() (Options, error) {
+	o.Durability = cmp.Or(o.Durability, event.Fsync)
+	switch {
+	case o.Durability != event.Fsync && o.Durability != event.OS:
+		return o, fmt.Errorf("journal: Durability %q is unknown", o.Durability)
+	case o.MaxBytes < 0 || o.MaxRecord < 0 || o.Window < 0 || o.SegmentBytes < 0:
+		return o, errors.New("journal: MaxBytes, MaxRecord, Window and SegmentBytes must not be negative")
+	}
+	o.MaxRecord = cmp.Or(o.MaxRecord, DefaultMaxRecord)
+	o.Window = cmp.Or(o.Window, DefaultWindow)
+	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	o.maxIDs = cmp.Or(o.maxIDs, maxIDs)
+	if o.fs == nil {
+		o.fs = disk{sync: o.Sync}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.elapsed == nil {
+		begin := time.Now()
+		o.elapsed = func() time.Duration { return time.Since(begin) }
+	}
+	if o.MakeRoom == nil {
+		o.MakeRoom = func(context.Context) error { return nil }
+	}
+	if o.OnCommit == nil {
+		o.OnCommit = func(CommitStats) {}
+	}
+	return o, nil
+}
+
+// newJournal returns a journal that is not open yet.
 func newJournal(o Options) (*Journal, error) {
-	j := &Journal{
-		dir: o.Dir, folder: filepath.Join(o.Dir, "journal"), damagedDir: filepath.Join(o.Dir, "damaged"), fs: o.fs, logger: o.Logger,
-		fsync: o.Durability != event.OS, maxBytes: o.MaxBytes, maxRecord: o.MaxRecord, maxIDs: o.maxIDs, window: o.Window,
-		now: o.Now, elapsed: o.elapsed, onCommit: o.OnCommit, makeRoom: o.MakeRoom,
+	o, err := o.check()
+	if err != nil {
+		return nil, err
+	}
+	return &Journal{
+		opts: o, fsync: o.Durability == event.Fsync, folder: filepath.Join(o.Dir, "journal"), damagedDir: filepath.Join(o.Dir, "damaged"),
 		commitNow: make(chan struct{}, 1), maintainNow: make(chan struct{}, 1), stop: make(chan struct{}), failed: make(chan struct{}),
 		committed: make(chan struct{}), maintained: make(chan struct{}), index: make(map[uint64]position),
-	}
-	if o.Durability != "" && o.Durability != event.Fsync && o.Durability != event.OS {
-		return nil, fmt.Errorf("journal: Durability %q is unknown", o.Durability)
-	}
-	if j.maxBytes < 0 || j.maxRecord < 0 || j.window < 0 || o.SegmentBytes < 0 {
-		return nil, errors.New("journal: MaxBytes, MaxRecord, Window and SegmentBytes must not be negative")
-	}
-	if j.fs == nil {
-		j.fs = disk{sync: o.Sync}
-	}
-	j.logger = cmp.Or(j.logger, zap.NewNop())
-	j.maxRecord = cmp.Or(j.maxRecord, DefaultMaxRecord)
-	j.window = cmp.Or(j.window, DefaultWindow)
-	j.maxIDs = cmp.Or(j.maxIDs, maxIDs)
-	if j.now == nil {
-		j.now = time.Now
-	}
-	if j.elapsed == nil {
-		begin := time.Now()
-		j.elapsed = func() time.Duration { return time.Since(begin) }
-	}
-	if j.makeRoom == nil {
-		j.makeRoom = func(context.Context) error { return nil }
-	}
-	if j.onCommit == nil {
-		j.onCommit = func(CommitStats) {}
-	}
-	return j, nil
+	}, nil
 }
 
 // start recovers the journal and starts its goroutines.
-func (j *Journal) start(o Options) error {
+func (j *Journal) start() error {
 	err := j.recover()
 	if err == nil {
-		err = j.setSizes(o.SegmentBytes)
+		err = j.setSizes()
 	}
 	if err == nil {
-		err = j.checkClock(o)
+		err = j.checkClock()
 	}
 	if err != nil {
 		return errors.Join(err, j.closeFiles())
@@ -255,44 +255,45 @@ func (j *Journal) start(o Options) error {
 func MinBytes(maxRecord int) int64 { return minSegments * (pages(int64(maxRecord)) + segmentMargin) }
 
 // setSizes decides the size of the journal and of a segment.
-func (j *Journal) setSizes(segmentBytes int64) error {
-	space, err := j.fs.Space(j.folder)
+func (j *Journal) setSizes() error {
+	segmentBytes := j.opts.SegmentBytes
+	space, err := j.opts.fs.Space(j.folder)
 	if err != nil {
 		return fmt.Errorf("free space of %s: %w", j.folder, err)
 	}
 	if space.warning != "" {
-		j.warnings = append(j.warnings, "the data folder "+j.dir+" is on "+space.warning)
-		j.logger.Warn("journal: the data folder is on "+space.warning, zap.String("dir", j.dir))
+		j.warnings = append(j.warnings, "the data folder "+j.opts.Dir+" is on "+space.warning)
+		j.opts.Logger.Warn("journal: the data folder is on "+space.warning, zap.String("dir", j.opts.Dir))
 	}
-	least := MinBytes(j.maxRecord) / minSegments
+	least := MinBytes(j.opts.MaxRecord) / minSegments
 	if segmentBytes != 0 {
-		least = pages(int64(j.maxRecord)) + 2*page
+		least = pages(int64(j.opts.MaxRecord)) + 2*page
 	}
-	if j.maxBytes == 0 {
-		j.maxBytes = max(min(DefaultMaxBytes, (space.free+j.bytes())/4), minSegments*least)
+	if j.opts.MaxBytes == 0 {
+		j.opts.MaxBytes = max(min(DefaultMaxBytes, (space.free+j.bytes())/4), minSegments*least)
 	}
 	if segmentBytes == 0 {
-		segmentBytes = max(min(j.maxBytes/segmentFiles, maxSegment), least)
+		segmentBytes = max(min(j.opts.MaxBytes/segmentFiles, maxSegment), least)
 	}
 	j.segmentBytes = pages(max(segmentBytes, least))
-	if j.maxBytes < minSegments*j.segmentBytes {
+	if j.opts.MaxBytes < minSegments*j.segmentBytes {
 		return fmt.Errorf("journal: MaxBytes is %d, but %d segments that hold the largest record have %d bytes",
-			j.maxBytes, minSegments, minSegments*j.segmentBytes)
+			j.opts.MaxBytes, minSegments, minSegments*j.segmentBytes)
 	}
 	return nil
 }
 
 // checkClock compares the clock with the newest record. A journal without records accepts every clock.
-func (j *Journal) checkClock(o Options) error {
+func (j *Journal) checkClock() error {
 	s := j.newest()
-	if o.AcceptClock || s == nil || j.lock == nil {
+	if j.opts.AcceptClock || s == nil || j.lock == nil {
 		return nil
 	}
 	newest := s.created
 	if r, err := j.read(j.newestRecord); err == nil && r.Time.After(newest) {
 		newest = r.Time
 	}
-	return j.lock.checkClock(j.now(), newest, o.Retention)
+	return j.lock.checkClock(j.opts.Now(), newest, j.opts.Retention)
 }
 
 // Close makes durable what was appended, stops the journal and unlocks the folder. Readers and later appends get [ErrClosed].
@@ -312,7 +313,7 @@ func (j *Journal) Close() error {
 	<-j.maintained
 	err := j.closeFiles()
 	if j.lock != nil {
-		j.lock.touch(j.now())
+		j.lock.touch(j.opts.Now())
 		err = errors.Join(err, j.lock.release())
 	}
 	return err
@@ -345,7 +346,7 @@ func (j *Journal) fail(err error) {
 		return
 	}
 	j.err = fmt.Errorf("%w: %w", ErrFailed, err)
-	j.logger.Error("journal: a write or a sync failed; nothing is appended until the next start", zap.Error(err))
+	j.opts.Logger.Error("journal: a write or a sync failed; nothing is appended until the next start", zap.Error(err))
 	close(j.failed)
 	if g := j.open; g != nil {
 		j.open = nil
@@ -422,7 +423,7 @@ func (j *Journal) Skip(above uint64) {
 	if above <= j.last {
 		return
 	}
-	j.logger.Error("journal: acknowledged records are lost: later sequences than the journal's last one were forwarded before",
+	j.opts.Logger.Error("journal: acknowledged records are lost: later sequences than the journal's last one were forwarded before",
 		zap.Uint64("last", j.last), zap.Uint64("forwarded", above))
 	j.damages = append(j.damages, fmt.Sprintf("records %d to %d were acknowledged and are lost", j.last+1, above))
 	j.last, j.next = above, above+1
@@ -470,11 +471,11 @@ func (j *Journal) Err() error {
 
 // Stats returns the journal's figures.
 func (j *Journal) Stats() Stats {
-	space, _ := j.fs.Space(j.folder) // an error shows as no free space
+	space, _ := j.opts.fs.Space(j.folder) // an error shows as no free space
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s := Stats{
-		Durable: j.last, Bytes: j.bytes(), MaxBytes: j.maxBytes, SegmentBytes: j.segmentBytes, Jobs: len(j.index), IDs: j.ids,
+		Durable: j.last, Bytes: j.bytes(), MaxBytes: j.opts.MaxBytes, SegmentBytes: j.segmentBytes, Jobs: len(j.index), IDs: j.ids,
 		DroppedIDs: j.droppedIDs, Free: space.free,
 	}
 	for _, segment := range j.segments {

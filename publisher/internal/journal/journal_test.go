@@ -352,7 +352,7 @@ func TestIdle(t *testing.T) {
 		defer j.mu.Unlock()
 		return j.segments[0].end == 3*page
 	})
-	for name, m := range map[string]*memFS{"idle": m.after(nothing, nil), "closed": closed.fs.(*memFS).after(nothing, nil)} {
+	for name, m := range map[string]*memFS{"idle": m.after(nothing, nil), "closed": closed.opts.fs.(*memFS).after(nothing, nil)} {
 		m.edit(m.segmentPaths()[0], func(b []byte) []byte { b[page+70] ^= 1; return b })
 		if damage, _ := damageOf(t, m); len(damage) != 1 || !strings.Contains(damage[0], "1 records are damaged") {
 			t.Errorf("%s: a bad last group: %q", name, damage)

@@ -70,7 +70,7 @@ func TestTouch(t *testing.T) {
 		if err := os.Chtimes(j.lock.path, before, before); err != nil {
 			t.Fatal(err)
 		}
-		j.now, j.lastTouch = func() time.Time { return now }, now.Add(-since)
+		j.opts.Now, j.lastTouch = func() time.Time { return now }, now.Add(-since)
 		if err := j.maintain(); err != nil {
 			t.Fatal(err)
 		}
@@ -99,12 +99,12 @@ func TestDeletable(t *testing.T) {
 		"the first one, and not more":   {func(j *Journal) { j.segments[0].deleted = true }, roomy, ""},
 		"the newest one stays":          {func(j *Journal) { j.segments, j.released = j.segments[2:], 3 }, roomy, ""},
 		"an empty journal":              {func(j *Journal) { j.segments = nil }, roomy, ""},
-		"young":                         {func(j *Journal) { j.window = 4 * time.Hour }, roomy, ""},
-		"young, in the way":             {func(j *Journal) { j.window, j.prepared = 4*time.Hour, nil }, none, "1 false"},
-		"young, and there is room":      {func(j *Journal) { j.window, j.prepared = 4*time.Hour, nil }, roomy, ""},
-		"young, the next one is there":  {func(j *Journal) { j.window = 4 * time.Hour }, none, ""},
-		"a short window has an hour":    {func(j *Journal) { j.window, j.segments[0].age = 1, int64(2*time.Hour)+1 }, roomy, ""},
-		"a short window, after an hour": {func(j *Journal) { j.window, j.segments[0].age = 1, int64(2*time.Hour) }, roomy, "1 true"},
+		"young":                         {func(j *Journal) { j.opts.Window = 4 * time.Hour }, roomy, ""},
+		"young, in the way":             {func(j *Journal) { j.opts.Window, j.prepared = 4*time.Hour, nil }, none, "1 false"},
+		"young, and there is room":      {func(j *Journal) { j.opts.Window, j.prepared = 4*time.Hour, nil }, roomy, ""},
+		"young, the next one is there":  {func(j *Journal) { j.opts.Window = 4 * time.Hour }, none, ""},
+		"a short window has an hour":    {func(j *Journal) { j.opts.Window, j.segments[0].age = 1, int64(2*time.Hour)+1 }, roomy, ""},
+		"a short window, after an hour": {func(j *Journal) { j.opts.Window, j.segments[0].age = 1, int64(2*time.Hour) }, roomy, "1 true"},
 	} {
 		j, _, set := stopped(t, 3)
 		set(3 * time.Hour)
@@ -152,13 +152,13 @@ func TestWhyNoRoom(t *testing.T) {
 		if got := j.bytes(); got != bytes {
 			t.Errorf("%s: %d bytes, want %d", name, got, bytes)
 		}
-		j.maxBytes = bytes + j.segmentBytes + test.bound
+		j.opts.MaxBytes = bytes + j.segmentBytes + test.bound
 		s := space{free: reserve + j.segmentBytes + test.free, total: 1 << 41}
 		if got := j.whyNoRoom(s); (got != "") != (test.lacking != "") || !strings.Contains(got, test.lacking) {
 			t.Errorf("%s: %q", name, got)
 		}
 		asked := false
-		j.makeRoom = func(ctx context.Context) error {
+		j.opts.MakeRoom = func(ctx context.Context) error {
 			asked = true
 			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > releaseTimeout {
 				t.Errorf("%s: until %s", name, deadline)
@@ -324,13 +324,13 @@ func TestFindEntry(t *testing.T) {
 		"a bad block":           {badFile{b, sidecarHead, sidecarHead + 10, nil}, 4160, 0, syscall.EIO},
 		"a bad block elsewhere": {badFile{b, sidecarHead, sidecarHead + 10, nil}, 9000, 3, nil},
 	} {
-		j := &Journal{fs: oneFile{f: test.file}}
+		j := &Journal{opts: Options{fs: oneFile{f: test.file}}}
 		e, err := j.findEntry(&segment{path: "x.log"}, newPosition(1, test.offset))
 		if !errors.Is(err, test.err) || e.sequence != test.want || test.err == syscall.EIO && !strings.Contains(err.Error(), "x.idx") {
 			t.Errorf("%s: %+v, %v", name, e, err)
 		}
 	}
-	j := &Journal{fs: newMemFS()}
+	j := &Journal{opts: Options{fs: newMemFS()}}
 	for name, f := range map[string]file{
 		"shorter than a head": readerFile(b[:sidecarHead-1]), "half an entry": readerFile(b[:sidecarHead+1]), "no magic": readerFile(b),
 	} {
@@ -356,13 +356,13 @@ func TestExpireIDs(t *testing.T) {
 		"deleted and young":        {func(j *Journal) { j.segments[0].age = 1 }, 3, 0, 3},
 		"not deleted":              {func(j *Journal) { j.segments[0].deleted = false }, 3, 0, 3},
 		"a comparison is inside":   {func(j *Journal) { j.segments[0].readers = 1 }, 3, 0, 3},
-		"at the limit":             {func(j *Journal) { j.segments[0].age, j.maxIDs = 1, 3 }, 3, 0, 3},
-		"beyond the limit":         {func(j *Journal) { j.segments[0].age, j.maxIDs = 1, 2 }, 2, 1, 2},
-		"far beyond it":            {func(j *Journal) { j.segments[0].age, j.maxIDs = 1, 0 }, 1, 2, 2},
-		"beyond it, not deleted":   {func(j *Journal) { j.segments[0].deleted, j.maxIDs = false, 2 }, 2, 1, 3},
-		"beyond it, not sealed":    {func(j *Journal) { j.segments[0].deleted, j.segments[0].sealed, j.maxIDs = false, false, 2 }, 2, 1, 3},
-		"beyond it, the newest":    {func(j *Journal) { j.segments, j.maxIDs = j.segments[2:], 0 }, 3, 0, 1},
-		"beyond it, without an id": {func(j *Journal) { j.segments[0].deleted, j.segments[0].count, j.maxIDs = false, 0, 2 }, 2, 1, 3},
+		"at the limit":             {func(j *Journal) { j.segments[0].age, j.opts.maxIDs = 1, 3 }, 3, 0, 3},
+		"beyond the limit":         {func(j *Journal) { j.segments[0].age, j.opts.maxIDs = 1, 2 }, 2, 1, 2},
+		"far beyond it":            {func(j *Journal) { j.segments[0].age, j.opts.maxIDs = 1, 0 }, 1, 2, 2},
+		"beyond it, not deleted":   {func(j *Journal) { j.segments[0].deleted, j.opts.maxIDs = false, 2 }, 2, 1, 3},
+		"beyond it, not sealed":    {func(j *Journal) { j.segments[0].deleted, j.segments[0].sealed, j.opts.maxIDs = false, false, 2 }, 2, 1, 3},
+		"beyond it, the newest":    {func(j *Journal) { j.segments, j.opts.maxIDs = j.segments[2:], 0 }, 3, 0, 1},
+		"beyond it, without an id": {func(j *Journal) { j.segments[0].deleted, j.segments[0].count, j.opts.maxIDs = false, 0, 2 }, 2, 1, 3},
 	} {
 		j, m, set := stopped(t, 3)
 		set(3 * time.Hour)
@@ -569,9 +569,9 @@ func TestRoomIsMade(t *testing.T) {
 	t.Parallel()
 	j, _, _ := stopped(t, 4)
 	j.prepared = nil
-	j.maxBytes = j.bytes() + j.segmentBytes - page // a sealed segment has more than that page
+	j.opts.MaxBytes = j.bytes() + j.segmentBytes - page // a sealed segment has more than that page
 	asked := 0
-	j.makeRoom = func(context.Context) error {
+	j.opts.MakeRoom = func(context.Context) error {
 		asked++
 		j.Release(1)
 		return nil
@@ -780,12 +780,12 @@ func (unknownSpace) Space(string) (space, error) { return space{}, syscall.EIO }
 func TestUnknownSpace(t *testing.T) {
 	t.Parallel()
 	j, m, _ := stopped(t, 2)
-	j.fs, j.prepared = unknownSpace{m}, nil
+	j.opts.fs, j.prepared = unknownSpace{m}, nil
 	if err := j.maintain(); err != nil || !strings.Contains(j.noRoom, "free space of /d/journal") || j.prepared != nil || j.open != nil {
 		t.Errorf("%v, full %q, prepared %v", err, j.noRoom, j.prepared)
 	}
 	o := memOptions(m)
-	o.fs = j.fs
+	o.fs = j.opts.fs
 	if _, err := openMem(o); !errors.Is(err, syscall.EIO) {
 		t.Errorf("a start: %v", err)
 	}

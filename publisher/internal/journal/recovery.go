@@ -17,19 +17,19 @@ import (
 // recover reads the folder. It deletes no record, changes no group that is known to be synced, and needs no new space. It syncs what it
 // has found before a record counts as durable.
 func (j *Journal) recover() error {
-	if err := j.fs.MkdirAll(j.folder); err != nil {
+	if err := j.opts.fs.MkdirAll(j.folder); err != nil {
 		return err
 	}
-	if err := j.fs.SyncDir(j.dir); err != nil {
-		return fmt.Errorf("sync %s: %w", j.dir, err)
+	if err := j.opts.fs.SyncDir(j.opts.Dir); err != nil {
+		return fmt.Errorf("sync %s: %w", j.opts.Dir, err)
 	}
-	names, err := j.fs.ReadDir(j.folder)
+	names, err := j.opts.fs.ReadDir(j.folder)
 	if err != nil {
 		return err
 	}
 	for _, name := range []string{preparedName, sidecarTemp} {
 		if slices.Contains(names, name) {
-			if err := j.fs.Remove(filepath.Join(j.folder, name)); err != nil {
+			if err := j.opts.fs.Remove(filepath.Join(j.folder, name)); err != nil {
 				return err
 			}
 		}
@@ -39,7 +39,7 @@ func (j *Journal) recover() error {
 		sidecars[first] = true
 	}
 	logs := numbered(names, ".log")
-	headers, err := openLogs(j.folder, logs, j.fs.Open)
+	headers, err := openLogs(j.folder, logs, j.opts.fs.Open)
 	if err != nil {
 		closeLogs(headers)
 		return err
@@ -56,7 +56,7 @@ func (j *Journal) recover() error {
 		return err
 	}
 	slices.SortFunc(j.segments, func(a, b *segment) int { return int(a.ordinal) - int(b.ordinal) })
-	if err := j.fs.SyncDir(j.folder); err != nil {
+	if err := j.opts.fs.SyncDir(j.folder); err != nil {
 		return fmt.Errorf("sync %s: %w", j.folder, err)
 	}
 	return nil
@@ -128,7 +128,7 @@ func (j *Journal) loadSegments(logs []opened, sidecars map[uint64]bool) error {
 		j.reportGaps(s, found, o.header, syncedEnd(logs, i))
 		s.end, s.last, s.age = found.end, found.next-1, found.age
 		if !loaded && found.used > found.end {
-			j.logger.Warn("journal: a group was not written completely when the machine or the process stopped; "+
+			j.opts.Logger.Warn("journal: a group was not written completely when the machine or the process stopped; "+
 				"nothing in it had been acknowledged", zapSegment(s), zap.Int64("offset", found.end))
 		}
 		if !loaded && i == len(logs)-1 {
@@ -167,7 +167,7 @@ func syncedEnd(logs []opened, i int) int64 {
 func (j *Journal) loadSidecar(s *segment, found *scanned) bool {
 	known, entries, f, err := j.openSidecar(sidecarPath(s.path))
 	if err != nil {
-		j.logger.Warn("journal: a sidecar is not used; the segment is read instead", zap.Error(err))
+		j.opts.Logger.Warn("journal: a sidecar is not used; the segment is read instead", zap.Error(err))
 		return false
 	}
 	f.Close()
@@ -190,7 +190,7 @@ func (j *Journal) recoverHeader(s *segment, found scanned) bool {
 	if found.tail == 0 {
 		j.damage("%s: neither the header nor any record is readable; the file was moved to %s", s.path, j.damagedDir)
 		s.file.Close()
-		j.saveDamaged(s, j.fs.Rename)
+		j.saveDamaged(s, j.opts.fs.Rename)
 		j.last = max(j.last, s.first-1) // sequences from s.first on may have been assigned; Skip corrects this
 		return false
 	}
@@ -210,7 +210,7 @@ func (j *Journal) reportGaps(s *segment, found scanned, h segmentHeader, end int
 		j.damage("%s", text)
 	}
 	if s.damaged {
-		j.saveDamaged(s, j.fs.Link)
+		j.saveDamaged(s, j.opts.fs.Link)
 	}
 }
 
@@ -263,8 +263,8 @@ func (j *Journal) loadDeleted(sidecars map[uint64]bool) error {
 		path := filepath.Join(j.folder, segmentName(first))
 		s, entries, f, err := j.openSidecar(sidecarPath(path))
 		if err != nil {
-			j.logger.Warn("journal: a sidecar without a segment is removed", zap.Error(err))
-			if err := j.fs.Remove(sidecarPath(path)); err != nil {
+			j.opts.Logger.Warn("journal: a sidecar without a segment is removed", zap.Error(err))
+			if err := j.opts.fs.Remove(sidecarPath(path)); err != nil {
 				return err
 			}
 			continue
@@ -286,12 +286,12 @@ func (j *Journal) loadDeleted(sidecars map[uint64]bool) error {
 // saveDamaged links or renames the file of s into the folder for damaged files. An error is only logged, because the journal does not
 // need the copy.
 func (j *Journal) saveDamaged(s *segment, how func(from, to string) error) {
-	err := j.fs.MkdirAll(j.damagedDir)
+	err := j.opts.fs.MkdirAll(j.damagedDir)
 	if err == nil {
 		err = how(s.path, filepath.Join(j.damagedDir, filepath.Base(s.path)))
 	}
 	if err != nil && !errors.Is(err, os.ErrExist) {
-		j.logger.Error("journal: no copy of a damaged segment", zapSegment(s), zap.Error(err))
+		j.opts.Logger.Error("journal: no copy of a damaged segment", zapSegment(s), zap.Error(err))
 	}
 }
 
@@ -306,7 +306,7 @@ func (j *Journal) damageIn(s *segment, text string) {
 	}
 	j.damage("%s", text)
 	if !s.deleted {
-		j.saveDamaged(s, j.fs.Link)
+		j.saveDamaged(s, j.opts.fs.Link)
 	}
 }
 
@@ -316,5 +316,5 @@ func (j *Journal) damage(format string, args ...any) {
 	j.mu.Lock()
 	j.damages = append(j.damages, text)
 	j.mu.Unlock()
-	j.logger.Error("journal: damage", zap.String("damage", text))
+	j.opts.Logger.Error("journal: damage", zap.String("damage", text))
 }

@@ -227,14 +227,16 @@ func TestSizes(t *testing.T) {
 		m := newMemFS()
 		m.space = space{free: test.free, warning: "paper"}
 		core, logs := observer.New(zap.WarnLevel)
-		j, err := newJournal(Options{Dir: "/d", fs: m, MaxBytes: test.maxBytes, MaxRecord: test.maxRecord, Logger: zap.New(core)})
+		j, err := newJournal(Options{
+			Dir: "/d", fs: m, MaxBytes: test.maxBytes, MaxRecord: test.maxRecord, SegmentBytes: test.segmentBytes, Logger: zap.New(core),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		j.segments = []*segment{{size: test.used}}
-		err = j.setSizes(test.segmentBytes)
-		if (err != nil) != (test.wantMax == 0) || err == nil && (j.maxBytes != test.wantMax || j.segmentBytes != test.wantSegment) {
-			t.Errorf("%s: %d bytes, %d a segment: %v", name, j.maxBytes, j.segmentBytes, err)
+		err = j.setSizes()
+		if (err != nil) != (test.wantMax == 0) || err == nil && (j.opts.MaxBytes != test.wantMax || j.segmentBytes != test.wantSegment) {
+			t.Errorf("%s: %d bytes, %d a segment: %v", name, j.opts.MaxBytes, j.segmentBytes, err)
 		}
 		if len(j.Warnings()) != 1 || !strings.Contains(j.Warnings()[0], "on paper") || logs.FilterMessageSnippet("on paper").Len() != 1 {
 			t.Errorf("%s: warnings %q", name, j.Warnings())
@@ -246,7 +248,7 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	j, err := newJournal(Options{})
-	if err != nil || j.maxRecord != DefaultMaxRecord || j.window != DefaultWindow || j.maxIDs != maxIDs || !j.fsync {
+	if err != nil || j.opts.MaxRecord != DefaultMaxRecord || j.opts.Window != DefaultWindow || j.opts.maxIDs != maxIDs || !j.fsync {
 		t.Errorf("defaults: %+v, %v", j, err)
 	}
 }

@@ -43,7 +43,7 @@ func (j *Journal) maintainLoop() {
 
 // maintain does the work of maintainLoop once. After an error the journal has failed.
 func (j *Journal) maintain() error {
-	if now := j.now(); now.Sub(j.lastTouch).Abs() >= touchInterval && j.lock != nil {
+	if now := j.opts.Now(); now.Sub(j.lastTouch).Abs() >= touchInterval && j.lock != nil {
 		j.lastTouch = now
 		j.lock.touch(now)
 	}
@@ -66,7 +66,7 @@ func (j *Journal) maintain() error {
 		}
 	}
 	for {
-		space, err := j.fs.Space(j.folder)
+		space, err := j.opts.fs.Space(j.folder)
 		if err != nil {
 			j.setFull("free space of "+j.folder+": "+err.Error(), false)
 			return nil //nolint:nilerr // it is the reason why appends are refused
@@ -100,7 +100,7 @@ func (j *Journal) unsealed() *segment {
 }
 
 // elapsedAge returns the age of the journal: the nanoseconds that it has been open in total, by monotonic time. The caller holds mu.
-func (j *Journal) elapsedAge() int64 { return j.age + int64(j.elapsed()) }
+func (j *Journal) elapsedAge() int64 { return j.age + int64(j.opts.elapsed()) }
 
 // bytes returns the size of all segments. The caller holds mu.
 func (j *Journal) bytes() (n int64) {
@@ -128,7 +128,7 @@ func (j *Journal) deletable(space space) (s *segment, expired bool) {
 			return nil, false
 		}
 		age := time.Duration(j.elapsedAge() - s.age)
-		expired := age >= max(j.window, minAge)
+		expired := age >= max(j.opts.Window, minAge)
 		if !expired && (j.prepared != nil || j.whyNoRoom(space) == "") {
 			return nil, false
 		}
@@ -151,8 +151,8 @@ func (j *Journal) requestRelease(space space) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
-	if err := j.makeRoom(ctx); err != nil {
-		j.logger.Debug("journal: nothing was released", zap.Error(err))
+	if err := j.opts.MakeRoom(ctx); err != nil {
+		j.opts.Logger.Debug("journal: nothing was released", zap.Error(err))
 	}
 	return true
 }
@@ -160,8 +160,8 @@ func (j *Journal) requestRelease(space space) bool {
 // whyNoRoom returns why there is no room for another segment, or "". The caller holds mu.
 func (j *Journal) whyNoRoom(space space) string {
 	switch {
-	case j.bytes()+j.segmentBytes > j.maxBytes:
-		return fmt.Sprintf("the journal's bound of %d bytes is reached by events that are not forwarded yet", j.maxBytes)
+	case j.bytes()+j.segmentBytes > j.opts.MaxBytes:
+		return fmt.Sprintf("the journal's bound of %d bytes is reached by events that are not forwarded yet", j.opts.MaxBytes)
 	case space.free < space.reserve()+j.segmentBytes:
 		return fmt.Sprintf("the disk has %d bytes left", space.free)
 	}
@@ -200,16 +200,16 @@ func (j *Journal) delete(s *segment, expired bool) error {
 	}
 	// The folder is synced after each file. Otherwise an older segment could exist without its successor after a power cut, which would
 	// look like damage.
-	if err := j.fs.SyncDir(j.folder); err != nil {
+	if err := j.opts.fs.SyncDir(j.folder); err != nil {
 		return fmt.Errorf("sync %s: %w", j.folder, err)
 	}
-	j.logger.Debug("journal: a segment was deleted", zapSegment(s), zap.Bool("expired", expired))
+	j.opts.Logger.Debug("journal: a segment was deleted", zapSegment(s), zap.Bool("expired", expired))
 	return nil
 }
 
 // remove removes a file. It returns nil if the file does not exist.
 func (j *Journal) remove(path string) error {
-	if err := j.fs.Remove(path); !errors.Is(err, os.ErrNotExist) {
+	if err := j.opts.fs.Remove(path); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -228,7 +228,7 @@ func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
 	if err != nil || described.id != s.id {
 		found := scan(s.file, s.id, s.first, s.size, nil)
 		if err := j.writeSidecar(s, found.entries); err != nil {
-			j.logger.Warn("journal: no sidecar can be written, so the message ids of this segment are dropped", zapSegment(s), zap.Error(err))
+			j.opts.Logger.Warn("journal: no sidecar can be written, so the message ids of this segment are dropped", zapSegment(s), zap.Error(err))
 			return false, nil
 		}
 		if _, _, f, err = j.openSidecar(sidecarPath(s.path)); err != nil {
@@ -238,7 +238,7 @@ func (j *Journal) syncSidecar(s *segment) (known bool, err error) {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return false, fmt.Errorf("sync %s: %w", sidecarPath(s.path), err)
 	}
-	if err := j.fs.SyncDir(j.folder); err != nil {
+	if err := j.opts.fs.SyncDir(j.folder); err != nil {
 		return false, fmt.Errorf("sync %s: %w", j.folder, err)
 	}
 	s.sidecarSynced = true
@@ -269,13 +269,13 @@ func (j *Journal) expireIDs() error {
 		j.mu.Lock()
 		var s *segment
 		for _, other := range j.segments[:max(len(j.segments)-1, 0)] {
-			old := other.deleted && time.Duration(j.elapsedAge()-other.age) >= j.window
-			if (old || j.ids > j.maxIDs) && other.readers == 0 && (other.deleted || other.sealed && other.count > 0) {
+			old := other.deleted && time.Duration(j.elapsedAge()-other.age) >= j.opts.Window
+			if (old || j.ids > j.opts.maxIDs) && other.readers == 0 && (other.deleted || other.sealed && other.count > 0) {
 				s = other
 				break
 			}
 		}
-		crowded := s != nil && j.ids > j.maxIDs
+		crowded := s != nil && j.ids > j.opts.maxIDs
 		if crowded {
 			j.droppedIDs += uint64(s.count)
 		}
@@ -284,8 +284,8 @@ func (j *Journal) expireIDs() error {
 			return nil
 		}
 		if crowded {
-			j.logger.Warn("journal: there are too many message ids, so the oldest were dropped before the window ended",
-				zapSegment(s), zap.Int("ids", s.count), zap.Int("limit", j.maxIDs))
+			j.opts.Logger.Warn("journal: there are too many message ids, so the oldest were dropped before the window ended",
+				zapSegment(s), zap.Int("ids", s.count), zap.Int("limit", j.opts.maxIDs))
 		}
 		j.forgetIDs(s)
 		if !s.deleted {
@@ -354,8 +354,8 @@ func (j *Journal) setFull(reason string, always bool) {
 	j.mu.Unlock()
 	switch {
 	case reason != "" && before == "":
-		j.logger.Warn("journal: no room for another segment", zap.String("reason", reason))
+		j.opts.Logger.Warn("journal: no room for another segment", zap.String("reason", reason))
 	case reason == "" && before != "":
-		j.logger.Info("journal: there is room again")
+		j.opts.Logger.Info("journal: there is room again")
 	}
 }

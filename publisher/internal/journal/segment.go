@@ -88,14 +88,14 @@ func randomID() (id [16]byte)         { _, _ = rand.Read(id[:]); return id }
 // first group.
 func (j *Journal) prepareSegment() (_ file, err error) {
 	path := filepath.Join(j.folder, preparedName)
-	f, err := j.fs.Create(path)
+	f, err := j.opts.fs.Create(path)
 	if err != nil {
 		return nil, temporaryError{err}
 	}
 	defer func() {
 		if err != nil {
 			f.Close()
-			_ = j.fs.Remove(path) // if this fails, the next Create reports it
+			_ = j.opts.fs.Remove(path) // if this fails, the next Create reports it
 		}
 	}()
 	if err := f.Allocate(j.segmentBytes); err != nil {
@@ -117,7 +117,7 @@ func (e temporaryError) Unwrap() error { return e.error }
 func (j *Journal) useSegment(first uint64) *segment {
 	id := randomID()
 	s := &segment{
-		ordinal: j.ordinal + 1, id: binary.LittleEndian.Uint64(id[:]) | 1, first: first, last: first - 1, created: j.now(),
+		ordinal: j.ordinal + 1, id: binary.LittleEndian.Uint64(id[:]) | 1, first: first, last: first - 1, created: j.opts.Now(),
 		path: filepath.Join(j.folder, segmentName(first)), file: j.prepared, size: j.segmentBytes, end: page,
 	}
 	j.ordinal, j.prepared, j.unnamed = s.ordinal, nil, s
@@ -164,7 +164,7 @@ func (j *Journal) sealScanned(s *segment, found scanned) error {
 	j.mu.Unlock()
 	if !damaged {
 		if err := j.writeSidecar(s, found.entries); err != nil {
-			j.logger.Warn("journal: no sidecar can be written; the next start reads the whole segment", zapSegment(s), zap.Error(err))
+			j.opts.Logger.Warn("journal: no sidecar can be written; the next start reads the whole segment", zapSegment(s), zap.Error(err))
 		}
 	}
 	j.mu.Lock()

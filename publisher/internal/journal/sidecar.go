@@ -56,20 +56,20 @@ func (j *Journal) writeSidecar(s *segment, entries []entry) error {
 	le.PutUint32(b[88:], checksum(b[sidecarHead:]))
 	le.PutUint32(b[92:], checksum(b[:92]))
 	temp := filepath.Join(j.folder, sidecarTemp)
-	f, err := j.fs.Create(temp)
+	f, err := j.opts.fs.Create(temp)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteAt(b, 0)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, j.fs.Remove(temp))
+		return errors.Join(err, j.opts.fs.Remove(temp))
 	}
-	return j.fs.Rename(temp, sidecarPath(s.path))
+	return j.opts.fs.Rename(temp, sidecarPath(s.path))
 }
 
 // openSidecar opens and reads a sidecar. The file of the returned segment is nil.
 func (j *Journal) openSidecar(path string) (*segment, []entry, file, error) {
-	f, err := j.fs.Open(path)
+	f, err := j.opts.fs.Open(path)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -114,7 +114,7 @@ func (j *Journal) readSidecar(f file) (*segment, []entry, error) {
 // findEntry returns the entry at p in the sidecar of a deleted segment, which the caller has acquired. It opens the sidecar each time,
 // because there can be thousands of them.
 func (j *Journal) findEntry(s *segment, p position) (entry, error) {
-	f, err := j.fs.Open(sidecarPath(s.path))
+	f, err := j.opts.fs.Open(sidecarPath(s.path))
 	if err != nil {
 		return entry{}, err
 	}
