@@ -194,7 +194,7 @@ func BenchmarkLogLine(b *testing.B) {
 func TestLogHasten(t *testing.T) {
 	writes := make(chan string)
 	log, queue := logFlags{LogFormat: "json"}.logger(writer(func(p []byte) (int, error) { writes <- string(p); return len(p), nil }))
-	queue.hasten()
+	queue.writeImmediately()
 	const n = 50
 	start := time.Now()
 	for range n {

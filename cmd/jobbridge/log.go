@@ -12,14 +12,13 @@ import (
 	"golang.org/x/term"
 )
 
-// logFlags say what is logged, and how.
+// logFlags say what is logged, and in which form.
 type logFlags struct {
 	LogLevel  zapcore.Level `enum:"debug,info,warn,error" default:"info"`
 	LogFormat string        `enum:"auto,console,json" default:"auto"`
 }
 
-// logger returns what logs to w, and the queue in between, for the caller to
-// close. Nothing waits for w.
+// logger returns a logger that writes to w through a queue. The caller closes the queue.
 func (f logFlags) logger(w io.Writer) (*zap.Logger, *lines) {
 	config := zap.NewProductionEncoderConfig()
 	config.EncodeTime = zapcore.RFC3339NanoTimeEncoder
@@ -28,7 +27,7 @@ func (f logFlags) logger(w io.Writer) (*zap.Logger, *lines) {
 	if f.LogFormat == "console" || f.LogFormat == "auto" && isTerminal(w) {
 		config.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00")
 		if isTerminal(w) {
-			config.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000") // who looks on knows the day
+			config.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000") // the reader knows the day
 		}
 		config.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(config)
@@ -36,8 +35,9 @@ func (f logFlags) logger(w io.Writer) (*zap.Logger, *lines) {
 	queue := newLines(w)
 	if f.LogLevel.Enabled(zapcore.WarnLevel) {
 		queue.notice = func(lost uint64) []byte {
-			line, err := encoder.Clone().EncodeEntry(zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "log lines are missing here: stderr was not read, or could not be written"},
-				[]zapcore.Field{zap.Uint64("lines", lost)})
+			line, err := encoder.Clone().EncodeEntry(zapcore.Entry{
+				Level: zapcore.WarnLevel, Time: time.Now(), Message: "log lines are missing here: stderr was not read, or could not be written",
+			}, []zapcore.Field{zap.Uint64("lines", lost)})
 			if err != nil {
 				return nil
 			}
@@ -45,36 +45,36 @@ func (f logFlags) logger(w io.Writer) (*zap.Logger, *lines) {
 		}
 	}
 	go queue.run()
-	// A system call for each delivery's line would be 4 % of its cost. Any other
-	// line is out at once, with those before it.
-	hurry := zap.Hooks(func(e zapcore.Entry) error {
+	// A system call for the line of each delivery would be 4 % of the cost of a delivery. Every other line is written at once,
+	// together with the lines before it.
+	wake := zap.Hooks(func(e zapcore.Entry) error {
 		if e.Message != bridge.LogDelivery || e.Level >= zapcore.WarnLevel {
 			queue.wake()
 		}
 		return nil
 	})
-	// What zap itself has to say would go to stderr past the queue.
-	return zap.New(zapcore.NewCore(encoder, queue, f.LogLevel), hurry, zap.ErrorOutput(zapcore.AddSync(io.Discard))), queue
+	return zap.New(zapcore.NewCore(encoder, queue, f.LogLevel), wake, zap.ErrorOutput(zapcore.AddSync(io.Discard))), queue
 }
 
-// newDropped counts the lines that the log lacks.
+// The reasons why a line is not in the log.
+const (
+	whySampled = "sampled"
+	whyBlocked = "blocked"
+	whyFailed  = "failed"
+)
+
+// newDropped returns the metric of lines that are missing in the log.
 func newDropped() *prometheus.CounterVec {
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "jobbridge_log_dropped_total",
-		Help: "Lines that the log lacks: sampled, because too many of their kind came at once; blocked, because nobody read stderr; failed, because it could not be written.",
+		Help: "Lines that are missing in the log: sampled, because too many of their kind came at once; blocked, because nobody read " +
+			"stderr; failed, because they could not be written.",
 	}, []string{"why"})
 	for _, why := range []string{whySampled, whyBlocked, whyFailed} {
 		c.WithLabelValues(why)
 	}
 	return c
 }
-
-// Why a line is not in the log.
-const (
-	whySampled = "sampled"
-	whyBlocked = "blocked"
-	whyFailed  = "failed"
-)
 
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)

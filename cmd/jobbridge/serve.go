@@ -28,7 +28,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) error {
 	defer signal.Stop(hangup)
 	log, lines := c.Flags.Log.logger(s.err)
 	defer lines.close()
-	defer context.AfterFunc(ctx, lines.hasten)() // a second signal ends the process as it is
+	defer context.AfterFunc(ctx, lines.writeImmediately)() // a second signal ends the process as it is
 	for _, hint := range misspelled(k.Kong, os.Environ()) {
 		log.Warn(hint)
 	}

@@ -15,15 +15,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// streamCmd is about the stream on an operator's NATS: serve itself only looks
-// at it.
+// streamCmd has the commands about the stream on the operator's NATS. serve only inspects that stream.
 type streamCmd struct {
 	Print  streamPrintCmd  `cmd:""`
 	Create streamCreateCmd `cmd:""`
 	Audit  streamAuditCmd  `cmd:""`
 }
 
-// streamFlags describe the stream.
+// streamFlags describe the stream that is wanted.
 type streamFlags struct {
 	Stream       string           `default:"${stream}"`
 	Subject      string           `default:"${subject}"`
@@ -55,12 +54,10 @@ func (c *streamPrintCmd) Run(s streams) error {
 	if err != nil {
 		return err
 	}
-	enc := json.NewEncoder(s.out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(config)
+	return printJSON(s.out, config)
 }
 
-// auditFlags say what the stream must be good for.
+// auditFlags say what the stream must be able to store.
 type auditFlags struct {
 	Tolerance time.Duration    `default:"${tolerance}"`
 	MaxBody   units.Base2Bytes `default:"${max_body}"`
@@ -111,8 +108,8 @@ func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
 	return c.Audit.audit(ctx, s, js, c.Wanted.Stream, c.Wanted.Subject)
 }
 
-// createStream creates the stream. The server refuses what a user may not do without
-// an answer to the request: refused gets its words.
+// createStream creates the stream. If the user may not do that, the server does not answer the request: it sends an error on the
+// connection, which refused receives.
 func createStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, refused <-chan string) (created bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -135,8 +132,7 @@ func createStream(ctx context.Context, js jetstream.JetStream, config jetstream.
 	}
 }
 
-// differences says in words how a stream that exists differs from the one that was
-// asked for.
+// differences says in words how a stream that exists differs from the stream that was asked for.
 func differences(have, want jetstream.StreamConfig) (list []string) {
 	for _, d := range []struct {
 		what       string
@@ -164,7 +160,7 @@ type streamAuditCmd struct {
 
 // Run audits the stream.
 func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
-	nc, js, err := c.NATS.connect(publisher.BridgeInbox) // as serve would
+	nc, js, err := c.NATS.connect(publisher.BridgeInbox) // as serve does
 	if err != nil {
 		return err
 	}
@@ -174,6 +170,7 @@ func (c *streamAuditCmd) Run(ctx context.Context, s streams) error {
 	return c.Audit.audit(ctx, s, js, c.Stream, c.Subject)
 }
 
+// audit prints what is wrong with the stream, and fails if it cannot store events.
 func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream, stream, template string) error {
 	subject, err := event.ParseTemplate(template)
 	if err != nil {
@@ -189,8 +186,7 @@ func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream
 		fatal = fatal || findings[i].Fatal
 	}
 	if f.JSON {
-		enc := json.NewEncoder(s.out)
-		if err := enc.Encode(append([]publisher.Finding{}, findings...)); err != nil {
+		if err := json.NewEncoder(s.out).Encode(append([]publisher.Finding{}, findings...)); err != nil {
 			return err
 		}
 	} else {
@@ -207,8 +203,7 @@ func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream
 	return nil
 }
 
-// connect connects at once or fails; without a URL, to the server on this
-// machine.
+// connect connects once, to the server on this machine if no other is given.
 func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
 	if !f.Configured() {
 		f.URL = []string{nats.DefaultURL}
@@ -219,7 +214,7 @@ func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream
 	}
 	nc, domain, err := connect(append([]nats.Option{nats.Name("jobbridge")}, more...)...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to NATS: %w%s", err, publisher.ConnectHint(err))
+		return nil, nil, fmt.Errorf("connect to NATS: %w%s", err, translate(publisher.ConnectHint(err)))
 	}
 	js, err := publisher.JetStream(nc, domain)
 	return nc, js, err

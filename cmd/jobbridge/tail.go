@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fatih/color"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -40,7 +39,7 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 		return fmt.Errorf("%w: is `jobbridge serve` running, or that NATS?", err)
 	}
 	defer nc.Close()
-	if stream, err := js.Stream(ctx, c.Stream); err == nil { // who may not ask gets no hint
+	if stream, err := js.Stream(ctx, c.Stream); err == nil { // a worker of the operator's NATS may not be allowed to ask
 		if hint := outsideHint(c.Subject, stream.CachedInfo().Config.Subjects); hint != "" {
 			fmt.Fprintln(s.err, hint)
 		}
@@ -51,7 +50,7 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 	}
 	defer stop()
 	fmt.Fprintf(s.err, "%s on %s; Ctrl-C ends\n", c.Subject, nc.ConnectedUrlRedacted())
-	write := c.printer(s.out)
+	write := c.printer(s)
 	for n := 0; c.Count == 0 || n < c.Count; {
 		select {
 		case <-ctx.Done():
@@ -69,7 +68,7 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 	return nil
 }
 
-// outsideHint says that no event of the stream can have the subject, or returns "".
+// outsideHint says that no event of the stream can have the subject. It returns "" if one can.
 func outsideHint(subject string, stream []string) string {
 	for _, s := range stream {
 		if overlap(strings.Split(subject, "."), strings.Split(s, ".")) {
@@ -95,7 +94,7 @@ func overlap(a, b []string) bool {
 	}
 }
 
-// stored is an event as a worker gets it.
+// stored is an event as a worker receives it.
 type stored struct {
 	subject string
 	headers nats.Header
@@ -103,6 +102,7 @@ type stored struct {
 	seq     uint64 // 0 on a plain subscription
 }
 
+// subscribe returns a channel of events, and the function that ends the subscription.
 func (c *tailCmd) subscribe(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) (<-chan stored, func(), error) {
 	events := make(chan stored, 256)
 	push := func(e stored) {
@@ -116,8 +116,7 @@ func (c *tailCmd) subscribe(ctx context.Context, nc *nats.Conn, js jetstream.Jet
 		if err != nil {
 			return nil, nil, fmt.Errorf("subscribe to %s: %w", c.Subject, err)
 		}
-		// The server has the subscription when it answers: nothing sent from
-		// now on is missed.
+		// The server has the subscription when it answers, so no later event is missed.
 		return events, func() { _ = sub.Unsubscribe() }, nc.FlushTimeout(5 * time.Second)
 	}
 	consumer, err := js.OrderedConsumer(ctx, c.Stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{c.Subject}})
@@ -137,41 +136,44 @@ func (c *tailCmd) subscribe(ctx context.Context, nc *nats.Conn, js jetstream.Jet
 	return events, run.Stop, nil
 }
 
-func (c *tailCmd) printer(w io.Writer) func(stored) error {
+// The colors of events on a terminal, as ANSI escape sequences.
+const (
+	green, red, cyan = "\x1b[32m", "\x1b[31m", "\x1b[36m"
+	faint, noColor   = "\x1b[2m", "\x1b[0m"
+)
+
+// printer returns what prints an event. A terminal gets colors, unless the variable NO_COLOR is set.
+func (c *tailCmd) printer(s streams) func(stored) error {
 	if c.JSON {
-		return jsonLine(w)
+		return jsonLine(s.out)
 	}
-	good, bad, plain := color.New(color.FgGreen), color.New(color.FgRed), color.New(color.FgCyan)
-	faint := color.New(color.Faint)
-	if !isTerminal(w) {
-		for _, c := range []*color.Color{good, bad, plain, faint} {
-			c.DisableColor()
-		}
+	paint := func(color, text string) string { return color + text + noColor }
+	if !isTerminal(s.out) || s.getenv("NO_COLOR") != "" {
+		paint = func(_, text string) string { return text }
 	}
 	return func(e stored) error {
-		paint := plain
+		color := red
 		switch _, status, _ := strings.Cut(e.subject, "."); {
 		case strings.HasPrefix(status, "completed"):
-			paint = good
+			color = green
 		case strings.HasPrefix(status, "processing"), strings.HasPrefix(status, "pending"):
-		default:
-			paint = bad
+			color = cyan
 		}
 		received, _ := time.Parse(time.RFC3339Nano, e.headers.Get(event.ReceivedAtHeader))
 		seq := ""
 		if e.seq > 0 {
 			seq = fmt.Sprintf("#%d ", e.seq)
 		}
-		_, err := fmt.Fprintf(w, "%s %s%s %s %s\n", faint.Sprint(received.Local().Format("15:04:05.000")), seq,
-			paint.Sprintf("%-16s", shorten(e.subject)), shorten(e.headers.Get(event.JobIDHeader)), faint.Sprint(shorten(string(e.data))))
+		_, err := fmt.Fprintf(s.out, "%s %s%s %s %s\n", paint(faint, received.Local().Format("15:04:05.000")), seq,
+			paint(color, fmt.Sprintf("%-16s", shorten(e.subject))), shorten(e.headers.Get(event.JobIDHeader)), paint(faint, shorten(string(e.data))))
 		return err
 	}
 }
 
-// shorten makes one line of at most 96 characters of data.
+// shorten returns the beginning of a text, on one line.
 func shorten(data string) string { return event.Printable(data, 96) }
 
-// jsonLine prints data as JSON where it is, and as a string where not.
+// jsonLine returns what prints an event as an object of JSON. Its data is JSON if the payload is, and a string otherwise.
 func jsonLine(w io.Writer) func(stored) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)

@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +48,7 @@ func (c *verifyCmd) Run(_ context.Context, s streams) error {
 	if c.At != "" {
 		now = func() time.Time { return at(time.Now()) }
 	}
-	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, Now: now, MaxPayload: 32 << 20})
+	v, err := verify.New(secrets, verify.Options{Tolerance: c.Tolerance, Now: now, MaxPayload: largestCapture})
 	if err != nil {
 		return usageError{err}
 	}
@@ -69,27 +71,14 @@ func headerValue(text string) string {
 	return strings.Trim(text, " \t\r\n\"'")
 }
 
-// notJSON says why a body is not what a provider signs, or returns "".
-func notJSON(body []byte) string {
-	_, err := verify.Stringify(body, 0)
-	switch {
-	case len(body) == 0:
-		return "The body is empty: give --file, or the body on standard input."
-	case bytes.HasPrefix(body, []byte{0x1f, 0x8b}):
-		return "The body is compressed with gzip: decompress it first, because the signature is over the text."
-	case err != nil:
-		return "The body is not JSON (" + err.Error() + "): was it cut off, or changed by a proxy?"
-	}
-	return ""
-}
-
-// explain says in lines what is right or wrong, and what to do.
+// explain says in lines what is right or wrong with a delivery, and what to do.
 func explain(c *verifyCmd, secrets []string, body []byte, got verify.Verified, err error, now time.Time) []string {
 	signed := fmt.Sprintf("signed at %s with secret %d of %d", got.SignedAt.UTC().Format(time.RFC3339), got.SecretIndex+1, len(secrets))
 	form := "over the body as it is"
 	if got.Form == verify.Stringified {
 		form = "over JSON.stringify of the body, not over its bytes"
 	}
+	detail := func(sentinel error) string { return strings.TrimPrefix(err.Error(), sentinel.Error()+": ") + "." }
 	switch {
 	case err == nil:
 		return []string{"OK: " + signed + ", " + form + "."}
@@ -100,138 +89,127 @@ func explain(c *verifyCmd, secrets []string, body []byte, got verify.Verified, e
 			"If it was refused live: check the clocks (timedatectl, chronyc tracking), or raise --tolerance.",
 		}
 	case errors.Is(err, verify.ErrUnsigned):
-		return []string{"UNSIGNED: the header is empty.", "Check that a proxy in front passes " + verify.HeaderName + " on, and that the sender is the provider."}
+		return []string{"UNSIGNED: the header is empty.",
+			"Check that a proxy in front passes " + verify.HeaderName + " on, and that the sender is the provider."}
 	case errors.Is(err, verify.ErrMalformed):
-		return []string{"MALFORMED: " + strings.TrimPrefix(err.Error(), verify.ErrMalformed.Error()+": ") + ".", "The header has the form t=<digits>,v1=<64 lower-case hex digits>."}
+		return []string{"MALFORMED: " + detail(verify.ErrMalformed), "The header has the form t=<digits>,v1=<64 lower-case hex digits>."}
 	case errors.Is(err, verify.ErrTooLarge):
-		return []string{"TOO LARGE: " + strings.TrimPrefix(err.Error(), verify.ErrTooLarge.Error()+": ") + "."}
+		return []string{"TOO LARGE: " + detail(verify.ErrTooLarge)}
 	}
-	lines := []string{"MISMATCH: " + noneOf(len(secrets)) + " made this signature over this body."}
+	lines := []string{"MISMATCH: the secret did not make this signature over this body."}
+	if len(secrets) > 1 {
+		lines = []string{fmt.Sprintf("MISMATCH: none of the %d secrets made this signature over this body.", len(secrets))}
+	}
 	if found := diagnose(strings.TrimSpace(c.Header), secrets, body); found != "" {
 		return append(lines, "But: "+found)
 	}
 	for i, s := range secrets {
 		lines = append(lines, fmt.Sprintf("  secret %d has the fingerprint %s and %d characters", i+1, verify.Fingerprint(s), len(s)))
 	}
-	if problem := notJSON(body); problem != "" {
-		return append(lines, problem)
+	_, notJSON := verify.Stringify(body, 0)
+	switch {
+	case len(body) == 0:
+		return append(lines, "The body is empty: give --file, or the body on standard input.")
+	case bytes.HasPrefix(body, []byte{0x1f, 0x8b}):
+		return append(lines, "The body is compressed with gzip: decompress it first, because the signature is over the text.")
+	case notJSON != nil:
+		return append(lines, "The body is not JSON ("+notJSON.Error()+"): was it cut off, or changed by a proxy?")
 	}
-	return append(lines, "Either the secret is another one (was it rotated? is it that of another endpoint?), or the body was altered on its way: compare its "+
-		strconv.Itoa(len(body))+" bytes with what was sent.")
+	return append(lines, "Either the secret is another one (was it rotated? is it the secret of another endpoint?), or the body was altered on its way: "+
+		"compare its "+strconv.Itoa(len(body))+" bytes with what was sent.")
 }
 
-// noneOf begins a sentence that says what the secrets did not do.
-func noneOf(secrets int) string {
-	if secrets == 1 {
-		return "the secret has not"
-	}
-	return "none of the " + strconv.Itoa(secrets) + " secrets has"
-}
-
+// stale says by how much a delivery is too old or too new.
 func stale(signed, now time.Time, tolerance time.Duration) string {
-	age := now.Sub(signed).Round(time.Second)
-	if age > 0 {
-		return fmt.Sprintf("%s old, %s more than the tolerance of %s", age, age-tolerance, tolerance)
+	age, way := now.Sub(signed).Round(time.Second), "old"
+	if age <= 0 {
+		age, way = -age, "in the future"
 	}
-	return fmt.Sprintf("%s in the future, %s more than the tolerance of %s", -age, -age-tolerance, tolerance)
+	return fmt.Sprintf("%s %s, %s more than the tolerance of %s", age, way, age-tolerance, tolerance)
 }
 
-// diagnose tries the usual mistakes, alone and in pairs, and says which makes
-// the signature right.
+// largestCapture bounds the body of a capture, which may be larger than what a bridge accepts.
+const largestCapture = 32 << 20
+
+// diagnose tries the usual mistakes with the secret and with the body, alone and in pairs, and says which of them makes the signature
+// right. It returns "" if none does.
 func diagnose(header string, secrets []string, body []byte) string {
+	_, v1, _ := strings.Cut(header, "v1=")
+	v1, _, _ = strings.Cut(v1, ",")
+	mac, _ := hex.DecodeString(v1) // what is no hex equals nothing below
 	for _, secret := range secrets {
 		for _, key := range keyMistakes(secret) {
+			v, err := verify.New([]string{key.value}, verify.Options{Tolerance: verify.AnyAge, MaxPayload: largestCapture})
+			if err != nil {
+				continue
+			}
 			for _, payload := range bodyMistakes(body) {
-				v, err := verify.New([]string{key.value}, verify.Options{Tolerance: verify.AnyAge, MaxPayload: 32 << 20})
-				if err != nil {
-					continue
-				}
-				if _, err := v.Verify(header, payload.value); err == nil {
+				if _, err := v.Verify(header, []byte(payload.value)); err == nil {
 					return strings.TrimSpace(key.advice + " " + payload.advice)
 				}
 			}
 		}
-	}
-	if h := bareMAC(header); h != nil {
-		for _, secret := range secrets {
-			for _, payload := range bodyMistakes(body) {
-				mac := hmac.New(sha256.New, []byte(secret))
-				mac.Write(payload.value)
-				if hmac.Equal(mac.Sum(nil), h) {
-					return strings.TrimSpace("it is right over the body without the time in front: the sender must sign t + \".\" + body. " + payload.advice)
-				}
+		for _, payload := range bodyMistakes(body) {
+			h := hmac.New(sha256.New, []byte(secret))
+			h.Write([]byte(payload.value))
+			if hmac.Equal(h.Sum(nil), mac) {
+				return strings.TrimSpace(`it is right over the body without the time in front: the sender must sign t + "." + body. ` + payload.advice)
 			}
 		}
 	}
 	return ""
 }
 
-// bareMAC returns the first v1 of a header.
-func bareMAC(header string) []byte {
-	_, v1, _ := strings.Cut(header, "v1=")
-	v1, _, _ = strings.Cut(v1, ",")
-	mac, err := hex.DecodeString(v1)
-	if err != nil {
-		return nil
-	}
-	return mac
-}
+// mistake is what a sender or a capture may have made of a secret or a body, and what to do about it.
+type mistake struct{ value, advice string }
 
-type keyMistake struct{ value, advice string }
-
-func keyMistakes(secret string) []keyMistake {
+// keyMistakes returns the secret as it is, and what wrong senders make of it.
+func keyMistakes(secret string) []mistake {
 	plain := strings.TrimPrefix(secret, "whsec_")
-	list := []keyMistake{{secret, ""}}
-	add := func(value, advice string) { list = append(list, keyMistake{value, advice}) }
+	list := []mistake{
+		{secret, ""},
+		{plain, "it is right without the secret's whsec_ prefix: the sender leaves it out, and must not."},
+		{"whsec_" + plain, "it is right with whsec_ in front of the secret: give the whole secret."},
+		{strings.TrimSpace(secret), "it is right without the white space around the secret."},
+		{secret + "\n", "it is right with a newline after the secret: the sender reads the secret from a file and does not trim it."},
+		{`"` + secret + `"`, "it is right with quotes around the secret: the sender's configuration keeps them."},
+	}
 	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
 		if decoded, err := encoding.DecodeString(plain); err == nil {
-			add(string(decoded), "it is right with the base64-decoded secret, as in Standard Webhooks. This provider's secret is used as text: the sender is another, or signs wrongly.")
+			list = append(list, mistake{string(decoded), "it is right with the base64-decoded secret, as in Standard Webhooks. " +
+				"This provider's secret is used as text: the sender is another one, or signs wrongly."})
 		}
 	}
-	add(plain, "it is right without the secret's whsec_ prefix: the sender leaves it out, and must not.")
-	add("whsec_"+plain, "it is right with whsec_ in front of the secret: give the whole secret.")
-	add(strings.TrimSpace(secret), "it is right without the white space around the secret.")
-	add(secret+"\n", "it is right with a newline after the secret: the sender reads it from a file and does not trim it.")
-	add(`"`+secret+`"`, "it is right with quotes around the secret: the sender's configuration keeps them.")
 	return list
 }
 
-type bodyMistake struct {
-	value  []byte
-	advice string
-}
-
-func bodyMistakes(body []byte) []bodyMistake {
-	list := []bodyMistake{{body, ""}}
-	add := func(value []byte, advice string) {
-		if value != nil && !bytes.Equal(value, body) {
-			list = append(list, bodyMistake{value, advice})
-		}
-	}
-	add(bytes.TrimRight(body, "\r\n"), "it is right without the newline at the end of the body: that came with the capture.")
-	add(append(bytes.Clone(body), '\n'), "it is right with a newline after the body: the capture, or a proxy, dropped it.")
-	add(bytes.ReplaceAll(body, []byte("\n"), []byte("\r\n")), "it is right with CRLF line ends: the capture changed them.")
-	add(bytes.ReplaceAll(body, []byte("\r\n"), []byte("\n")), "it is right with LF line ends: the capture changed them.")
+// bodyMistakes returns the body as it is, and what it may have been before the capture.
+func bodyMistakes(data []byte) []mistake {
 	var indented bytes.Buffer
-	if json.Indent(&indented, body, "", "  ") == nil {
-		add(indented.Bytes(), "it is right over the body indented by two spaces: something in between re-serialized it.")
+	_ = json.Indent(&indented, data, "", "  ") // what fails here and below is empty, and left out
+	compact, _ := verify.Stringify(data, 0)
+	fromBase64, _ := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(data)))
+	fromHex, _ := hex.DecodeString(string(bytes.TrimSpace(data)))
+	const python = ", as json.dumps of Python prints it: the sender signs that form, and must sign what it sends."
+	body := string(data)
+	list := []mistake{
+		{body, ""},
+		{strings.TrimRight(body, "\r\n"), "it is right without the newline at the end of the body, which came with the capture."},
+		{body + "\n", "it is right with a newline after the body: the capture, or a proxy, dropped it."},
+		{strings.ReplaceAll(body, "\n", "\r\n"), "it is right with CRLF line ends: the capture changed them."},
+		{strings.ReplaceAll(body, "\r\n", "\n"), "it is right with LF line ends: the capture changed them."},
+		{indented.String(), "it is right over the body indented by two spaces: something in between re-serialized it."},
+		{asciiOnly(compact), `it is right over the body with \u escapes for characters that are not ASCII` + python},
+		{spaced(compact), "it is right over the body with a space after each comma and colon" + python},
+		{string(fromBase64), "it is right over the base64-decoded body: the capture, or a gateway in front, encoded it."},
+		{string(fromHex), "it is right over the hex-decoded body: the capture encoded it."},
 	}
-	if printed, err := verify.Stringify(body, 0); err == nil {
-		add(asciiOnly(printed), `it is right over the body with \u escapes for what is not ASCII, as Python's json.dumps prints it: the sender signs that form; let it sign what it sends.`)
-		add(spaced(printed), "it is right over the body with a space after each comma and colon, as Python's json.dumps prints it: the sender signs that form; let it sign what it sends.")
-	}
-	if decoded, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(body))); err == nil {
-		add(decoded, "it is right over the base64-decoded body: the capture, or a gateway in front, encoded it.")
-	}
-	if decoded, err := hex.DecodeString(string(bytes.TrimSpace(body))); err == nil {
-		add(decoded, "it is right over the hex-decoded body: the capture encoded it.")
-	}
-	return list
+	return slices.DeleteFunc(list, func(m mistake) bool { return m.advice != "" && (m.value == "" || m.value == body) })
 }
 
-// asciiOnly escapes what is not ASCII in JSON.
-func asciiOnly(data []byte) []byte {
-	var b bytes.Buffer
+// asciiOnly escapes the characters of JSON that are not ASCII.
+func asciiOnly(data []byte) string {
+	var b strings.Builder
 	for _, r := range string(data) {
 		if r < 0x80 {
 			b.WriteRune(r)
@@ -241,26 +219,11 @@ func asciiOnly(data []byte) []byte {
 			fmt.Fprintf(&b, `\u%04x`, unit)
 		}
 	}
-	return b.Bytes()
+	return b.String()
 }
 
-// spaced puts a space after the commas and colons of compact JSON that are not
-// inside a string.
-func spaced(data []byte) []byte {
-	var b bytes.Buffer
-	inside := false
-	for i := 0; i < len(data); i++ {
-		c := data[i]
-		b.WriteByte(c)
-		switch {
-		case inside && c == '\\':
-			i++
-			b.WriteByte(data[i])
-		case c == '"':
-			inside = !inside
-		case !inside && (c == ',' || c == ':'):
-			b.WriteByte(' ')
-		}
-	}
-	return b.Bytes()
-}
+// spaced puts a space after each comma and colon of compact JSON that is not inside a string.
+func spaced(data []byte) string { return outside.ReplaceAllString(string(data), "$1$2 ") }
+
+// outside matches strings and other tokens of compact JSON up to a comma or a colon.
+var outside = regexp.MustCompile(`((?:"(?:[^"\\]|\\.)*"|[^",:])*)([,:])`)
