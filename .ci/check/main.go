@@ -4,6 +4,7 @@
 //	check dockerfile FILE    prints the commands of its RUN steps
 //	check compose FILE
 //	check restricted FILE...  pods against the Pod Security Standard
+//	check image DOCKERFILE BINARY ARCH TAG OUT  makes an image for docker load
 package main
 
 import (
@@ -43,6 +44,11 @@ func run(args []string) error {
 		return compose(args[1])
 	case "restricted":
 		return restricted(args[1:])
+	case "image":
+		if len(args) != 6 {
+			return errors.New("want image, a Dockerfile, a binary, an architecture, a tag and the file to write")
+		}
+		return image(args[1], args[2], args[3], args[4], args[5])
 	}
 	return dockerfile(args[1])
 }

@@ -135,7 +135,7 @@ func TestDocumentedDefaults(t *testing.T) {
 	for _, flag := range nodeOf(parser.Model.Node, "serve").Flags {
 		values[flag.Name] = flag.Default
 	}
-	bracket := regexp.MustCompile("`--([a-z-]+)` \\((\\d+(?:\\.\\d+)?) ?([A-Za-z]*)")
+	bracket := regexp.MustCompile("`--([a-z-]+)` \\((?:by default )?(\\d+(?:\\.\\d+)?) ?([A-Za-z]*)")
 	found := 0
 	for _, document := range []string{"README.md", "SECURITY.md", "ARCHITECTURE.md", "deployments/README.md", "deployments/receiver.md"} {
 		text, err := os.ReadFile(filepath.Join("../..", document))
