@@ -124,18 +124,20 @@ func TestFirstFlags(t *testing.T) {
 	}
 }
 
-// TestDocumentedDefaults compares each value in brackets behind a flag of serve, such as `--tolerance` (5 min), in a document with
+// TestDocumentedDefaults compares each value in brackets behind a flag, such as `--tolerance` (5 min), in a document with
 // the default of the flag. A document that names another value must not put it in brackets.
 func TestDocumentedDefaults(t *testing.T) {
 	parser, err := newParser(new(cli))
 	if err != nil {
 		t.Fatal(err)
 	}
-	values := make(map[string]string)
-	for _, flag := range nodeOf(parser.Model.Node, "serve").Flags {
-		values[flag.Name] = flag.Default
+	values := make(map[string][]string)
+	for _, node := range commandsOf(parser.Model.Node) {
+		for _, flag := range node.Flags {
+			values[flag.Name] = append(values[flag.Name], flag.Default)
+		}
 	}
-	bracket := regexp.MustCompile("`--([a-z-]+)` \\((?:by default )?(\\d+(?:\\.\\d+)?) ?([A-Za-z]*)")
+	bracket := regexp.MustCompile("`--([a-z-]+)` \\((?:by default )?(\\d+(?:\\.\\d+)*(?::\\d+)?) ?([A-Za-z]*)")
 	found := 0
 	for _, document := range []string{"README.md", "SECURITY.md", "ARCHITECTURE.md", "deployments/README.md", "deployments/receiver.md"} {
 		text, err := os.ReadFile(filepath.Join("../..", document))
@@ -144,8 +146,8 @@ func TestDocumentedDefaults(t *testing.T) {
 		}
 		for _, m := range bracket.FindAllStringSubmatch(string(text), -1) {
 			found++
-			if value, ok := values[m[1]]; !ok || !sameValue(m[2], m[3], value) {
-				t.Errorf("%s: --%s (%s %s), and the default is %s", document, m[1], m[2], m[3], value)
+			if !slices.ContainsFunc(values[m[1]], func(value string) bool { return sameValue(m[2], m[3], value) }) {
+				t.Errorf("%s: --%s (%s %s), and the default is %q", document, m[1], m[2], m[3], values[m[1]])
 			}
 		}
 	}
