@@ -235,25 +235,23 @@ func (t *tally) add(r reply, err error) {
 // many sends --count deliveries and prints a summary.
 func (c *sendCmd) many(ctx context.Context, s streams, post func(context.Context) (reply, error)) error {
 	t := tally{kinds: make(map[string]int)}
-	pace := make(<-chan time.Time)
+	wait := func() {}
 	if c.Rate > 0 {
 		ticker := time.NewTicker(max(time.Duration(float64(time.Second)/c.Rate), 1))
 		defer ticker.Stop()
-		pace = ticker.C
-	} else {
-		always := make(chan time.Time)
-		close(always)
-		pace = always
+		wait = func() {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+			}
+		}
 	}
 	start := time.Now()
 	var all sync.WaitGroup
 	slots := make(chan struct{}, c.Concurrency)
 	sent := 0
 	for ; sent < c.Count && ctx.Err() == nil; sent++ {
-		select {
-		case <-pace:
-		case <-ctx.Done():
-		}
+		wait()
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
