@@ -105,22 +105,14 @@ func (o Options) Warnings() (list []string) {
 	return list
 }
 
-// rule is a mistake in the options, and the message for it.
-type rule struct {
-	broken  bool
-	message string
-	args    []any
-}
+// problems collects what is wrong with the options.
+type problems []error
 
-// broken joins an [OptionError] for each rule that is broken.
-func broken(rules ...rule) error {
-	var problems []error
-	for _, r := range rules {
-		if r.broken {
-			problems = append(problems, wrong(r.message, r.args...))
-		}
+// add adds an [OptionError] if broken is true.
+func (p *problems) add(broken bool, format string, args ...any) {
+	if broken {
+		*p = append(*p, wrong(format, args...))
 	}
-	return errors.Join(problems...)
 }
 
 // check returns the fields that are wrong or contradict each other. Zero values were
@@ -130,24 +122,24 @@ func (o Options) check() error {
 	info, statErr := os.Stat(o.DataDir)
 	pathErr := ingress.CheckPath(o.Webhook.Path)
 	ca, caErr := url.Parse(acme.CA)
-	return errors.Join(broken(
-		rule{o.Secrets.IsZero(), "Options.Secrets is missing", nil},
-		rule{o.DataDir == "" && !o.Journal.Off, "Options.DataDir is empty", nil},
-		rule{statErr == nil && !info.IsDir(), "Options.DataDir: %s is no folder", []any{o.DataDir}},
-		rule{o.Journal.Off && !remote, "Options.Journal.Off needs a remote stream: Options.NATS.Connect", nil},
-		rule{o.Journal.Off && o.Journal.Durability == event.OS,
-			"Options.Journal.Durability is about the journal, and with Options.Journal.Off there is none", nil},
-		rule{o.Journal.Durability != event.Fsync && o.Journal.Durability != event.OS,
-			"Options.Journal.Durability: want %s or %s", []any{event.Fsync, event.OS}},
-		rule{remote && !o.NATS.TLS.IsZero(),
-			"Options.NATS.TLS is for the embedded NATS server, which does not run with Options.NATS.Connect", nil},
-		rule{strings.ContainsAny(o.Stream.Name, " \t.*>/\\"), "Options.Stream.Name: want a name without spaces and any of . * > / \\", nil},
-		rule{pathErr != nil, "Options.Webhook.Path: %w", []any{pathErr}},
-		rule{len(acme.Domains) > 0 && !o.Webhook.TLS.IsZero(), "Options.Webhook.ACME.Domains and Options.Webhook.TLS exclude each other", nil},
-		rule{len(acme.Domains) > 0 && acme.Dir == "", "Options.Webhook.ACME.Dir is empty: want a folder for the certificates", nil},
-		rule{acme.CA != "" && (caErr != nil || ca.Host == "" || ca.User != nil),
-			"Options.Webhook.ACME.CA: want a URL such as https://ca.example/directory", nil},
-	), o.checkLimits(), o.checkAddresses())
+	var p problems
+	p.add(o.Secrets.IsZero(), "Options.Secrets is missing")
+	p.add(o.DataDir == "" && !o.Journal.Off, "Options.DataDir is empty")
+	p.add(statErr == nil && !info.IsDir(), "Options.DataDir: %s is no folder", o.DataDir)
+	p.add(o.Journal.Off && !remote, "Options.Journal.Off needs a remote stream: Options.NATS.Connect")
+	p.add(o.Journal.Off && o.Journal.Durability == event.OS,
+		"Options.Journal.Durability is about the journal, and with Options.Journal.Off there is none")
+	p.add(o.Journal.Durability != event.Fsync && o.Journal.Durability != event.OS,
+		"Options.Journal.Durability: want %s or %s", event.Fsync, event.OS)
+	p.add(remote && !o.NATS.TLS.IsZero(),
+		"Options.NATS.TLS is for the embedded NATS server, which does not run with Options.NATS.Connect")
+	p.add(strings.ContainsAny(o.Stream.Name, " \t.*>/\\"), "Options.Stream.Name: want a name without spaces and any of . * > / \\")
+	p.add(pathErr != nil, "Options.Webhook.Path: %w", pathErr)
+	p.add(len(acme.Domains) > 0 && !o.Webhook.TLS.IsZero(), "Options.Webhook.ACME.Domains and Options.Webhook.TLS exclude each other")
+	p.add(len(acme.Domains) > 0 && acme.Dir == "", "Options.Webhook.ACME.Dir is empty: want a folder for the certificates")
+	p.add(acme.CA != "" && (caErr != nil || ca.Host == "" || ca.User != nil),
+		"Options.Webhook.ACME.CA: want a URL such as https://ca.example/directory")
+	return errors.Join(append(p, o.checkLimits(), o.checkAddresses())...)
 }
 
 // checkLimits returns the limits with which the bridge could never work.
@@ -158,21 +150,20 @@ func (o Options) checkLimits() error {
 	if fits {
 		least = publisher.MinJournalBytes(body)
 	}
-	rules := []rule{
-		{o.Tolerance < time.Second, "Options.Tolerance must be at least 1s: a sender signs whole seconds", nil},
-		{o.Stream.Dedupe < o.Tolerance,
-			"Options.Stream.Dedupe must be at least Options.Tolerance (%s): what can be replayed must be remembered", []any{o.Tolerance}},
-		{o.Stream.Retention < o.Tolerance, "Options.Stream.Retention must be at least Options.Tolerance (%s)", []any{o.Tolerance}},
-		{!fits, "Options.Webhook.MaxBody must be between 1B and 31MiB", nil},
-		{stream != 0 && (stream < int64(max(publisher.MinMaxBytes, 4*(body+publisher.HeaderRoom))) || stream > 1<<60),
-			"Options.Stream.MaxBytes must be between 16MiB, or four times Options.Webhook.MaxBody and 64KiB, and 1EiB", nil},
-		{journal != 0 && journal < least, "Options.Journal.MaxBytes must be at least %d with this Options.Webhook.MaxBody", []any{least}},
-		{o.Webhook.IdleTimeout < time.Second,
-			"Options.Webhook.IdleTimeout must be at least 1s, and longer than the idle timeout of the load balancer in front", nil},
-		{o.Quarantine.MaxBytes < 1<<20,
-			"Options.Quarantine.MaxBytes must be at least 1MiB; to have no quarantine: Options.Quarantine.Off", nil},
-		{o.Quarantine.MaxAge < time.Minute, "Options.Quarantine.MaxAge must be at least 1m; to have no quarantine: Options.Quarantine.Off", nil},
-	}
+	var p problems
+	p.add(o.Tolerance < time.Second, "Options.Tolerance must be at least 1s: a sender signs whole seconds")
+	p.add(o.Stream.Dedupe < o.Tolerance,
+		"Options.Stream.Dedupe must be at least Options.Tolerance (%s): what can be replayed must be remembered", o.Tolerance)
+	p.add(o.Stream.Retention < o.Tolerance, "Options.Stream.Retention must be at least Options.Tolerance (%s)", o.Tolerance)
+	p.add(!fits, "Options.Webhook.MaxBody must be between 1B and 31MiB")
+	p.add(stream != 0 && (stream < int64(max(publisher.MinMaxBytes, 4*(body+publisher.HeaderRoom))) || stream > 1<<60),
+		"Options.Stream.MaxBytes must be between 16MiB, or four times Options.Webhook.MaxBody and 64KiB, and 1EiB")
+	p.add(journal != 0 && journal < least, "Options.Journal.MaxBytes must be at least %d with this Options.Webhook.MaxBody", least)
+	p.add(o.Webhook.IdleTimeout < time.Second,
+		"Options.Webhook.IdleTimeout must be at least 1s, and longer than the idle timeout of the load balancer in front")
+	p.add(o.Quarantine.MaxBytes < 1<<20,
+		"Options.Quarantine.MaxBytes must be at least 1MiB; to have no quarantine: Options.Quarantine.Off")
+	p.add(o.Quarantine.MaxAge < time.Minute, "Options.Quarantine.MaxAge must be at least 1m; to have no quarantine: Options.Quarantine.Off")
 	for _, limit := range []struct {
 		field string
 		n     int64
@@ -182,16 +173,16 @@ func (o Options) checkLimits() error {
 		{"NATS.MaxConnections", int64(o.NATS.MaxConnections)}, {"Quarantine.MaxBody", int64(o.Quarantine.MaxBody)},
 		{"Shutdown.Delay", int64(o.Shutdown.Delay)}, {"Shutdown.Timeout", int64(o.Shutdown.Timeout)},
 	} {
-		rules = append(rules, rule{limit.n < 0, "Options.%s must not be below 0", []any{limit.field}})
+		p.add(limit.n < 0, "Options.%s must not be below 0", limit.field)
 	}
-	return broken(rules...)
+	return errors.Join(p...)
 }
 
 // checkAddresses returns the addresses that nobody can listen on.
 func (o Options) checkAddresses() error {
 	type listen struct{ field, addr string }
 	var taken []listen
-	var rules []rule
+	var p problems
 	if o.Webhook.Listener != nil {
 		o.Webhook.Listen = ""
 	}
@@ -205,20 +196,20 @@ func (o Options) checkAddresses() error {
 			continue
 		}
 		if err := checkAddress(l.addr); err != nil {
-			rules = append(rules, rule{true, l.field + ": %w", []any{err}})
+			p.add(true, "%s: %w", l.field, err)
 			continue
 		}
 		for _, other := range taken {
-			rules = append(rules, rule{sameAddress(other.addr, l.addr),
-				"%s %s and %s %s are the same address: want an address each", []any{other.field, other.addr, l.field, l.addr}})
+			p.add(sameAddress(other.addr, l.addr),
+				"%s %s and %s %s are the same address: want an address each", other.field, other.addr, l.field, l.addr)
 		}
 		if l.field == "Options.NATS.Listen" {
-			rules = append(rules, rule{o.NATS.Workers.IsZero() && !publisher.IsLoopback(l.addr),
-				"Options.NATS.Listen: %s is not a loopback address: name the workers and their passwords with Options.NATS.Workers", []any{l.addr}})
+			p.add(o.NATS.Workers.IsZero() && !publisher.IsLoopback(l.addr),
+				"Options.NATS.Listen: %s is not a loopback address: name the workers and their passwords with Options.NATS.Workers", l.addr)
 		}
 		taken = append(taken, l)
 	}
-	return broken(rules...)
+	return errors.Join(p...)
 }
 
 // checkToken returns an error if a token could be guessed.
@@ -241,42 +232,40 @@ type settings struct {
 	verifier *verify.Verifier
 }
 
-// open reads one source, and adds its error to the problems.
-func open[T any](problems *[]error, s Source[T]) reload.Setting[T] {
+// open reads one source. It adds the error of the source, which says what is wrong.
+func open[T any](p *problems, s Source[T]) reload.Setting[T] {
 	setting, err := reload.Source[T](s).Open()
 	if err != nil {
-		*problems = append(*problems, &OptionError{err})
+		*p = append(*p, &OptionError{err})
 	}
 	return setting
 }
 
-// read reads the sources. Their errors say what is wrong.
+// read reads the sources.
 func (o Options) read() (s settings, err error) {
-	var problems []error
-	s.secrets = open(&problems, o.Secrets)
-	if len(problems) == 0 {
+	var p problems
+	s.secrets = open(&p, o.Secrets)
+	if len(p) == 0 {
 		s.verifier, err = verify.New(s.secrets.Value,
 			verify.Options{Tolerance: o.Tolerance, MaxPayload: max(0, o.Webhook.MaxBody), Now: o.Now})
-		problems = append(problems, broken(rule{err != nil && !o.Secrets.IsZero(), "Options.Secrets: %w", []any{err}}))
+		p.add(err != nil && !o.Secrets.IsZero(), "Options.Secrets: %w", err)
 	}
-	s.token = open(&problems, o.Admin.Token)
-	s.workers = open(&problems, o.NATS.Workers)
-	s.webhook = open(&problems, o.Webhook.TLS)
-	s.admin = open(&problems, o.Admin.TLS)
-	s.nats = open(&problems, o.NATS.TLS)
+	s.token = open(&p, o.Admin.Token)
+	s.workers = open(&p, o.NATS.Workers)
+	s.webhook = open(&p, o.Webhook.TLS)
+	s.admin = open(&p, o.Admin.TLS)
+	s.nats = open(&p, o.NATS.TLS)
 	if o.NATS.Connect != nil {
-		s.remote = open(&problems, Source[struct{}]{Read: func() (none struct{}, err error) { return none, nil }, Files: o.NATS.Files})
+		s.remote = open(&p, Source[struct{}]{Read: func() (none struct{}, err error) { return none, nil }, Files: o.NATS.Files})
 	}
-	if err := errors.Join(problems...); err != nil {
-		return s, err
+	if len(p) > 0 {
+		return s, errors.Join(p...)
 	}
-	tokenErr := checkToken(s.token.Value)
-	var workersErr error
+	err = checkToken(s.token.Value)
+	p.add(err != nil && !s.token.IsZero(), "Options.Admin.Token: %w", err)
 	if len(s.workers.Value) > 0 {
-		workersErr = publisher.CheckListen(o.NATS.Listen, s.workers.Value)
+		err = publisher.CheckListen(o.NATS.Listen, s.workers.Value)
+		p.add(err != nil, "Options.NATS.Workers: %w", err)
 	}
-	return s, broken(
-		rule{tokenErr != nil && !s.token.IsZero(), "Options.Admin.Token: %w", []any{tokenErr}},
-		rule{workersErr != nil, "Options.NATS.Workers: %w", []any{workersErr}},
-	)
+	return s, errors.Join(p...)
 }
