@@ -15,6 +15,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 	"github.com/jobbridge/jobbridge/test/natsd"
 	"github.com/jobbridge/jobbridge/test/process"
+	"github.com/jobbridge/jobbridge/test/traffic"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -152,16 +153,26 @@ func durable(t *testing.T, worker user) {
 	if err != nil {
 		t.Fatalf("create consumer: %v", err)
 	}
-	msg, err := consumer.Next(jetstream.FetchMaxWait(patience))
-	if err != nil {
-		t.Fatalf("fetch: %v", err)
-	}
+	msg := next(t, consumer)
 	if err := msg.DoubleAck(t.Context()); err != nil {
 		t.Fatalf("ack: %v", err)
 	}
 	if info, err := consumer.Info(t.Context()); err != nil || info.AckFloor.Stream != 1 {
 		t.Errorf("the ack was not counted: %v", err)
 	}
+}
+
+// next returns the next message of a new consumer. In a cluster, a node hears of the consumer of another node with a delay, and until then
+// nobody answers there.
+func next(t *testing.T, consumer jetstream.Consumer) (msg jetstream.Msg) {
+	t.Helper()
+	traffic.Eventually(t, patience, func() (err error) {
+		if msg, err = consumer.Next(jetstream.FetchMaxWait(patience)); err != nil {
+			return fmt.Errorf("fetch: %w", err)
+		}
+		return nil
+	})
+	return msg
 }
 
 // ordered reads without a durable, and pushed, with flow control.
@@ -171,9 +182,7 @@ func ordered(t *testing.T, worker user) {
 	if err != nil {
 		t.Fatalf("ordered consumer: %v", err)
 	}
-	if _, err := consumer.Next(jetstream.FetchMaxWait(patience)); err != nil {
-		t.Errorf("ordered consumer: %v", err)
-	}
+	next(t, consumer)
 	js, err := worker.Conn.JetStream()
 	if err != nil {
 		t.Fatal(err)
