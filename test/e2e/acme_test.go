@@ -19,8 +19,8 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 )
 
-// TestACME gets a certificate from a real ACME server, which looks the domain up
-// at a name server that leads everything here, and comes back for the challenge.
+// TestACME gets a certificate from a real ACME server. That server asks a name server, which resolves every name to this machine, and then
+// connects to the bridge for the challenge.
 func TestACME(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "pebble")

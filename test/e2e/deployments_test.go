@@ -18,9 +18,8 @@ import (
 
 var metricName = regexp.MustCompile(`\bjobbridge_[a-z_]+`)
 
-// TestMetrics scrapes a bridge with an embedded stream and one with a remote stream,
-// which have all metrics together. It compares them with what alerts and dashboard ask
-// for, and with what the guide lists.
+// TestMetrics scrapes a bridge with an embedded stream and a bridge with a remote stream. Together they export all metrics. The alerts,
+// the dashboard and the guide name exactly these metrics.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
@@ -133,8 +132,8 @@ func lint(t *testing.T, name, scraped string) {
 	}
 }
 
-// metricsOfGuide returns the names in the tables of the guide's section "Metrics". A
-// name that begins with … has the first two words of the name before it in its row.
+// metricsOfGuide returns the names in the tables of the section "Metrics" of the guide. If a name begins with …, the … stands for the
+// first two words of the name before it in its row.
 func metricsOfGuide(t *testing.T) map[string]bool {
 	t.Helper()
 	_, section, _ := strings.Cut(read(t, "../../deployments/README.md"), "\n## Metrics\n")
@@ -158,8 +157,7 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
-// TestDeployedFlags starts a bridge with the variables of each manifest, but for
-// what is elsewhere on this machine.
+// TestDeployedFlags: jobbridge accepts the variables of each manifest. The test replaces the paths that do not exist on this machine.
 func TestDeployedFlags(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -224,8 +222,7 @@ func command(dir string, env []string, name string, args ...string) (string, err
 	return string(out), err
 }
 
-// TestGuide runs the guide's commands that need no cluster: those of the blocks
-// marked "sh", in order, against a bridge of their own.
+// TestGuide runs the commands of the guide that need no cluster: the blocks that are marked "sh", in their order, against a bridge.
 func TestGuide(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

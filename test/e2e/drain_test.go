@@ -10,9 +10,8 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 )
 
-// TestDrainCommand takes a relay out of service: it waits for the remote, which
-// then has everything, also what came while it waited. A drain that fails says that
-// the bridge stays draining (case C26).
+// TestDrainCommand takes a relay out of service. The command waits until the remote has everything, including what was delivered while it
+// waited. A drain that fails says that the bridge stays draining (case C26).
 func TestDrainCommand(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
@@ -58,8 +57,8 @@ func TestDrainCommand(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestDrainCancel undoes a drain: readiness is again what it was, the log has a line
-// for each, and a second cancel does no harm (case C26).
+// TestDrainCancel undoes a drain. Readiness is the same as before, the log has a line for each step, and a second cancel does no harm
+// (case C26).
 func TestDrainCancel(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{})
@@ -84,8 +83,8 @@ func TestDrainCancel(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestDrainQuarantined leaves an event in the volume, also after a restart: the drain
-// fails until the remote has accepted it.
+// TestDrainQuarantined: while the quarantine holds an authentic event, also after a restart, a drain fails. It succeeds once the remote
+// has accepted the event.
 func TestDrainQuarantined(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})
@@ -132,7 +131,7 @@ func TestDrainQuarantined(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestStatus shows a running bridge.
+// TestStatus: jobbridge status shows a running bridge.
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{})
@@ -161,7 +160,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestDrainStandalone waits for the embedded stream.
+// TestDrainStandalone: the drain of a standalone bridge waits for the embedded stream.
 func TestDrainStandalone(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{})

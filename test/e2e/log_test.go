@@ -17,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startPiped starts a bridge whose log goes into a pipe of one page, reads that
-// until the bridge is ready, and no further.
+// startPiped starts a bridge whose log goes into a pipe of one page. It reads the log until the bridge is ready, and no further.
 func startPiped(t *testing.T, args ...string) (*process.Bridge, *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -46,7 +45,7 @@ func startPiped(t *testing.T, args ...string) (*process.Bridge, *os.File) {
 	return nil, nil
 }
 
-// droppedLines is how many lines the log lacks, by the metric.
+// droppedLines returns how many lines the log lacks, as the metric says.
 func droppedLines(t *testing.T, b *process.Bridge, why string) float64 {
 	t.Helper()
 	text := get(t, b.Admin+"/metrics")
@@ -61,7 +60,7 @@ func droppedLines(t *testing.T, b *process.Bridge, why string) float64 {
 	return n
 }
 
-// TestLogUnread: a log that nobody reads stops neither a delivery nor the end.
+// TestLogUnread: a log that nobody reads stops neither a delivery nor the shutdown.
 func TestLogUnread(t *testing.T) {
 	t.Parallel()
 	b, _ := startPiped(t, "--durability", "os", "--subject", "{kind}.{status}.{id}")
@@ -87,7 +86,7 @@ func TestLogUnread(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestLogReaderGone: when the reader of the log goes away, the bridge stays.
+// TestLogReaderGone: the bridge keeps running when the reader of its log has gone away.
 func TestLogReaderGone(t *testing.T) {
 	t.Parallel()
 	b, r := startPiped(t)
@@ -106,7 +105,7 @@ func TestLogReaderGone(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestLogIsNotSynced: the log is no journal.
+// TestLogIsNotSynced: the bridge syncs the journal, but never the file of its log.
 func TestLogIsNotSynced(t *testing.T) {
 	process.Require(t, "strace")
 	t.Parallel()

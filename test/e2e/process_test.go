@@ -33,7 +33,7 @@ func send(client *http.Client, url, secret, body string) (int, error) {
 	return code, err
 }
 
-// TestLife starts, delivers, stops and starts again.
+// TestLife starts a bridge, delivers, stops the bridge and starts it again.
 func TestLife(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
@@ -60,8 +60,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// TestKilled kills bridges under load: whatever was answered 200 is a duplicate
-// to the next one.
+// TestKilled kills bridges under load. Each delivery that was answered 200 is a duplicate for the next bridge.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
@@ -108,7 +107,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestSecondProcess starts two on one folder.
+// TestSecondProcess: a second process cannot open the folder of a running bridge.
 func TestSecondProcess(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
@@ -124,8 +123,7 @@ func TestSecondProcess(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestOldFolder refuses the data folder of the version without a journal of its own, and
-// names the ways out.
+// TestOldFolder: the bridge refuses the data folder of the first version, and names the ways out.
 func TestOldFolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -141,7 +139,7 @@ func TestOldFolder(t *testing.T) {
 	}
 }
 
-// TestSecondSignal does not wait for a drain.
+// TestSecondSignal: after a second signal the bridge ends without waiting for the drain.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{Args: []string{"--drain-delay", "10m"}})
@@ -156,7 +154,7 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
-// TestMistakes are answered with what to do.
+// TestMistakes: for each mistake on the command line, the error says what to do.
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -216,7 +214,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// TestConfig sets one flag in every place, and looks who wins.
+// TestConfig sets one flag in the file, in the environment and on the command line, and checks which value wins.
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "jobbridge.yaml")
@@ -240,7 +238,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestDev follows what serve --dev prints: a newcomer's first minute.
+// TestDev runs the commands that serve --dev prints, as a newcomer does in the first minute.
 func TestDev(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "my data")
@@ -293,8 +291,8 @@ func TestDev(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestOpenFiles allows the bridge few open files, and strangers take as many
-// connections as they can: the journal goes on, and so do others.
+// TestOpenFiles allows the bridge few open files, and one source opens as many connections as it can. The journal and other senders are
+// not affected.
 func TestOpenFiles(t *testing.T) {
 	t.Parallel()
 	limited := func(n string) []string {

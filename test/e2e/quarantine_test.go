@@ -16,8 +16,7 @@ import (
 	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
-// TestQuarantineCommands goes through a rotation of the secret that came too
-// late, as an operator would.
+// TestQuarantineCommands follows an operator whose secret was rotated too late.
 func TestQuarantineCommands(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -115,9 +114,8 @@ func TestQuarantineCommands(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestPausedProcess stops a bridge with SIGSTOP for longer than the tolerance. What
-// came meanwhile is refused as too old: the reason names the pause and not the
-// clock, and a release clears it (case C14).
+// TestPausedProcess stops a bridge with SIGSTOP for longer than the tolerance. The deliveries of that time are refused as too old. The
+// reason names the pause and not the clock, and a release clears it (case C14).
 func TestPausedProcess(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{Args: []string{"--tolerance", "5s"}})
@@ -162,7 +160,7 @@ func TestPausedProcess(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestStreamPrint is what another tool reads.
+// TestStreamPrint: another program can read the output of stream print.
 func TestStreamPrint(t *testing.T) {
 	t.Parallel()
 	out, stderr, code := process.Run(t, nil, "stream", "print", "--replicas", "3", "--subject", "{kind}.{status}.{id}", "--max-bytes", "1GiB")
@@ -181,8 +179,8 @@ func TestStreamPrint(t *testing.T) {
 	}
 }
 
-// TestDirectQuarantineFails removes the folder of a direct bridge's quarantine: no
-// delivery waits for it, and no metric speaks of a journal.
+// TestDirectQuarantineFails removes the quarantine folder of a bridge in direct mode. Deliveries do not wait for the quarantine, and no
+// metric mentions a journal.
 func TestDirectQuarantineFails(t *testing.T) {
 	t.Parallel()
 	remote := natsd.Start(t, natsd.Options{})

@@ -21,8 +21,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// kubernetes is a mounted Secret: files are links into ..data, which is itself a
-// link that is replaced in one rename.
+// kubernetes is a mounted Secret of Kubernetes. Its files are links into the folder ..data, which is itself a link. One rename replaces
+// that link.
 type kubernetes struct {
 	t   *testing.T
 	dir string
@@ -67,7 +67,7 @@ func get(t *testing.T, url string) string {
 	return string(data)
 }
 
-// await polls until a condition holds.
+// await waits until a condition holds.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	traffic.Eventually(t, 20*time.Second, func() error {
@@ -78,8 +78,8 @@ func await(t *testing.T, what string, holds func() bool) {
 	})
 }
 
-// TestSecretsRotate rotates the secret as Kubernetes does, under load: first
-// both, then the new one alone. Nothing is refused.
+// TestSecretsRotate rotates the secret under load, as Kubernetes does. First both secrets are accepted, then only the new one. No delivery
+// is refused.
 func TestSecretsRotate(t *testing.T) {
 	t.Parallel()
 	k := &kubernetes{t: t, dir: t.TempDir()}
@@ -156,8 +156,8 @@ func TestSecretsRotate(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestSecretsAreSeen changes the secret in ways that go past the file itself,
-// while other files beside it change all the time.
+// TestSecretsAreSeen changes the secret without writing to its file, for example by replacing a folder, while other files beside it change
+// all the time.
 func TestSecretsAreSeen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -239,8 +239,8 @@ func TestSecretsAreSeen(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestBadReload keeps what was in force when the file is no good, says so until
-// it is mended, and reads it again at SIGHUP.
+// TestBadReload: if the file is wrong, the bridge keeps the old secret and says so until the file is correct. SIGHUP makes it read the
+// file again.
 func TestBadReload(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "secret")
@@ -286,7 +286,7 @@ func TestBadReload(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestWorkersReload takes a worker out of the file: it is disconnected.
+// TestWorkersReload removes a worker from the file. The worker is disconnected.
 func TestWorkersReload(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "workers")

@@ -18,11 +18,9 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 )
 
-// TestAnswerFollowsFsync watches the real binary from outside, by its system
-// calls: each 200 is written after an fdatasync of the segment that holds the event,
-// and that fdatasync began after the event had been written to it, also across a new
-// segment. With --durability=os the same look must find that most answers follow none:
-// it can fail. There, only a segment that is full is synced, in the background.
+// TestAnswerFollowsFsync watches the system calls of the real binary. Each 200 is written after an fdatasync of the segment that holds the
+// event, and that fdatasync began after the event was written. This holds across a new segment too. The control is --durability=os, which
+// syncs only full segments, in the background: there most answers follow no fdatasync.
 func TestAnswerFollowsFsync(t *testing.T) {
 	process.Require(t, "strace")
 	for durability, want := range map[string]bool{"fsync": true, "os": false} {
@@ -65,8 +63,7 @@ func TestAnswerFollowsFsync(t *testing.T) {
 	}
 }
 
-// volley delivers events from 64 senders at once, more than two segments of 1.2 MB
-// hold, and returns their ids.
+// volley delivers events from 64 senders at once and returns their ids. The events need more room than two segments of 1.2 MB.
 func volley(t *testing.T, url string) (ids []string) {
 	t.Helper()
 	const senders, each, pad = 64, 5, 10 << 10
@@ -88,9 +85,8 @@ func volley(t *testing.T, url string) (ids []string) {
 	return ids
 }
 
-// syncedBeforeAnswer returns the segment that an event was written to, and whether a
-// sync of it began after the write and ended before the answer. The name of a new segment
-// must be synced as well.
+// syncedBeforeAnswer returns the segment that an event was written to. It reports whether a sync of that segment began after the write and
+// ended before the answer. The name of a new segment must be synced as well.
 func syncedBeforeAnswer(t *testing.T, calls []call, id string) (segment string, ok bool) {
 	t.Helper()
 	written := slices.IndexFunc(calls, func(c call) bool {
@@ -115,9 +111,8 @@ func syncedBeforeAnswer(t *testing.T, calls []call, id string) (segment string, 
 	return segment, n >= 0
 }
 
-// TestStorageFails makes a system call of a running bridge fail from now on: no
-// 2xx any more, unready with the reason, and an exit that tells a supervisor to
-// start again. What was acknowledged before is there then.
+// TestStorageFails makes a system call of a running bridge fail from some moment on. From then on there is no 2xx, readiness names the
+// reason, and the exit code tells a supervisor to start the bridge again. After that start, everything that was acknowledged is there.
 func TestStorageFails(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "strace")
@@ -175,8 +170,7 @@ func storageFails(t *testing.T, call, errno, reason string) {
 	again.Stop(t)
 }
 
-// TestAdminBeforeJournal slows every sync down, so that the journal takes its
-// time to open: the operator can ask meanwhile.
+// TestAdminBeforeJournal delays every sync, so that the journal takes long to open. The operator gets answers meanwhile.
 func TestAdminBeforeJournal(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "strace")
@@ -206,7 +200,7 @@ func TestAdminBeforeJournal(t *testing.T) {
 	b.Wait(t)
 }
 
-// signalChild sends SIGTERM to the one child of a process.
+// signalChild sends SIGTERM to the only child of a process.
 func signalChild(t *testing.T, parent int) {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
@@ -219,8 +213,7 @@ func signalChild(t *testing.T, parent int) {
 	}
 }
 
-// call is a system call: where in the trace it began and ended, and what it
-// was about.
+// call is a system call: its arguments, and the lines of the trace on which it began and ended.
 type call struct {
 	name, file, data string // file is the descriptor with its path: 7</path>
 	begin, end       int

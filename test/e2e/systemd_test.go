@@ -19,8 +19,8 @@ import (
 	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
-// boot makes a machine of $1 and of this one's programs, and starts systemd
-// there: with the targets that it ships, and none of the services.
+// boot is a script that makes a machine from the folder $1 and the programs of this machine, and starts systemd there. The machine has the
+// targets that systemd ships and none of the services.
 const boot = `
 mkdir -p "$1/etc" "$1/var/lib" "$1/var/tmp" "$1/usr/local/bin" "$1/usr/lib/systemd/system"
 cp /usr/lib/systemd/system/*.target /usr/lib/systemd/system/systemd-journald.s* "$1/usr/lib/systemd/system"
@@ -36,14 +36,13 @@ for device in console kmsg; do if [ -e /dev/$device ]; then mount --bind /dev/nu
 exec env -i container=test PATH="$PATH" /usr/lib/systemd/systemd --unit=basic.target --log-target=journal
 `
 
-// machine is a systemd that is PID 1 in namespaces of its own, with a network
-// of its own; nothing of it is left when it is killed.
+// machine is a systemd that is PID 1 in its own namespaces, with its own network. Nothing is left of it after it was killed.
 type machine struct {
 	pid int
 	dir string // where its /etc and /var are
 }
 
-// startMachine boots a machine, or skips the test where that is not allowed.
+// startMachine boots a machine. It skips the test where that is not allowed.
 func startMachine(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{dir: t.TempDir()}
@@ -110,14 +109,13 @@ func removeGroups(t *testing.T, root string) {
 	}
 }
 
-// try runs a script on the machine, for 50 s at the most, and returns what it
-// printed.
+// try runs a script on the machine for at most 50 s, and returns its output.
 func (m *machine) try(script string) (string, error) {
 	return command("/", []string{"PATH=" + os.Getenv("PATH"), "SYSTEMD_PAGER="}, "nsenter",
 		"--all", "--target", fmt.Sprint(m.pid), "timeout", "50", "sh", "-ec", script)
 }
 
-// sh runs a script that must succeed and print what is wanted.
+// sh runs a script on the machine. The script must succeed and print want.
 func (m *machine) sh(t *testing.T, script string, want ...string) {
 	t.Helper()
 	out, err := m.try(script)
@@ -131,9 +129,8 @@ func (m *machine) sh(t *testing.T, script string, want ...string) {
 	}
 }
 
-// TestSystemd installs the bridge as the guide says under a systemd, and goes
-// through what that does with it. The numbers of the events tell at the end that
-// none was lost or stored twice.
+// TestSystemd installs the bridge under a systemd as the guide says, and lets systemd start, reload, restart and kill it. At the end, the
+// numbers of the events show that no event was lost or stored twice.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
 	m := startMachine(t)

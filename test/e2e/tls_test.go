@@ -26,8 +26,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// serial returns the number of the certificate that the bridge shows, and the
-// protocol that was agreed on.
+// serial returns the serial number of the bridge's certificate, and the protocol that client and bridge agreed on.
 func serial(t *testing.T, client *http.Client, url string) (*big.Int, string) {
 	t.Helper()
 	client.CloseIdleConnections()
@@ -39,8 +38,7 @@ func serial(t *testing.T, client *http.Client, url string) (*big.Int, string) {
 	return resp.TLS.PeerCertificates[0].SerialNumber, resp.Proto
 }
 
-// TestTLS serves HTTPS, replaces the certificate under way, and asks clients for
-// theirs.
+// TestTLS serves HTTPS, replaces the certificate while the bridge runs, and asks clients for a certificate.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	ca, stranger := authority.New(t, "ca"), authority.New(t, "stranger")
@@ -112,9 +110,8 @@ func TestTLS(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestDrainHTTP2 stops a bridge while a client sends over one connection: as long
-// as the delay lasts, nothing is refused, though the client cannot repeat what it
-// sends, and stays on its connection.
+// TestDrainHTTP2 stops a bridge while a client sends over one HTTP/2 connection. The client cannot repeat its requests. During the delay
+// no request is refused, and the client keeps its connection.
 func TestDrainHTTP2(t *testing.T) {
 	t.Parallel()
 	ca := authority.New(t, "ca")
@@ -164,8 +161,7 @@ func TestDrainHTTP2(t *testing.T) {
 	}
 }
 
-// TestAdminTLS lets in whoever has a certificate or the token, and nobody else
-// past the state. To the client here, it is another machine's name that counts.
+// TestAdminTLS: the admin listener answers a client with a certificate or with the token. Any other client only gets the state.
 func TestAdminTLS(t *testing.T) {
 	t.Parallel()
 	ca, stranger := authority.New(t, "ca"), authority.New(t, "stranger")
@@ -235,8 +231,8 @@ func TestAdminTLS(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestNATSTLS serves workers over TLS, with certificates of their own besides
-// their passwords, and replaces its own under way.
+// TestNATSTLS serves workers over TLS. The workers have certificates besides their passwords, and the bridge replaces its own certificate
+// while it runs.
 func TestNATSTLS(t *testing.T) {
 	t.Parallel()
 	ca, stranger := authority.New(t, "ca"), authority.New(t, "stranger")
@@ -291,8 +287,7 @@ func TestNATSTLS(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestCertificateEnds has certificates that are no good for long: the bridge says
-// so, and serves.
+// TestCertificateEnds: the bridge reports certificates that have ended or will end soon, and keeps serving.
 func TestCertificateEnds(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
@@ -342,7 +337,7 @@ func TestCertificateEnds(t *testing.T) {
 	b.Stop(t)
 }
 
-// TestNoCertificateYet cannot reach its CA.
+// TestNoCertificateYet: a bridge that cannot reach its CA says that it has no certificate yet.
 func TestNoCertificateYet(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{Args: []string{"--acme-domain", "bridge.test,other.test", "--acme-ca", "https://127.0.0.1:1/dir"}})
@@ -354,8 +349,7 @@ func TestNoCertificateYet(t *testing.T) {
 	b.Stop(t)
 }
 
-// metric returns the value of one line of /metrics, and fails the test if it is
-// not there.
+// metric returns the value of one line of /metrics. It fails the test if the line is missing.
 func metric(t *testing.T, b *process.Bridge, series string) float64 {
 	t.Helper()
 	all := get(t, b.Admin+"/metrics")

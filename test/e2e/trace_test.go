@@ -20,7 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// spans is a collector that speaks OTLP over HTTP.
+// spans is a collector that accepts OTLP over HTTP.
 type spans struct {
 	mu       sync.Mutex
 	all      []*trace.Span
@@ -66,7 +66,7 @@ func (s *spans) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// named returns the spans of a trace by name, of the same name the last.
+// named returns the spans of a trace by their names. If two spans have one name, it returns the last of them.
 func (s *spans) named(traceID string) map[string]*trace.Span {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,8 +79,7 @@ func (s *spans) named(traceID string) map[string]*trace.Span {
 	return found
 }
 
-// list returns the spans of a name in a trace, or in all if that is empty, in
-// the order in which they came.
+// list returns the spans with a name in the order of their arrival. An empty trace id means all traces.
 func (s *spans) list(traceID, name string) (found []*trace.Span) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +91,7 @@ func (s *spans) list(traceID, name string) (found []*trace.Span) {
 	return found
 }
 
-// refuse has the collector take nothing, or take it again.
+// refuse makes the collector refuse all spans, or accept them again.
 func (s *spans) refuse(yes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,8 +104,7 @@ func (s *spans) batchesRefused() int {
 	return s.refused
 }
 
-// collect starts a collector, and returns what a bridge needs to reach it and to
-// send to it without delay.
+// collect starts a collector. It returns the options of a bridge that sends to this collector without delay.
 func collect(t *testing.T) (*spans, process.Options) {
 	t.Helper()
 	s := &spans{}
@@ -115,7 +113,7 @@ func collect(t *testing.T) (*spans, process.Options) {
 	return s, process.Options{Args: []string{"--otlp-endpoint", otlp.URL}, Env: []string{"OTEL_BSP_SCHEDULE_DELAY=20"}}
 }
 
-// postTraced delivers an event within the sender's trace.
+// postTraced delivers an event within a trace of the sender.
 func postTraced(t *testing.T, url, secret, id, traceparent string) int {
 	t.Helper()
 	r := traffic.Request(url, secret, fmt.Sprintf(`{"id":%q,"status":"COMPLETED"}`, id))
@@ -182,7 +180,7 @@ func TestTraces(t *testing.T) {
 	}
 }
 
-// TestTracesOfForgeries: who cannot sign decides neither what is traced, nor where.
+// TestTracesOfForgeries: a sender that cannot sign does not decide what is traced, or where.
 func TestTracesOfForgeries(t *testing.T) {
 	t.Parallel()
 	received, o := collect(t)
@@ -204,8 +202,8 @@ func TestTracesOfForgeries(t *testing.T) {
 	}
 }
 
-// TestTracesOfRetries: an event that a full stream refuses has a span of its first
-// attempt, which says why it failed, and one of the last.
+// TestTracesOfRetries: an event that a full stream refuses has a span for the first attempt, which says why it failed, and a span for the
+// last attempt.
 func TestTracesOfRetries(t *testing.T) {
 	t.Parallel()
 	received, o := collect(t)
@@ -253,7 +251,7 @@ func TestTracesOfRetries(t *testing.T) {
 	}
 }
 
-// TestTracesNames: what the environment calls the service counts.
+// TestTracesNames: the environment decides the name of the service.
 func TestTracesNames(t *testing.T) {
 	t.Parallel()
 	const nothing = "no service"
@@ -280,8 +278,7 @@ func TestTracesNames(t *testing.T) {
 	}
 }
 
-// TestTracesRefused: a collector that takes nothing is a line when that begins,
-// and one when it is over.
+// TestTracesRefused: the log has one line when the collector begins to refuse spans, and one line when that ends.
 func TestTracesRefused(t *testing.T) {
 	t.Parallel()
 	received, o := collect(t)
@@ -306,7 +303,7 @@ func TestTracesRefused(t *testing.T) {
 	}
 }
 
-// TestTracesWithoutCollector: a collector that is away costs traces alone.
+// TestTracesWithoutCollector: without a collector, only the traces are lost.
 func TestTracesWithoutCollector(t *testing.T) {
 	t.Parallel()
 	b := process.Start(t, process.Options{Args: []string{"--otlp-endpoint", "http://127.0.0.1:1"}})

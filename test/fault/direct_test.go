@@ -18,10 +18,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// answerWithin bounds every answer, whatever NATS does.
+// answerWithin is the longest time that an answer may take, whatever NATS does.
 const answerWithin = 5 * time.Second
 
-// TestDirect interrupts the way to the remote stream that a 2xx waits for.
+// TestDirect interrupts the connection to the remote stream. In direct mode a 2xx waits for that stream.
 func TestDirect(t *testing.T) {
 	t.Parallel()
 	length := 3 * time.Second
@@ -87,7 +87,7 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// TestDirectCluster kills the leader under load: what is answered is stored.
+// TestDirectCluster kills the leader of the stream under load. Each event that was answered 200 is stored.
 func TestDirectCluster(t *testing.T) {
 	t.Parallel()
 	nodes := natsd.Cluster(t, 3)
@@ -115,8 +115,7 @@ func TestDirectCluster(t *testing.T) {
 	t.Logf("direct, leader killed: %s; answers %v, the slowest %s", v, l.Codes(), l.Slowest().Round(time.Millisecond))
 }
 
-// TestDirectMisconfigured starts without a stream, and without permission: it
-// says what to do, and goes on when that was done.
+// TestDirectMisconfigured starts without a stream and without permission. The bridge says what to do, and becomes ready once that is done.
 func TestDirectMisconfigured(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Deployed(t)
@@ -162,7 +161,7 @@ func TestDirectMisconfigured(t *testing.T) {
 	}
 }
 
-// TestDirectQuarantine has none without a data folder, and one with it.
+// TestDirectQuarantine: in direct mode a bridge has a quarantine only if it has a data folder.
 func TestDirectQuarantine(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Deployed(t)
@@ -207,8 +206,8 @@ func TestDirectQuarantine(t *testing.T) {
 	}
 }
 
-// TestReplicaBehind has the bridge deliver again what the replica that it is
-// connected to may not have yet: no duplicate is taken for a conflict.
+// TestReplicaBehind delivers events again while the replica that the bridge is connected to may not have them yet. The bridge never
+// mistakes a duplicate for a conflict.
 func TestReplicaBehind(t *testing.T) {
 	t.Parallel()
 	nodes := natsd.Cluster(t, 3, "--no_advertise")
@@ -249,10 +248,9 @@ func deliver(t *testing.T, url, body string) string {
 	return string(answer)
 }
 
-// TestDirectNoLeader kills two of the three nodes of a stream. The third one answers
-// questions about the stream, but nothing can be stored: readiness is "unavailable",
-// health --ready and stream audit fail, and the audit names what is missing; also of
-// a bridge that was started in that state (case C22).
+// TestDirectNoLeader kills two of the three nodes of a stream. The third node answers questions about the stream, but it cannot store
+// anything. Readiness is "unavailable", health --ready and stream audit fail, and the audit names what is missing. A bridge that is
+// started in this state does the same (case C22).
 func TestDirectNoLeader(t *testing.T) {
 	t.Parallel()
 	nodes := natsd.Cluster(t, 3)
@@ -285,8 +283,8 @@ func TestDirectNoLeader(t *testing.T) {
 	b.awaitState(t, "ready", "")
 }
 
-// TestDirectPublishesFail takes a stream that has a leader and acknowledges nothing:
-// after 5 s of failures the bridge is unavailable (case C22).
+// TestDirectPublishesFail: if the stream has a leader but acknowledges nothing, the bridge is unavailable after 5 s of failures (case
+// C22).
 func TestDirectPublishesFail(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Start(t, natsd.Options{})

@@ -17,8 +17,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestDrain stops a bridge under load, keep-alive senders included: during the
-// delay nothing is refused or reset, and every 200 is stored.
+// TestDrain stops a bridge under load, with senders that keep their connections. During the delay no delivery is refused or reset, and
+// every delivery that was answered 200 is stored.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	for range rounds(2, 10) {
@@ -57,9 +57,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestSocketActivation restarts a bridge whose socket belongs to somebody else,
-// as systemd's does, over and over under load: no delivery is refused, reset or
-// left unanswered.
+// TestSocketActivation restarts a bridge again and again under load. The test owns the socket, as systemd does. No delivery is refused,
+// reset or left unanswered.
 func TestSocketActivation(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -128,7 +127,7 @@ func TestSocketActivation(t *testing.T) {
 	}
 }
 
-// TestSocketMistakes are more sockets than there are uses.
+// TestSocketMistakes gives the bridge more sockets than it has listeners.
 func TestSocketMistakes(t *testing.T) {
 	t.Parallel()
 	var files []*os.File
@@ -161,8 +160,7 @@ func TestSocketMistakes(t *testing.T) {
 	ok.Stop(t)
 }
 
-// TestDrainHalfRequest stops while a sender has sent half of its request: it may
-// finish it.
+// TestDrainHalfRequest stops a bridge after a sender has sent half of its request. The sender may finish the request.
 func TestDrainHalfRequest(t *testing.T) {
 	t.Parallel()
 	b := start(t, process.Options{})
@@ -190,8 +188,8 @@ func TestDrainHalfRequest(t *testing.T) {
 	}
 }
 
-// TestStopWithWorkers stops a bridge while a worker holds events: the embedded server stays
-// until they are acknowledged, and for --drain-timeout at most (case C21).
+// TestStopWithWorkers stops a bridge while a worker holds events. The embedded server runs until the events are acknowledged, but not
+// longer than --drain-timeout (case C21).
 func TestStopWithWorkers(t *testing.T) {
 	t.Parallel()
 	for name, acknowledges := range map[string]bool{"acknowledged": true, "not acknowledged": false} {

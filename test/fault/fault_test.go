@@ -1,4 +1,4 @@
-// Package fault injects real faults under load, and counts.
+// Package fault injects real faults under load, and compares what was acknowledged with what is stored.
 package fault
 
 import (
@@ -35,11 +35,10 @@ func TestMain(m *testing.M) {
 
 var errNotYet = errors.New("not yet")
 
-// full reports whether the whole of each test is asked for, as .ci/run does:
-// every round, and outages of a minute.
+// full reports whether JOBBRIDGE_FAULT=full asks for every round, and for outages of a minute, as .ci/run does.
 func full() bool { return os.Getenv("JOBBRIDGE_FAULT") == "full" }
 
-// rounds returns how often a test repeats its fault.
+// rounds returns all in the full run, and few otherwise.
 func rounds(few, all int) int {
 	if full() {
 		return all
@@ -47,7 +46,8 @@ func rounds(few, all int) int {
 	return few
 }
 
-// pace returns how long a sender rests after each delivery while a test waits for a fault to pass. In full it is the given duration.
+// pace returns how long a sender rests after each delivery while a test waits for a fault to pass: all in the full run, at least 40 ms
+// otherwise.
 func pace(all time.Duration) time.Duration {
 	if full() {
 		return all
@@ -55,14 +55,14 @@ func pace(all time.Duration) time.Duration {
 	return max(all, 40*time.Millisecond)
 }
 
-// bridged is a bridge that is started again and again, on one folder.
+// bridged is a bridge that a test starts again and again on one folder.
 type bridged struct {
 	*process.Bridge
 	mu   sync.Mutex
 	opts process.Options
 }
 
-// start starts a bridge, or starts it again.
+// start starts a bridge and waits until it is ready.
 func start(t testing.TB, o process.Options) *bridged {
 	t.Helper()
 	if o.Dir == "" {
@@ -81,21 +81,21 @@ func (b *bridged) again(t testing.TB) {
 	b.Bridge = next
 }
 
-// url is where deliveries go now.
+// url returns the present URL of the webhook.
 func (b *bridged) url() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.Webhook
 }
 
-// load begins to deliver to b.
+// load begins to send deliveries to b.
 func (b *bridged) load(t testing.TB, o traffic.Options) *traffic.Load {
 	t.Helper()
 	o.URL, o.Secret = b.url, process.Secret
 	return traffic.Start(t, o)
 }
 
-// report is what /readyz says.
+// report is the answer of /readyz.
 type report struct {
 	Code    int
 	State   string
@@ -116,8 +116,8 @@ func (b *bridged) ready(t testing.TB) (r report) {
 	return r
 }
 
-// awaitState waits until /readyz names a state and, among the reasons, a part
-// of one; and checks that its code fits.
+// awaitState waits until /readyz reports the state, and a reason that contains reason. It fails the test if the status code does not fit
+// the state.
 func (b *bridged) awaitState(t testing.TB, state, reason string) {
 	t.Helper()
 	var r report
@@ -132,7 +132,7 @@ func (b *bridged) awaitState(t testing.TB, state, reason string) {
 	}
 }
 
-// words is the log without the lines of deliveries.
+// words returns the log without the lines of deliveries.
 func (b *bridged) words() string {
 	var lines []string
 	for line := range strings.Lines(b.Log()) {
@@ -143,7 +143,7 @@ func (b *bridged) words() string {
 	return strings.Join(lines, "")
 }
 
-// connect is a worker of the embedded server.
+// connect connects to the embedded server as a worker.
 func connect(t *testing.T, b *bridged) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	nc, err := nats.Connect(b.NATS)
@@ -158,14 +158,14 @@ func connect(t *testing.T, b *bridged) (*nats.Conn, jetstream.JetStream) {
 	return nc, js
 }
 
-// forwarded is what GET /forward says.
+// forwarded is the answer of GET /forward.
 type forwarded struct {
 	Lag, Forwarded uint64
 	Quarantined    int
 	State, Reason  string
 }
 
-// forward asks how far the journal is forwarded.
+// forward returns the answer of GET /forward.
 func (b *bridged) forward(t testing.TB) (f forwarded) {
 	t.Helper()
 	resp, err := http.Get(b.Admin + "/forward")
@@ -179,11 +179,10 @@ func (b *bridged) forward(t testing.TB) (f forwarded) {
 	return f
 }
 
-// lag is how many durable events the stream does not have.
+// lag returns how many durable events the stream does not have yet.
 func (b *bridged) lag(t testing.TB) uint64 { t.Helper(); return b.forward(t).Lag }
 
-// awaitForwarded waits until the stream has everything, and returns how long that
-// took.
+// awaitForwarded waits until the stream has all events, and returns how long that took.
 func (b *bridged) awaitForwarded(t testing.TB) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -196,7 +195,7 @@ func (b *bridged) awaitForwarded(t testing.TB) time.Duration {
 	return time.Since(began)
 }
 
-// stored waits until everything is forwarded, and reads the embedded stream.
+// stored waits until all events are forwarded, and returns the messages of the embedded stream.
 func (b *bridged) stored(t testing.TB) []traffic.Message {
 	t.Helper()
 	b.awaitForwarded(t)
@@ -212,8 +211,7 @@ func (b *bridged) stored(t testing.TB) []traffic.Message {
 	return stored
 }
 
-// check compares a load with what the embedded stream holds when everything is
-// forwarded.
+// check waits until all events are forwarded, and compares a load with the embedded stream.
 func (b *bridged) check(t testing.TB, l *traffic.Load) traffic.Verdict {
 	t.Helper()
 	v := l.Judge(b.stored(t), nil)
@@ -223,14 +221,14 @@ func (b *bridged) check(t testing.TB, l *traffic.Load) traffic.Verdict {
 	return v
 }
 
-// checkpoint is what forward.json says.
+// checkpoint is the content of forward.json.
 type checkpoint struct {
 	Journal        string `json:"journal"`
 	Sequence       uint64 `json:"sequence"`
 	StreamSequence uint64 `json:"stream_sequence"`
 }
 
-// checkpoint reads forward.json; the zero value means that there is none.
+// checkpoint reads forward.json. It returns the zero value if the file does not exist.
 func (b *bridged) checkpoint(t testing.TB) (c checkpoint) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(b.opts.Dir, "forward.json"))
@@ -246,7 +244,7 @@ func (b *bridged) checkpoint(t testing.TB) (c checkpoint) {
 	return c
 }
 
-// passwordFile writes a password as --nats-password-file wants it.
+// passwordFile writes the password of a user to a file for --nats-password-file, and returns its path.
 func passwordFile(t testing.TB, user string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "password")
@@ -261,16 +259,16 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
-// signed returns a header and the body that it signs.
+// signed returns body and the header that signs it.
 func signed(body string) (string, string) {
 	return verify.Sign(process.Secret, time.Now(), []byte(body)), body
 }
 
-// asBridge are the flags for a NATS with the shipped configuration, whose user
-// may do no more than it must.
+// asBridge returns the flags for a NATS server with the shipped configuration. Its user bridge has only the permissions that a bridge
+// needs.
 func asBridge(t testing.TB, url string, more ...string) []string {
 	return append([]string{"--nats-url", url, "--nats-user", "bridge", "--nats-password-file", passwordFile(t, "bridge")}, more...)
 }
 
-// pause lets a fault last. It is the fault's length, not a synchronisation.
+// pause waits while a fault lasts. It is not a synchronization.
 func pause(d time.Duration) { time.Sleep(d) }

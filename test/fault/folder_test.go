@@ -20,7 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// worker consumes the embedded stream under a durable name, and counts.
+// worker consumes the embedded stream with a durable consumer, and counts the events.
 type worker struct {
 	consumer jetstream.Consumer
 	mu       sync.Mutex
@@ -37,7 +37,7 @@ func newWorker(t *testing.T, b *bridged) *worker {
 	return &worker{consumer: c, had: make(map[string]int)}
 }
 
-// work consumes until the test ends.
+// work consumes events until the test ends.
 func (w *worker) work(t *testing.T) {
 	t.Helper()
 	consuming, err := w.consumer.Consume(func(m jetstream.Msg) {
@@ -52,7 +52,7 @@ func (w *worker) work(t *testing.T) {
 	t.Cleanup(func() { consuming.Stop(); <-consuming.Closed() })
 }
 
-// check waits until the worker had everything that was acknowledged, each once.
+// check waits until the worker has received all events. It fails the test unless the worker received each acknowledged event once.
 func (w *worker) check(t *testing.T, l *traffic.Load) (acked int) {
 	t.Helper()
 	traffic.Eventually(t, 30*time.Second, func() error {
@@ -77,8 +77,8 @@ func (w *worker) check(t *testing.T, l *traffic.Load) (acked int) {
 	return acked
 }
 
-// subscribe counts what a plain subscriber sees on job.>, by message id, until the function
-// that it returns is called.
+// subscribe counts the events that a plain subscriber of job.> receives, by message id. The function that it returns ends the subscription
+// and returns the counts.
 func subscribe(t *testing.T, b *bridged) func() map[string]int {
 	t.Helper()
 	nc, _ := connect(t, b)
@@ -109,9 +109,8 @@ func subscribe(t *testing.T, b *bridged) func() map[string]int {
 	}
 }
 
-// TestStreamFull has a consumer hold the stream until it is full, for a minute under
-// load: the journal accepts every delivery, the state names the consumer, and when the
-// consumer has caught up, everything is forwarded once, also to a plain subscriber.
+// TestStreamFull: a consumer keeps the stream full for a minute under load. The journal accepts every delivery, and the state names the
+// consumer. When the consumer has caught up, every event is forwarded once, to a plain subscriber too.
 func TestStreamFull(t *testing.T) {
 	t.Parallel()
 	b := start(t, process.Options{Args: []string{"--max-bytes", "16MiB"}})
@@ -155,9 +154,8 @@ func TestStreamFull(t *testing.T) {
 		length, acked, l.Codes(), behind, took.Round(time.Millisecond))
 }
 
-// TestJournalFull fills the stream and then the journal: deliveries are refused, and
-// the state says who is responsible. When the worker has caught up, deliveries are
-// accepted again and nobody is refused any more.
+// TestJournalFull fills the stream and then the journal. Deliveries are refused, and the state names the cause. When the worker has caught
+// up, all deliveries are accepted again.
 func TestJournalFull(t *testing.T) {
 	t.Parallel()
 	b := start(t, process.Options{Args: []string{"--max-bytes", "16MiB", smallJournal}})
@@ -193,8 +191,8 @@ func TestJournalFull(t *testing.T) {
 	t.Logf("journal full: %d acknowledged, all consumed once, answers %v", acked, l.Codes())
 }
 
-// TestFolderRemoved removes the data folder of a running bridge: its open files
-// would go on to take events for nobody.
+// TestFolderRemoved removes the data folder of a running bridge. The bridge fails, because its open files would accept events that nobody
+// could read again.
 func TestFolderRemoved(t *testing.T) {
 	t.Parallel()
 	for name, remove := range map[string]func(dir string) error{
@@ -239,7 +237,7 @@ func TestFolderRemoved(t *testing.T) {
 	}
 }
 
-// TestFolderReadOnly has the disk become read-only, and starts on one that is.
+// TestFolderReadOnly: a bridge does not start on a disk that became read-only, and says so. It starts once the disk is writable again.
 func TestFolderReadOnly(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "ro")
@@ -277,7 +275,7 @@ const (
 	segmentFiles = "journal/*.log"
 )
 
-// newestFile returns the last file of a pattern below dir.
+// newestFile returns the last file below dir that matches the pattern.
 func newestFile(dir, pattern string) string {
 	files, err := filepath.Glob(filepath.Join(dir, pattern))
 	if err != nil || len(files) == 0 {
@@ -297,8 +295,8 @@ func used(t *testing.T, path string) int {
 	return len(bytes.TrimRight(data, "\x00"))
 }
 
-// flip changes a bit of a payload in the middle of a file. The bytes between two groups of
-// a segment mean nothing.
+// flip changes one bit of a payload in the middle of a file. It searches for a payload, because the bytes between two groups of a segment
+// have no meaning.
 func flip(t *testing.T, path string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -316,9 +314,8 @@ func flip(t *testing.T, path string) {
 	}
 }
 
-// TestFlippedBit flips a bit in the middle of the newest segment or of the newest block, of
-// a bridge that was stopped and of one that was killed: the other one of the two has the
-// event, so nothing is lost, and it is said.
+// TestFlippedBit flips a bit in the middle of the newest segment or of the newest message block, after the bridge was stopped or killed.
+// The other one of the two has the event, so nothing is lost. The bridge reports the damage.
 func TestFlippedBit(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
@@ -367,8 +364,7 @@ func TestFlippedBit(t *testing.T) {
 	}
 }
 
-// TestDamagedJournal flips a bit in the only copy of events: those of one group are lost,
-// loudly, and none of the others.
+// TestDamagedJournal flips a bit in the only copy of some events. The events of one group are lost, no others, and the bridge says so.
 func TestDamagedJournal(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -397,8 +393,8 @@ func TestDamagedJournal(t *testing.T) {
 	t.Logf("flipped bit in the only copy: %s", v)
 }
 
-// TestTruncated cuts the end off the newest segment or block: the other one of the two has
-// the events, so nothing is lost, and it is said.
+// TestTruncated cuts off the end of the newest segment or message block. The other one of the two has the events, so nothing is lost. The
+// bridge reports the loss.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
 	for pattern, reason := range map[string]string{segmentFiles: "are lost", blockFiles: ""} {

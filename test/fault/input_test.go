@@ -19,8 +19,7 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 )
 
-// raw sends bytes as they are and returns the codes of the answers, until the
-// connection ends or is silent.
+// raw sends bytes unchanged and returns the status codes of the answers. Code 0 means that the connection ended without an answer.
 func raw(t *testing.T, url string, request []byte, answers int) (codes []int) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/webhook"))
@@ -49,8 +48,8 @@ func raw(t *testing.T, url string, request []byte, answers int) (codes []int) {
 	return codes
 }
 
-// request is a signed one with further header lines; Content-Length is right,
-// unless there is one among them or the body is chunked.
+// request returns a signed request with further header lines. Content-Length is correct, unless the header lines contain another one or
+// the body is chunked.
 func request(body string, headers ...string) []byte {
 	signature, _ := signed(body)
 	return requestSigned(signature, []byte(body), headers...)
@@ -79,11 +78,11 @@ func zip(text string) []byte {
 	return b.Bytes()
 }
 
-// limit is --max-body's default.
+// limit is the default of --max-body.
 const limit = 1 << 20
 
-// TestInputs sends what no client should. Each is answered, or its connection
-// ended, and what is stored is what was signed, on a subject of its own kind.
+// TestInputs sends requests that no client should send. Each request is answered, or its connection ends. What is stored is what was
+// signed, and its subject fits its kind.
 func TestInputs(t *testing.T) {
 	t.Parallel()
 	b := start(t, process.Options{})

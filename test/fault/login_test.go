@@ -30,7 +30,7 @@ func must[T any](t testing.TB) func(T, error) T {
 	}
 }
 
-// delivers relays an event through b, and looks for it at the remote.
+// delivers relays events through b, and checks that the remote stream has them.
 func delivers(t *testing.T, b *bridged, nc *nats.Conn) {
 	t.Helper()
 	b.awaitState(t, "ready", "")
@@ -45,8 +45,8 @@ func createStream(t *testing.T, nc *nats.Conn) {
 	natsd.CreateStream(t, must[jetstream.JetStream](t)(jetstream.New(nc)), 1)
 }
 
-// TestTLS connects to a server with a certificate of an authority that no
-// system knows, which wants one in turn; and not without either.
+// TestTLS connects to a NATS server whose certificate is signed by a private authority, and which asks for a client certificate. The
+// connection fails without the authority, and without the client certificate.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	ca, other := authority.New(t, "ca"), authority.New(t, "other")
@@ -93,9 +93,8 @@ func TestTLS(t *testing.T) {
 	})
 }
 
-// TestTLSFirst connects to a server that expects the TLS handshake first. Without
-// --nats-tls-first, readiness and the commands name that flag within 5 s; with the flag
-// at a server that does not expect it, they say to unset it (case C8).
+// TestTLSFirst connects to a server that expects the TLS handshake first. Without --nats-tls-first, readiness and the commands name that
+// flag within 5 s. With the flag at a server that does not expect it, they say to unset it (case C8).
 func TestTLSFirst(t *testing.T) {
 	t.Parallel()
 	ca := authority.New(t, "ca")
@@ -142,9 +141,8 @@ func TestNkey(t *testing.T) {
 	start(t, process.Options{Args: []string{"--nats-url", srv.URL}}).awaitState(t, "journaling", "check the credentials")
 }
 
-// TestNkeyRotates changes the nkey under load, in direct mode: first to one that
-// the server does not know yet, which changes nothing until it does. Nothing is
-// refused, and the old one may go then.
+// TestNkeyRotates changes the nkey under load in direct mode. The server does not know the new nkey at first, and until it does, the
+// bridge keeps the old one. No delivery is refused, and the server can forget the old nkey afterwards.
 func TestNkeyRotates(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -192,8 +190,8 @@ jetstream { store_dir: $NATS_STORE_DIR }
 	b.awaitState(t, "ready", "")
 }
 
-// TestCreds logs in with a credentials file, given as such and by a context of
-// the nats command; and again with another one after a rotation on disk.
+// TestCreds logs in with a credentials file, named by a flag or by a context of the nats command. After a rotation on disk, the bridge
+// logs in with the new file.
 func TestCreds(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -251,7 +249,7 @@ jetstream { }
 	b.awaitState(t, "ready", "")
 }
 
-// TestNATSMistakes are answered with what to do.
+// TestNATSMistakes: for each mistake in the flags of NATS, the error says what to do.
 func TestNATSMistakes(t *testing.T) {
 	t.Parallel()
 	for _, r := range []struct{ args, want string }{

@@ -18,9 +18,9 @@ import (
 	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
-// TestStreamFolderDeleted deletes the embedded stream's folder while the journal is whole:
-// everything is published again, each once, and the loss is said. A bridge that runs notices
-// it: it restarts the embedded server, or, if a checkpoint notices first, ends.
+// TestStreamFolderDeleted deletes the folder of the embedded stream while the journal is whole. Every event is published again, once, and
+// the bridge reports the loss. A running bridge notices the loss and restarts the embedded server. If a checkpoint notices first, the
+// bridge ends.
 func TestStreamFolderDeleted(t *testing.T) {
 	t.Parallel()
 	for name, signal := range map[string]syscall.Signal{"stopped": syscall.SIGTERM, "killed": syscall.SIGKILL, "running": 0} {
@@ -57,7 +57,7 @@ func TestStreamFolderDeleted(t *testing.T) {
 	}
 }
 
-// endsInsteadOf waits for a line of the log, or for the end of the process with exit 1.
+// endsInsteadOf waits for a line of the log, or for the end of the process with exit code 1. It reports whether the process ended.
 func (b *bridged) endsInsteadOf(t *testing.T, line string) bool {
 	t.Helper()
 	ends := false
@@ -76,8 +76,8 @@ func (b *bridged) endsInsteadOf(t *testing.T, line string) bool {
 	return ends
 }
 
-// TestJournalFolderDeleted deletes the journal's folder while the stream is whole: what was
-// forwarded stays, each once, the loss is said, and the bridge goes on.
+// TestJournalFolderDeleted deletes the folder of the journal while the stream is whole. The stream keeps every event once, the bridge
+// reports the loss, and accepts deliveries.
 func TestJournalFolderDeleted(t *testing.T) {
 	t.Parallel()
 	b := start(t, process.Options{})
@@ -114,8 +114,8 @@ func TestJournalFolderDeleted(t *testing.T) {
 	}
 }
 
-// TestBehindPowerLoss cuts the power, and kills the bridge, while everything acknowledged is
-// in the journal alone, because the remote is down.
+// TestBehindPowerLoss kills the bridge, and then cuts the power, while the remote is down and only the journal has the acknowledged
+// events.
 func TestBehindPowerLoss(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Deployed(t)
@@ -149,8 +149,8 @@ func TestBehindPowerLoss(t *testing.T) {
 	t.Logf("killed and cut between append and forward: %s", l.Check(t, srv.Connect(t, "worker"), "JOBS"))
 }
 
-// TestTwoBridges forwards from two journals to one stream: the same payload of a job is
-// stored once, and of two payloads both are, one of them on the conflict subject.
+// TestTwoBridges forwards from two journals to one stream. If both bridges got the same payload of a job, it is stored once. If they got
+// two payloads, both are stored, one of them on the conflict subject.
 func TestTwoBridges(t *testing.T) {
 	t.Parallel()
 	srv := natsd.Deployed(t)
@@ -207,8 +207,7 @@ func TestTwoBridges(t *testing.T) {
 	t.Logf("two bridges, %d jobs: %d stored, %d of them conflicts", jobs, len(stored), conflicts)
 }
 
-// twoPayloads are what bridge n is sent of a job: one event that both bridges get, and one
-// of which each gets another payload.
+// twoPayloads returns the events of a job that bridge n gets. The first event is the same for both bridges. The second event differs.
 func twoPayloads(job, n int) []string {
 	return []string{
 		fmt.Sprintf(`{"id":"job-%d","status":"PENDING"}`, job),
@@ -216,9 +215,8 @@ func twoPayloads(job, n int) []string {
 	}
 }
 
-// TestBlockFails has the disk refuse writes to the embedded stream's blocks under load: the
-// journal accepts every delivery, and once the disk is well everything is forwarded, once,
-// without a restart of the process.
+// TestBlockFails: the disk refuses writes to the message blocks of the embedded stream under load. The journal accepts every delivery.
+// Once the disk works again, every event is forwarded once, without a restart of the process.
 func TestBlockFails(t *testing.T) {
 	t.Parallel()
 	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
@@ -250,8 +248,8 @@ func TestBlockFails(t *testing.T) {
 	}
 }
 
-// TestBlockSyncFails has an fsync of the stream fail: nothing that the stream has behind the
-// checkpoint is trusted any more. The bridge ends, and the next start publishes it again.
+// TestBlockSyncFails: an fsync of the embedded stream fails. Nothing that the stream holds after the checkpoint can be trusted any more,
+// so the bridge ends, and the next start publishes it again.
 func TestBlockSyncFails(t *testing.T) {
 	t.Parallel()
 	disk := mount(t, "")
@@ -271,8 +269,8 @@ func TestBlockSyncFails(t *testing.T) {
 	t.Logf("EIO on the stream's fsync: %s", again.check(t, l))
 }
 
-// TestClockAtStart starts on a folder that was written two days in the future: the bridge
-// refuses, says what to do, and starts with --accept-clock.
+// TestClockAtStart starts on a folder that was written two days in the future. The bridge refuses to start and says what to do. With
+// --accept-clock it starts.
 func TestClockAtStart(t *testing.T) {
 	t.Parallel()
 	b := start(t, process.Options{})

@@ -21,7 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// mount mounts an empty disk, or one that holds an image.
+// mount mounts a file system whose disk is empty, or holds what is in the folder image.
 func mount(t *testing.T, image string) *powerfs.FS {
 	t.Helper()
 	f, err := powerfs.Mount(t, image)
@@ -33,7 +33,7 @@ func mount(t *testing.T, image string) *powerfs.FS {
 	return f
 }
 
-// occasion is what happens when the power fails.
+// occasion describes a load and the moment at which the power fails.
 type occasion struct {
 	name string
 	args []string
@@ -47,13 +47,13 @@ type occasion struct {
 	at func(op, name string) bool
 }
 
-// The retention of the round in which events expire.
+// shortRetention is the retention in the round in which events expire.
 const shortRetention = 2 * time.Second
 
-// smallJournal makes segments of little more than 1 MiB, of which few are kept.
+// smallJournal bounds the journal, so that it has few segments of little more than 1 MiB.
 const smallJournal = "--journal-max-bytes=8MiB"
 
-// in matches an operation on files whose names end with suffix.
+// in returns a function that matches an operation on the files whose names end with suffix.
 func in(op, suffix string) func(string, string) bool {
 	return func(o, name string) bool { return o == op && strings.HasSuffix(name, suffix) }
 }
@@ -94,7 +94,7 @@ var moments = []occasion{
 	{name: "the checkpoint gets its name", at: in("rename", "forward.json")},
 }
 
-// await fails the power, or kills the bridge, at the occasion's moment.
+// await waits for the moment of the occasion. Then it cuts the power, or kills the bridge.
 func (o occasion) await(t *testing.T, disk *powerfs.FS, b *bridged, kill bool) {
 	t.Helper()
 	if o.at == nil {
@@ -120,8 +120,8 @@ func (o occasion) await(t *testing.T, disk *powerfs.FS, b *bridged, kill bool) {
 	}
 }
 
-// cutPower delivers until the power fails, and returns what the stream holds after a
-// start on what the disk has kept.
+// cutPower sends deliveries until the power fails. Then it starts a bridge on what the disk has kept, and compares the stream with what
+// was acknowledged.
 func cutPower(t *testing.T, o occasion, order powerfs.Order, seed uint64, durability string) traffic.Verdict {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, seed))
@@ -184,8 +184,8 @@ func cutPower(t *testing.T, o occasion, order powerfs.Order, seed uint64, durabi
 	return v
 }
 
-// TestPowerLoss cuts the power under load: what was acknowledged is there, once,
-// as it was signed, whatever the disk kept of the rest.
+// TestPowerLoss cuts the power under load. Everything that was acknowledged is stored once, as it was signed, whatever the disk kept of
+// the rest.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	for i, o := range occasions {
@@ -204,9 +204,8 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// TestPowerLossMoments cuts the power right before single operations: while segments
-// are prepared, sealed and deleted, between append and forward, and between forward
-// and checkpoint.
+// TestPowerLossMoments cuts the power right before single operations: while a segment is prepared, sealed or deleted, between append and
+// forward, and between forward and checkpoint.
 func TestPowerLossMoments(t *testing.T) {
 	t.Parallel()
 	for i, o := range moments {
@@ -251,8 +250,7 @@ func TestKillMoments(t *testing.T) {
 	}
 }
 
-// TestPowerLossUnsynced is the control: without fsync, the same cuts lose
-// events.
+// TestPowerLossUnsynced is the control. Without fsync, the same cut loses events.
 func TestPowerLossUnsynced(t *testing.T) {
 	t.Parallel()
 	v := cutPower(t, occasions[0], powerfs.Strict, rand.Uint64(), "os")
@@ -262,8 +260,7 @@ func TestPowerLossUnsynced(t *testing.T) {
 	t.Logf("power cut, --durability=os: %s", v)
 }
 
-// TestPowerLossAgain cuts the power of one journal over and over: what one
-// recovery made of the last image must survive the next cut.
+// TestPowerLossAgain cuts the power of one journal again and again. What a recovery has written must survive the next cut.
 func TestPowerLossAgain(t *testing.T) {
 	t.Parallel()
 	image, rng := "", rand.New(rand.NewPCG(rand.Uint64(), 0))
@@ -297,8 +294,8 @@ func TestPowerLossAgain(t *testing.T) {
 	t.Logf("%d power cuts of one journal: %d acknowledged, %d stored, 0 lost", n, acked, len(stored))
 }
 
-// TestRelayPowerLoss cuts the power of a bridge that relays: at the remote,
-// every event is there once; or, of a remote that accepts no large ones, in the quarantine.
+// TestRelayPowerLoss cuts the power of a bridge in relay mode. The remote stream has every event once. If the remote refuses large events,
+// the quarantine has those.
 func TestRelayPowerLoss(t *testing.T) {
 	t.Parallel()
 	for name, largest := range map[string]int32{"all relayed": -1, "half quarantined": 6 << 10} {
@@ -362,11 +359,11 @@ func relayPowerLoss(t *testing.T, largest int32) {
 	t.Logf("%d power cuts of a relay, %d events quarantined and released later: %s", n, parked, v)
 }
 
-// journalFailed is what the log says when nothing is acknowledged any more.
+// journalFailed is the line of the log after which nothing is acknowledged any more.
 const journalFailed = "journal: a write or a sync failed; nothing is appended until the next start"
 
-// TestDiskFails has the disk fail under load: from the first error on nothing
-// is acknowledged, and what was acknowledged before survives.
+// TestDiskFails: the disk fails under load. From the first error on nothing is acknowledged, and everything that was acknowledged before
+// survives.
 func TestDiskFails(t *testing.T) {
 	t.Parallel()
 	for _, r := range []struct {
@@ -422,9 +419,8 @@ func TestDiskFails(t *testing.T) {
 	}
 }
 
-// TestSmallDisk fills a file system that is really small, unattended: deliveries are
-// refused, the process lives, a worker goes on, and within 2 s of room deliveries are
-// accepted again (case C13).
+// TestSmallDisk fills a small file system. Deliveries are refused, the process lives, and a worker still gets events. Within 2 s after
+// somebody makes room, deliveries are accepted again (case C13).
 func TestSmallDisk(t *testing.T) {
 	t.Parallel()
 	for _, size := range []string{"12m", "40m"} {
@@ -500,7 +496,7 @@ func smallDisk(t *testing.T, size string) {
 	b.Stop(t)
 }
 
-// TestKill9 kills the bridge under load, round after round, on one folder.
+// TestKill9 kills the bridge under load again and again, on one folder.
 func TestKill9(t *testing.T) {
 	t.Parallel()
 	b := start(t, process.Options{})

@@ -34,7 +34,7 @@ func relaying(t *testing.T) relayed {
 	return relayed{start(t, process.Options{Args: asBridge(t, proxy.URL)}), srv, proxy, js}
 }
 
-// finish ends the load, and compares what the remote stream holds.
+// finish ends the load, waits until all events are forwarded, and compares the load with the remote stream.
 func (r relayed) finish(t *testing.T, fault string, l *traffic.Load, restored time.Time) {
 	t.Helper()
 	l.Stop()
@@ -50,8 +50,7 @@ func (r relayed) finish(t *testing.T, fault string, l *traffic.Load, restored ti
 	t.Logf("%s: %s; all forwarded %s after the fault ended", fault, v, recovered.Round(10*time.Millisecond))
 }
 
-// TestRelayOutages interrupts the relay in every way that a network and a
-// server know.
+// TestRelayOutages interrupts the connection to the remote, and the remote itself, in several ways.
 func TestRelayOutages(t *testing.T) {
 	t.Parallel()
 	length := 1500 * time.Millisecond
@@ -78,8 +77,7 @@ func TestRelayOutages(t *testing.T) {
 	}
 }
 
-// TestRelayDown has the remote be down for long: deliveries are taken as ever,
-// the state says so, and everything gets there.
+// TestRelayDown: the remote is down for long. Deliveries are accepted, the state says so, and every event arrives once the remote is back.
 func TestRelayDown(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -104,8 +102,7 @@ func TestRelayDown(t *testing.T) {
 	r.finish(t, fmt.Sprintf("down for %s", length), l, restored)
 }
 
-// TestRelayKilled kills the bridge between any two of its steps: at the remote,
-// every event is there once.
+// TestRelayKilled kills the bridge at random moments. The remote stream has every event once.
 func TestRelayKilled(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -132,7 +129,7 @@ func TestRelayKilled(t *testing.T) {
 	l.Check(t, r.nats.Connect(t, "worker"), "JOBS")
 }
 
-// TestRelayFull has the remote stream be full for a while.
+// TestRelayFull: the remote stream is full for a while.
 func TestRelayFull(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -156,8 +153,7 @@ func TestRelayFull(t *testing.T) {
 	r.finish(t, "remote full", l, time.Now())
 }
 
-// accountConf is a server whose bridge user has a password and subjects of the
-// test's choice.
+// accountConf returns the configuration of a server. password and subjects are for the user bridge.
 func accountConf(password, subjects string) string {
 	return fmt.Sprintf(`
 server_name: reloaded
@@ -172,7 +168,7 @@ jetstream { store_dir: $NATS_STORE_DIR }
 `, password, subjects)
 }
 
-// reloadable is a relay to a server whose configuration the test rewrites.
+// reloadable starts a relay to a server. The test can change the configuration of that server.
 func reloadable(t *testing.T) (r relayed, reload func(password, subjects string), passwords string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -191,7 +187,7 @@ func reloadable(t *testing.T) (r relayed, reload func(password, subjects string)
 	}, passwords
 }
 
-// TestRelayDenied takes the permission to publish away, and gives it back.
+// TestRelayDenied takes away the permission to publish, and gives it back.
 func TestRelayDenied(t *testing.T) {
 	t.Parallel()
 	r, reload, _ := reloadable(t)
@@ -204,7 +200,7 @@ func TestRelayDenied(t *testing.T) {
 	r.finish(t, "permission denied", l, time.Now())
 }
 
-// TestRelayRotated changes the password, on the server and on disk.
+// TestRelayRotated changes the password on the server and in the file of the bridge.
 func TestRelayRotated(t *testing.T) {
 	t.Parallel()
 	r, reload, passwords := reloadable(t)
@@ -217,8 +213,8 @@ func TestRelayRotated(t *testing.T) {
 	r.finish(t, "credentials rotated", l, time.Now())
 }
 
-// TestRelayTooLarge sends what the remote will never accept: it is quarantined, holds
-// up nobody, survives a kill, and is released once the remote was changed.
+// TestRelayTooLarge delivers events that are too large for the remote. They go to the quarantine, delay no other event, survive a kill,
+// and are released once the remote accepts them.
 func TestRelayTooLarge(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -283,8 +279,8 @@ func TestRelayTooLarge(t *testing.T) {
 	t.Logf("%d of 240 quarantined and released later: %s", parked, v)
 }
 
-// TestRelayMisfit has a subject that no stream covers: its events wait in the journal and
-// hold up nobody else's. When that is changed they get there, each once and in order.
+// TestRelayMisfit publishes to a subject that no stream covers. These events wait in the journal and delay no other job. Once a stream
+// covers the subject, they arrive once and in order.
 func TestRelayMisfit(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -335,8 +331,8 @@ func TestRelayMisfit(t *testing.T) {
 	}
 }
 
-// TestRelayStreamLost deletes the remote stream and creates it again under load: the loss is
-// said, and what the journal has is published again, each once.
+// TestRelayStreamLost deletes the remote stream under load and creates it again. The bridge reports the loss and publishes once more what
+// the journal has, each event once.
 func TestRelayStreamLost(t *testing.T) {
 	t.Parallel()
 	if !full() {
@@ -373,8 +369,7 @@ func TestRelayStreamLost(t *testing.T) {
 	t.Logf("stream deleted and created again: %s; all forwarded after %s", v, recovered.Round(10*time.Millisecond))
 }
 
-// TestRelayConflict has another bridge store the same job and status before,
-// with other bytes: both are kept.
+// TestRelayConflict: another bridge has stored the same job and status with another payload. Both payloads are stored.
 func TestRelayConflict(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -399,8 +394,8 @@ func TestRelayConflict(t *testing.T) {
 	}
 }
 
-// TestRelayWindow stalls the remote for longer than its duplicate window, with events in
-// flight: the stream is read before they are published again, so none is stored twice.
+// TestRelayWindow stalls the remote for longer than its duplicate window while events are in flight. The bridge reads the stream before it
+// publishes them again, so no event is stored twice.
 func TestRelayWindow(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)
@@ -462,7 +457,7 @@ func TestRelayCluster(t *testing.T) {
 		v, time.Since(restored).Round(10*time.Millisecond))
 }
 
-// TestRelayStopAtOnce is told to stop before it has begun.
+// TestRelayStopAtOnce stops a bridge that has just started.
 func TestRelayStopAtOnce(t *testing.T) {
 	t.Parallel()
 	r := relaying(t)

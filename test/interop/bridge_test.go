@@ -14,11 +14,10 @@ import (
 	"time"
 )
 
-// patience bounds every wait. Nothing here takes a second on an idle machine.
+// patience is the longest time that a test waits for something. On an idle machine nothing takes a second.
 const patience = 30 * time.Second
 
-// bridgeCommand returns the real binary with these arguments, which shares the
-// secret with whoever else is started here.
+// bridgeCommand returns a command that runs the real binary with these arguments and the secret of the tests.
 func bridgeCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), process.Binary(t), args...)
@@ -26,8 +25,7 @@ func bridgeCommand(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// startBridge starts the real binary and returns when it is ready. At the end
-// of the test it is stopped, and must then end well.
+// startBridge starts the real binary and waits until it is ready. At the end of the test it is stopped, and must exit with 0.
 func startBridge(t *testing.T) *process.Bridge {
 	t.Helper()
 	b := process.Start(t, process.Options{Env: []string{"SYNC_WEBHOOK_SECRET=" + secret}})
@@ -35,21 +33,19 @@ func startBridge(t *testing.T) *process.Bridge {
 	return b
 }
 
-// program is what a test started beside the bridge.
+// program is a process that a test started beside the bridge.
 type program struct {
 	cmd            *exec.Cmd
 	stdin          io.Closer
 	stdout, stderr *output
 }
 
-// terminate and hangUp are the ways in which a process is told to end.
+// terminate and hangUp are two ways to tell a process to end.
 func terminate(p *program) error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 func hangUp(p *program) error    { return p.stdin.Close() }
 
-// start starts cmd, which must be bound to t's context: its end, just before
-// the cleanups, tells the process to end in the way given. The cleanup waits
-// for that, and fails the test unless the process exits with 0. split divides
-// what it writes to standard output.
+// start starts cmd, which must be bound to the context of t. When that context ends, just before the cleanups, end tells the process to
+// end. The cleanup waits for the process and fails the test unless the exit code is 0. split divides the standard output.
 func start(t *testing.T, cmd *exec.Cmd, split bufio.SplitFunc, end func(*program) error) *program {
 	t.Helper()
 	p := &program{cmd: cmd}
@@ -119,14 +115,14 @@ func (o *output) lines() []string {
 	return all
 }
 
-// look returns the lines, and what will be closed when there are more.
+// look returns the lines so far, and a channel that is closed when there are more lines.
 func (o *output) look() ([]string, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.all[:len(o.all):len(o.all)], o.more
 }
 
-// await returns the lines as soon as enough says that they are.
+// await waits until enough accepts the lines, and returns them.
 func (o *output) await(t *testing.T, what string, enough func(lines []string) bool) []string {
 	t.Helper()
 	deadline := time.NewTimer(patience)
@@ -149,8 +145,8 @@ func (o *output) await(t *testing.T, what string, enough func(lines []string) bo
 	}
 }
 
-// node starts a script of this package's folder node, which ends when its
-// standard input does, and returns when it has written a line that begins so.
+// node starts a script of the folder node, and waits until the script has written a line that begins with ready. The script ends when its
+// standard input ends.
 func node(t *testing.T, ready string, args ...string) (p *program, rest string) {
 	t.Helper()
 	process.Require(t, "node")

@@ -39,8 +39,7 @@ type received struct {
 
 func (r received) String() string { return fmt.Sprintf("%s %q (%s)", r.Subject, r.Data, r.Signature) }
 
-// sent is a delivery on its way from `jobbridge send` to the bridge, and what
-// the bridge answered.
+// sent is a delivery that jobbridge send sent, and the answer of the bridge.
 type sent struct {
 	body      []byte
 	signature string
@@ -51,8 +50,8 @@ type sent struct {
 	}
 }
 
-// wire stands between sender and bridge and notes what passes: the two are
-// from one source, and only what was on the wire tells what was sent.
+// wire is a proxy between jobbridge send and the bridge. It records what passes. The two programs share their source, so only the recorded
+// bytes show what was really sent.
 type wire struct {
 	*httptest.Server
 	mu  sync.Mutex
@@ -112,8 +111,7 @@ func (w *wire) send(t *testing.T, args ...string) {
 	}
 }
 
-// sendAll sends some of everything that a worker may see, and returns it in
-// the order in which it was sent.
+// sendAll sends an example of everything that a worker can receive, and returns the deliveries in their order.
 func (w *wire) sendAll(t *testing.T) []sent {
 	t.Helper()
 	file := func(name, text string) string {
@@ -149,7 +147,7 @@ func (s sent) on(subject string) received {
 	return received{Subject: subject, Data: s.body, Signature: s.signature}
 }
 
-// stored is what the stream must hold of what was sent: each event once.
+// stored returns what the stream must hold after these deliveries: each event once.
 func stored(all []sent) []received {
 	var want []received
 	for _, s := range slices.SortedFunc(slices.Values(all), func(a, b sent) int { return cmp.Compare(a.answer.Sequence, b.answer.Sequence) }) {
@@ -164,7 +162,7 @@ func only(subject string, all []received) []received {
 	return slices.DeleteFunc(slices.Clone(all), func(r received) bool { return r.Subject != subject })
 }
 
-// compareMessages fails unless got is want, in its order.
+// compareMessages fails the test unless got equals want, in the same order.
 func compareMessages(t *testing.T, got, want []received) {
 	t.Helper()
 	for i := range max(len(got), len(want)) {
@@ -189,8 +187,8 @@ func startWorker(t *testing.T, args ...string) *program {
 	return p
 }
 
-// finishWorker waits until the worker has n messages, tells it to end, and
-// returns all that it had received by then and what it had left.
+// finishWorker waits until the worker has n messages and tells it to end. It returns all messages that the worker received, and how many
+// it left.
 func finishWorker(t *testing.T, p *program, n int) (all []received, rest string) {
 	t.Helper()
 	isMessage := func(line string) bool { return strings.HasPrefix(line, "{") }
@@ -214,8 +212,7 @@ func finishWorker(t *testing.T, p *program, n int) (all []received, rest string)
 	return all, strings.TrimPrefix(lines[len(lines)-1], "done ")
 }
 
-// TestJavaScriptDurableConsumer has a worker on a durable consumer: it gets
-// each event once, and nothing is left after its acks.
+// TestJavaScriptDurableConsumer: a worker with a durable consumer gets each event once, and leaves nothing after it has acknowledged.
 func TestJavaScriptDurableConsumer(t *testing.T) {
 	t.Parallel()
 	b := startBridge(t)
@@ -228,8 +225,7 @@ func TestJavaScriptDurableConsumer(t *testing.T) {
 	}
 }
 
-// TestJavaScriptDurableConsumerLate has the worker come when all was sent: an
-// event waits for it.
+// TestJavaScriptDurableConsumerLate: a worker that starts after the deliveries gets their events too.
 func TestJavaScriptDurableConsumerLate(t *testing.T) {
 	t.Parallel()
 	b := startBridge(t)
@@ -241,8 +237,7 @@ func TestJavaScriptDurableConsumerLate(t *testing.T) {
 	}
 }
 
-// TestJavaScriptCoreSubscription has a worker that knows nothing of streams: it, too,
-// gets each event once.
+// TestJavaScriptCoreSubscription: a worker with a plain subscription gets each event once.
 func TestJavaScriptCoreSubscription(t *testing.T) {
 	t.Parallel()
 	b := startBridge(t)
@@ -252,7 +247,7 @@ func TestJavaScriptCoreSubscription(t *testing.T) {
 	compareMessages(t, got, want)
 }
 
-// natsCommand returns the nats command, which finds no context of the user's.
+// natsCommand returns a command that runs nats, without the contexts of the user.
 func natsCommand(t *testing.T, b *process.Bridge, args ...string) *exec.Cmd {
 	t.Helper()
 	process.Require(t, "nats")
@@ -262,7 +257,7 @@ func natsCommand(t *testing.T, b *process.Bridge, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// splitNUL divides what nats sub --dump=- writes.
+// splitNUL divides the output of nats sub --dump=-.
 func splitNUL(data []byte, atEOF bool) (int, []byte, error) {
 	if i := bytes.IndexByte(data, 0); i >= 0 {
 		return i + 1, data[:i], nil
@@ -273,7 +268,7 @@ func splitNUL(data []byte, atEOF bool) (int, []byte, error) {
 	return 0, nil, nil
 }
 
-// TestNatsSub has somebody at a terminal watch with `nats sub --count`.
+// TestNatsSub watches the events with nats sub --count, as somebody at a terminal does.
 func TestNatsSub(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "nats")
@@ -306,10 +301,9 @@ func TestNatsSub(t *testing.T) {
 	}
 }
 
-// awaitInterest returns when the process is subscribed. nats sub does not tell;
-// but a connection's subscriptions reach the server in their order, so that
-// whoever gets what is published to the last one has all of them. Until then
-// the server answers that nobody is there.
+// awaitInterest waits until the process has subscribed. nats sub does not report that. But the server sees the subscriptions of a
+// connection in their order. Once the last subscription gets a message, all of them are there. Before that, the server answers that nobody
+// listens.
 func awaitInterest(t *testing.T, b *process.Bridge, p *program, subject string) {
 	t.Helper()
 	nc, err := nats.Connect(b.NATS)
@@ -343,8 +337,7 @@ func awaitInterest(t *testing.T, b *process.Bridge, p *program, subject string) 
 	t.Fatalf("not subscribed within %s", patience)
 }
 
-// TestNatsConsumer has somebody read the stream with a consumer of the nats
-// command, acking as they go.
+// TestNatsConsumer reads the stream with a consumer of the nats command and acknowledges each event.
 func TestNatsConsumer(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "nats")

@@ -12,9 +12,8 @@ import (
 	"github.com/jobbridge/jobbridge/test/process"
 )
 
-// TestCommandsOfAWorker runs what README and the guide tell a worker's owner to
-// type, as a worker without a name and as one of the auth file: each command
-// shows what is stored.
+// TestCommandsOfAWorker runs the commands that README and the guide give to the owner of a worker, without a name and with a name of the
+// auth file. Each command shows what is stored.
 func TestCommandsOfAWorker(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "nats")
@@ -77,7 +76,7 @@ func TestCommandsOfAWorker(t *testing.T) {
 	}
 }
 
-// run returns what a nats command prints, and fails the test if it fails.
+// run runs a nats command and returns its output. It fails the test if the command fails.
 func run(t *testing.T, b *process.Bridge, args []string) []byte {
 	t.Helper()
 	cmd := natsCommand(t, b, args...)
@@ -90,7 +89,7 @@ func run(t *testing.T, b *process.Bridge, args []string) []byte {
 	return out
 }
 
-// view runs nats stream view, which insists on a terminal.
+// view runs nats stream view, which needs a terminal.
 func view(t *testing.T, b *process.Bridge, login []string, all []received) {
 	t.Helper()
 	process.Require(t, "script")

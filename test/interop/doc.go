@@ -1,4 +1,3 @@
-// Package interop proves jobbridge against software that it did not write:
-// Node's JSON and HMAC, the provider's documented express receiver, the
-// official JavaScript client of NATS, and the nats command.
+// Package interop tests jobbridge with software of others: the JSON and HMAC of Node.js, the express receiver that the provider documents,
+// the official JavaScript client of NATS, and the nats command.
 package interop

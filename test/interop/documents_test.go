@@ -10,15 +10,13 @@ import (
 	"unicode/utf16"
 )
 
-// documents makes random JSON texts in random wire forms: a value is written
-// with any white space, any escapes, any spelling of its numbers and any order
-// and number of its keys.
+// documents makes random JSON texts. It varies white space, escapes, the spelling of numbers, and the order and number of keys.
 type documents struct {
 	*rand.Rand
 	buf bytes.Buffer
 }
 
-// next returns a text; half of them are damaged, and most of those are invalid.
+// next returns a text. Half of the texts are damaged, and most of those are invalid.
 func (d *documents) next() []byte {
 	d.buf.Reset()
 	if d.IntN(20) == 0 {
@@ -129,7 +127,7 @@ func (d *documents) number() string {
 	return fmt.Sprintf("%d.%de%s%d", d.IntN(1000), d.IntN(1000), pick(d, "", "+", "-", "+0"), d.IntN(40))
 }
 
-// word returns the UTF-16 text of a string: it can hold lone surrogates.
+// word returns the UTF-16 text of a string, which can contain lone surrogates.
 func (d *documents) word() []uint16 {
 	var word []uint16
 	for range d.IntN(6) {
@@ -151,7 +149,7 @@ func (d *documents) word() []uint16 {
 
 func units(s string) []uint16 { return utf16.Encode([]rune(s)) }
 
-// text writes a string, each of its characters in one of the ways it can be.
+// text writes a string, and spells each character in a random way.
 func (d *documents) text(s []uint16) {
 	d.buf.WriteByte('"')
 	for ; len(s) > 0; s = s[1:] {

@@ -27,8 +27,7 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 )
 
-// mac signs as the provider documents it. It is not package verify's: a test
-// that signed with that could only show that it agrees with itself.
+// mac signs as the provider documents it. It does not use package verify, because a test of verify against itself would show nothing.
 func mac(t string, payload []byte) string {
 	h := hmac.New(sha256.New, []byte(secret))
 	h.Write([]byte(t + "."))
@@ -40,19 +39,19 @@ func signature(t string, payload []byte) string { return "t=" + t + ",v1=" + mac
 
 func now() string { return strconv.FormatInt(time.Now().Unix(), 10) }
 
-// signed is the header line over payload, as of now.
+// signed returns a header line that signs payload now.
 func signed(payload string) string {
 	return "Sync-Signature: " + signature(now(), []byte(payload))
 }
 
 const asJSON = "Content-Type: application/json"
 
-// post returns a request of these header lines and this body, to the byte.
+// post returns a request with exactly these header lines and this body.
 func post(body string, lines ...string) []byte {
 	return raw("POST /webhook HTTP/1.1", body, append(lines, "Content-Length: "+strconv.Itoa(len(body)))...)
 }
 
-// raw returns a request that has no Content-Length of its own.
+// raw returns a request without a Content-Length of its own.
 func raw(requestLine, body string, lines ...string) []byte {
 	lines = append([]string{requestLine, "Host: receiver.example", "Connection: close"}, lines...)
 	return []byte(strings.Join(lines, "\r\n") + "\r\n\r\n" + body)
@@ -94,7 +93,7 @@ func check(err error) {
 	}
 }
 
-// verdict is what a receiver says of a request.
+// verdict is the answer of a receiver to a request.
 type verdict struct {
 	code int
 	body string
@@ -102,7 +101,7 @@ type verdict struct {
 
 func (v verdict) accepted() bool { return v.code/100 == 2 }
 
-// message is what the answer says, if it is of the documented form.
+// message returns the message of an answer that has the documented form.
 func (v verdict) message() string {
 	var m struct{ Message string }
 	if json.Unmarshal([]byte(v.body), &m) != nil {
@@ -119,7 +118,7 @@ func (v verdict) String() string {
 	return fmt.Sprintf("%d %q", v.code, body)
 }
 
-// receivers are the documented one and ours, for one secret.
+// receivers are the documented receiver and the bridge, with one secret.
 type receivers struct{ express, bridge string }
 
 func startReceivers(t *testing.T) receivers {
@@ -133,7 +132,7 @@ func startReceivers(t *testing.T) receivers {
 	return receivers{express, u.Host}
 }
 
-// ask sends the same bytes to both.
+// ask sends the same bytes to both receivers.
 func (r receivers) ask(ctx context.Context, request []byte) (express, bridge verdict, err error) {
 	if express, err = exchange(ctx, r.express, request); err != nil {
 		return express, bridge, fmt.Errorf("express: %w", err)
@@ -144,7 +143,7 @@ func (r receivers) ask(ctx context.Context, request []byte) (express, bridge ver
 	return express, bridge, nil
 }
 
-// exchange sends a request byte by byte as it is, and reads the answer.
+// exchange sends the bytes of a request unchanged, and reads the answer.
 func exchange(ctx context.Context, address string, request []byte) (verdict, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -171,11 +170,11 @@ func exchange(ctx context.Context, address string, request []byte) (verdict, err
 	return verdict{resp.StatusCode, string(body)}, err
 }
 
-// generated is how many requests TestExpressAgrees sends.
+// generated is the number of requests that TestExpressAgrees sends.
 const generated = 1500
 
-// TestExpressAgrees sends both the same generated requests: valid ones in any
-// form on the wire, and forged ones. There must be no difference.
+// TestExpressAgrees sends the same generated requests to both receivers: valid requests in many forms, and forged ones. The verdicts must
+// be the same.
 func TestExpressAgrees(t *testing.T) {
 	t.Parallel()
 	both := startReceivers(t)
@@ -230,7 +229,7 @@ type delivery struct {
 	valid bool
 }
 
-// delivery makes one on which there is no reason to differ.
+// delivery makes a request on which the receivers must agree.
 func (d *documents) delivery() delivery {
 	body, printed, err := d.document()
 	r := delivery{valid: err == nil}
@@ -306,8 +305,8 @@ func (d *documents) delivery() delivery {
 	return r
 }
 
-// document returns an object or an array, and what JSON.stringify makes of it;
-// or a text that is neither, which nobody can have signed so.
+// document returns an object or an array and the result of JSON.stringify for it. It can also return a text that is neither, which no
+// sender can have signed in that form.
 func (d *documents) document() (body, printed []byte, err error) {
 	for {
 		body = d.next()
@@ -322,7 +321,7 @@ func (d *documents) document() (body, printed []byte, err error) {
 	}
 }
 
-// time is now, in one of the forms that the header can have.
+// time returns the present time in one of the forms that the header allows.
 func (d *documents) time() string {
 	switch d.IntN(6) {
 	case 0:
@@ -333,8 +332,7 @@ func (d *documents) time() string {
 	return now()
 }
 
-// otherForm prints body as somebody who is not JavaScript may, if that is
-// another text than both the body and what is printed.
+// otherForm returns body as another JSON encoder may print it, if that differs from body and from printed.
 func (d *documents) otherForm(body, printed []byte) []byte {
 	var v any
 	if json.Unmarshal(printed, &v) == nil {
@@ -349,7 +347,7 @@ func (d *documents) otherForm(body, printed []byte) []byte {
 	return append(bytes.Clone(printed), '#')
 }
 
-// side is who accepts a request.
+// side says which receivers accept a request.
 type side string
 
 const (
@@ -371,16 +369,15 @@ func sideOf(express, bridge verdict) side {
 	return neither
 }
 
-// sample is a request, and who accepts it.
+// sample is a request, and the receivers that accept it.
 type sample struct {
 	name    string
 	accepts side
 	request []byte
 }
 
-// TestExpressDiffers sends both the requests on which they differ, each of a group
-// that deployments/receiver.md lists, and beside them those that are close to one but
-// must be agreed upon.
+// TestExpressDiffers sends the requests on which the receivers differ. deployments/receiver.md lists each kind. It also sends requests
+// that are close to these, on which the receivers agree.
 func TestExpressDiffers(t *testing.T) {
 	t.Parallel()
 	servers := startReceivers(t)
@@ -426,21 +423,21 @@ func newEvent() event {
 	return e
 }
 
-// header sends the event with this header instead of its own.
+// header returns the event with this header instead of its own.
 func (e event) header(value string) []byte { return post(e.body, asJSON, "Sync-Signature: "+value) }
 
-// at sends the event as signed at t.
+// at returns the event with this time of signing.
 func (e event) at(t string) []byte { return e.header(signature(t, []byte(e.body))) }
 
-// as sends the event with these header lines beside its own.
+// as returns the event with these header lines besides its own.
 func (e event) as(lines ...string) []byte { return post(e.body, append(lines, signed(e.body))...) }
 
-// to sends the event with another request line.
+// to returns the event with another request line.
 func (e event) to(requestLine string, lines ...string) []byte {
 	return raw(requestLine, e.body, append(lines, asJSON, signed(e.body), "Content-Length: "+strconv.Itoa(len(e.body)))...)
 }
 
-// shift is the time of signing that is so long from now.
+// shift returns a time of signing that is d from now.
 func shift(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Unix(), 10) }
 
 // large returns an object of n bytes.
@@ -468,7 +465,7 @@ func units16(text string, order func(uint16) []byte) string {
 // brotli is {"id":"br"}: the standard library only reads what it writes.
 const brotli = "\x0b\x05\x80{\"id\":\"br\"}\x03"
 
-// table is the contract's table of differences.
+// table returns the differences that the contract lists.
 func table(e event) []sample {
 	const spaced = `{"id": "spaced", "status": "COMPLETED"}`
 	good, bad := e.v1, mac(e.t, []byte(e.body+"#"))
@@ -519,9 +516,8 @@ func table(e event) []sample {
 	}
 }
 
-// known are the differences that the table does not have. Where only the
-// bridge accepts, the sender did sign those very bytes; where only express
-// does, no sender has a reason to send that.
+// known returns the differences that the contract does not list. If only the bridge accepts a request, the sender did sign these bytes. If
+// only express accepts it, no sender has a reason to send it.
 func known(e event) []sample {
 	return []sample{
 		// express takes no body for {}, or for undefined where it does not parse.
@@ -561,7 +557,7 @@ func known(e event) []sample {
 	}
 }
 
-// alike are the neighbours of the above.
+// alike returns requests that are close to the differences above.
 func alike(e event) []sample {
 	bad := mac(e.t, []byte(e.body+"#"))
 	const broken, mended = "{\"id\":\"\xff\xe2\x80\"}", "{\"id\":\"\ufffd\ufffd\"}"

@@ -18,7 +18,7 @@ import (
 	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
-// worker returns README's worker in a language, which connects to b.
+// worker returns the worker of README in a language, connected to b.
 func worker(t *testing.T, b *process.Bridge, language string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../README.md")
@@ -36,8 +36,8 @@ func worker(t *testing.T, b *process.Bridge, language string) string {
 	return code
 }
 
-// TestWorkersOfREADME runs README's workers as they are: each prints every completed
-// job, those before its start included, and leaves nothing unacknowledged.
+// TestWorkersOfREADME runs the workers of README unchanged. Each worker prints every completed job, including the jobs before its start,
+// and acknowledges everything.
 func TestWorkersOfREADME(t *testing.T) {
 	t.Parallel()
 	process.Require(t, "node")

@@ -23,7 +23,7 @@ const (
 	secret = "whsec_interop"
 )
 
-// seed is JOBBRIDGE_SEED, or the time.
+// seed returns JOBBRIDGE_SEED, or a seed made from the time.
 func seed(t *testing.T) uint64 {
 	t.Helper()
 	s := uint64(time.Now().UnixNano())
@@ -37,15 +37,15 @@ func seed(t *testing.T) uint64 {
 	return s
 }
 
-// request is a body as it is sent, and the header over it.
+// request is a body and the header that signs it.
 type request struct {
 	body   []byte
 	header string
 	forged bool
 }
 
-// TestStringifyAgainstNode compares both directions: what Node signs and we
-// verify, and what we sign and Node verifies, forged ones included.
+// TestStringifyAgainstNode compares verify with Node.js in both directions: Node signs and verify verifies, and the other way round. Some
+// requests are forged.
 func TestStringifyAgainstNode(t *testing.T) {
 	process.Require(t, "node")
 	d := &documents{Rand: rand.New(rand.NewPCG(seed(t), 0))}
@@ -79,8 +79,8 @@ func TestStringifyAgainstNode(t *testing.T) {
 	}
 }
 
-// request returns a document with the header that we put over it as printed
-// again, or raw if it is not JSON; a quarter are forged.
+// request returns a document with a header that signs the re-serialized document, or the raw text if it is not JSON. A quarter of the
+// requests are forged.
 func (d *documents) request(at time.Time) request {
 	body := d.next()
 	signed := printed(body)
@@ -117,7 +117,7 @@ func printed(body []byte) []byte {
 	return body
 }
 
-// askNode returns Node's answers, one for each request.
+// askNode returns one answer of Node.js for each request.
 func askNode(t *testing.T, requests []request, at time.Time) []string {
 	t.Helper()
 	var in bytes.Buffer
@@ -139,7 +139,7 @@ func askNode(t *testing.T, requests []request, at time.Time) []string {
 	return answers
 }
 
-// compare returns how our verdict on r and Node's differ.
+// compare describes how the verdict of verify on r differs from the verdict of Node.js.
 func compare(v *verify.Verifier, r request, answer string) error {
 	ours, printErr := verify.Stringify(r.body, 0)
 	got, verifyErr := v.Verify(r.header, r.body)

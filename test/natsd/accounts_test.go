@@ -41,8 +41,7 @@ func withEve(t *testing.T, lines string) natsd.Options {
 	return o
 }
 
-// TestWorkerAttacksDeployed has a worker of the shipped configuration ask the
-// server to write where the worker may not.
+// TestWorkerAttacksDeployed: in the shipped configuration, a worker cannot make the server write where the worker may not write.
 func TestWorkerAttacksDeployed(t *testing.T) {
 	t.Parallel()
 	s := natsd.Start(t, withEve(t, ""))
@@ -65,8 +64,8 @@ func TestWorkerAttacksDeployed(t *testing.T) {
 	t.Logf("%d combinations", attack.Run(t))
 }
 
-// TestFormsOfAcks has servers whose consumers use the first and the second form
-// of the subjects of acknowledgements and flow control.
+// TestFormsOfAcks: a worker can acknowledge with servers that use the first form of the subjects of acknowledgements and flow control, and
+// with servers that use the second form.
 func TestFormsOfAcks(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -102,8 +101,7 @@ func TestFormsOfAcks(t *testing.T) {
 	}
 }
 
-// flowControl reads the stream with a push consumer. One that has sent 2 MiB stops
-// until its flow control is answered.
+// flowControl reads the stream with a push consumer. The consumer stops after 2 MiB until its flow control is answered.
 func flowControl(t *testing.T, worker user) {
 	t.Helper()
 	js, err := worker.Conn.JetStream()
@@ -128,8 +126,7 @@ func flowControl(t *testing.T, worker user) {
 	}
 }
 
-// TestWorkersOfACluster connects a worker to each node: the events and the
-// requests cross from account to account, and from node to node.
+// TestWorkersOfACluster connects a worker to each node. The events and the requests go from account to account, and from node to node.
 func TestWorkersOfACluster(t *testing.T) {
 	t.Parallel()
 	nodes := natsd.Cluster(t, 3)

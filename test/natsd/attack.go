@@ -12,9 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Attack is a worker that has the server write for it: by the reply subject of
-// a request, by the deliver subject of a consumer, and by headers that the server
-// obeys. The stream is JOBS.
+// Attack is a worker that tries to make the server write for it. It uses the reply subject of a request, the deliver subject of a
+// consumer, and headers that the server obeys. The stream is JOBS.
 type Attack struct {
 	// Attacker is the worker's connection.
 	Attacker *nats.Conn
@@ -82,8 +81,7 @@ func (a *Attack) Run(t testing.TB) int {
 	return len(attempts)
 }
 
-// state is what an attack must not change, except for the events that are
-// published meanwhile.
+// state is what an attack must not change. The events that are published meanwhile are an exception.
 type state struct {
 	Config                  jetstream.StreamConfig
 	Created                 time.Time

@@ -13,12 +13,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Nodes is a cluster of servers, each of which can be killed and restarted.
+// Nodes is a cluster of servers. Each server can be killed and restarted.
 type Nodes []*Server
 
-// Cluster starts n servers with deployments/nats/cluster.conf and waits until
-// they take streams of n replicas. Args are further flags of each: with
-// --no_advertise, clients learn of no node but those they were told of.
+// Cluster starts n servers with deployments/nats/cluster.conf and waits until they accept streams with n replicas. Each server gets args
+// as further flags. With --no_advertise, clients know only the nodes in their own URL.
 func Cluster(t testing.TB, n int, args ...string) Nodes {
 	t.Helper()
 	var routes, listen []string
@@ -40,8 +39,7 @@ func Cluster(t testing.TB, n int, args ...string) Nodes {
 	return nodes
 }
 
-// Await waits until the nodes that run have elected a leader among them, and
-// until each of them has caught up with it in all its streams.
+// Await waits until the running nodes have elected a leader, and until each node has caught up in all its streams.
 func (c Nodes) Await(t testing.TB) {
 	t.Helper()
 	poll(t, c, "the cluster is not ready", func(ctx context.Context) error {
@@ -77,7 +75,7 @@ func (c Nodes) Await(t testing.TB) {
 	})
 }
 
-// meta is what a node says of the group that places streams.
+// meta is what a node reports about the group that places streams.
 type meta struct {
 	Leader   string `json:"leader"`
 	Replicas []struct {
@@ -87,7 +85,7 @@ type meta struct {
 	} `json:"replicas"`
 }
 
-// has returns an error unless the leader knows the others to be there.
+// has returns an error unless the leader sees all running nodes.
 func (m meta) has(running []*Server) error {
 	current := map[string]bool{m.Leader: true}
 	for _, r := range m.Replicas {
@@ -101,7 +99,7 @@ func (m meta) has(running []*Server) error {
 	return nil
 }
 
-// node returns the node of a name, or nil.
+// node returns the node with a name, or nil.
 func (c Nodes) node(name string) *Server {
 	for _, s := range c {
 		if s.Name == name {
@@ -111,8 +109,7 @@ func (c Nodes) node(name string) *Server {
 	return nil
 }
 
-// Leader returns the node that leads a stream, and waits until one that runs
-// does.
+// Leader waits until the stream has a leader that runs, and returns it.
 func (c Nodes) Leader(t testing.TB, stream string) *Server {
 	t.Helper()
 	js := c.AdminJS(t)
@@ -134,7 +131,7 @@ func (c Nodes) Leader(t testing.TB, stream string) *Server {
 	return leader
 }
 
-// As returns the URLs of all nodes, comma-separated, with a user's credentials.
+// As returns the URLs of all nodes with the credentials of a user, separated by commas.
 func (c Nodes) As(user string) string {
 	var urls []string
 	for _, s := range c {
@@ -143,8 +140,8 @@ func (c Nodes) As(user string) string {
 	return strings.Join(urls, ",")
 }
 
-// Connect connects to any node as a user, for as long as the test, whichever
-// nodes come and go.
+// Connect connects to one of the nodes as a user. It reconnects to another node if that node ends. The connection closes at the end of the
+// test.
 func (c Nodes) Connect(t testing.TB, user string, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	// A try at a node that was frozen must leave time for another.

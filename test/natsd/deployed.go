@@ -7,22 +7,20 @@ import (
 	"testing"
 )
 
-// Users are those of deployments/nats/jobbridge.conf. [Server.As] and
-// [Server.Connect] take them by name.
+// Users are the users of deployments/nats/jobbridge.conf. [Server.As] and [Server.Connect] accept these names.
 var Users = []string{"bridge", "worker", "admin", "sys"}
 
-// Password returns what [Deployment] gives a user for a password.
+// Password returns the password that [Deployment] gives a user.
 func Password(user string) string { return user + "-password" }
 
-// Deployed starts a server with deployments/nats/jobbridge.conf as it is
-// shipped, so that a test runs with the permissions that operators give. The
-// stream is the test's to create, as admin; see [CreateStream].
+// Deployed starts a server with the shipped deployments/nats/jobbridge.conf, so the users have the permissions that operators give. The
+// test creates the stream itself, as admin, see [CreateStream].
 func Deployed(t testing.TB) *Server {
 	t.Helper()
 	return Start(t, Deployment(t))
 }
 
-// Deployment returns the options of [Deployed], for a test that changes some.
+// Deployment returns the options of [Deployed], so that a test can change them.
 func Deployment(t testing.TB) Options {
 	t.Helper()
 	o := Options{File: DeploymentFile(t, "jobbridge.conf"), Passwords: make(map[string]string)}

@@ -20,7 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// user is a connection that remembers what it was refused.
+// user is a connection that records what the server refused.
 type user struct {
 	*nats.Conn
 	jetstream.JetStream
@@ -42,7 +42,7 @@ func as(t *testing.T, s *natsd.Server, name string, opts ...nats.Option) user {
 	return u
 }
 
-// refused waits for the server's refusal of what was just tried.
+// refused waits until the server has refused the last request.
 func (u user) refused(t *testing.T, what string) {
 	t.Helper()
 	select {
@@ -55,8 +55,8 @@ func (u user) refused(t *testing.T, what string) {
 	}
 }
 
-// mayNotPublish tries each subject. What it sends is a valid request, so that
-// one which is allowed would do its harm.
+// mayNotPublish sends a valid request to each subject and fails the test unless the server refuses it. A request that the server allowed
+// would do harm.
 func (u user) mayNotPublish(t *testing.T, subjects ...string) {
 	t.Helper()
 	for _, subject := range subjects {
@@ -145,7 +145,7 @@ func TestWorkerUser(t *testing.T) {
 	}
 }
 
-// durable fetches and acknowledges an event, and sees that it was counted.
+// durable fetches and acknowledges an event, and checks that the acknowledgement was counted.
 func durable(t *testing.T, worker user) {
 	t.Helper()
 	consumer, err := worker.CreateOrUpdateConsumer(t.Context(), "JOBS",
@@ -175,7 +175,7 @@ func next(t *testing.T, consumer jetstream.Consumer) (msg jetstream.Msg) {
 	return msg
 }
 
-// ordered reads without a durable, and pushed, with flow control.
+// ordered reads without a durable consumer, by requests and pushed with flow control.
 func ordered(t *testing.T, worker user) {
 	t.Helper()
 	consumer, err := worker.OrderedConsumer(t.Context(), "JOBS", jetstream.OrderedConsumerConfig{})
@@ -218,8 +218,7 @@ func TestAdminUser(t *testing.T) {
 	admin.mayNotSubscribe(t, "_INBOX_BRIDGE.>")
 }
 
-// TestAccounts looks from outside: nobody enters without a password, and the
-// system account does not see events.
+// TestAccounts: nobody logs in without a password, and the system account does not see events.
 func TestAccounts(t *testing.T) {
 	t.Parallel()
 	s := natsd.Deployed(t)
@@ -255,7 +254,7 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestConfRefuses starts the shipped files as an operator in a hurry would.
+// TestConfRefuses starts the shipped files without the variables that they need: the server refuses to start.
 func TestConfRefuses(t *testing.T) {
 	t.Parallel()
 	deployed := natsd.Deployment(t)
@@ -285,8 +284,7 @@ func TestConfRefuses(t *testing.T) {
 	}
 }
 
-// TestStreamFile compares stream.json with the stream that the code wants, and
-// has the nats CLI create it.
+// TestStreamFile compares stream.json with the stream that the code creates.
 func TestStreamFile(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(natsd.DeploymentFile(t, "stream.json"))

@@ -1,10 +1,7 @@
-// Package natsd runs real nats-server processes for tests: alone, as a cluster,
-// or with the configuration that jobbridge ships for operators. It also puts a
-// proxy in front of one, which fails in the ways that networks do.
+// Package natsd runs real nats-server processes for tests: a single server, a cluster, or a server with the configuration that jobbridge
+// ships for operators. A [Proxy] in front of a server fails in the ways that networks fail.
 //
-// It promises that a server which was started is ready, that its ports and its
-// store survive a kill, and that no process outlives its test. What is stored
-// and how is left to the tests.
+// A server is ready when its Start returns. Its ports and its store survive a kill. No process runs longer than its test.
 package natsd
 
 import (
@@ -32,7 +29,7 @@ import (
 )
 
 const (
-	// patience bounds every wait, and pause is how often one looks.
+	// patience is the longest time that a test waits, and pause is the time between two checks.
 	patience = 30 * time.Second
 	pause    = 5 * time.Millisecond
 )
@@ -49,39 +46,34 @@ func Binary(t testing.TB) string {
 	return path
 }
 
-// Options says how to start a Server; the zero value is one with JetStream and
-// without accounts or passwords.
+// Options describes how to start a Server. The zero value is a server with JetStream and without accounts or passwords.
 type Options struct {
-	// Conf is the text of the configuration; empty means JetStream and nothing
-	// else. Ports, store and name are given as flags; the store must not be in
-	// it.
+	// Conf is the text of the configuration. Empty means JetStream and nothing else. Ports, store and name are flags, and the text must not
+	// set the store.
 	Conf string
-	// File is the path of a configuration file, in place of Conf. It finds the
-	// store in the environment, as NATS_STORE_DIR.
+	// File is the path of a configuration file that is used instead of Conf. The variable NATS_STORE_DIR names the store for it.
 	File string
-	// Dir is the store; empty means a new one.
+	// Dir is the folder of the store. Empty means a new folder.
 	Dir string
-	// Port for clients, on 127.0.0.1; 0 means a free one, see [FreePort].
+	// Port is the port for clients on 127.0.0.1. 0 means a free port, see [FreePort].
 	Port int
-	// TLSFirst says that the configuration has handshake_first.
+	// TLSFirst must be true if the configuration has handshake_first.
 	TLSFirst bool
-	// Name of the server; empty means a random one.
+	// Name is the name of the server. Empty means a random name.
 	Name string
 	// Args are further flags of nats-server.
 	Args []string
 	// Env is added to the environment.
 	Env []string
-	// Passwords of the users in the configuration, by name; nil means that
-	// nobody needs one.
+	// Passwords are the passwords of the users in the configuration, by name. nil means that clients need no password.
 	Passwords map[string]string
 }
 
-// Server is a nats-server process, or one that was.
+// Server is a nats-server process. It can be killed and started again.
 type Server struct {
-	// URL for clients, without credentials, and Monitor, the base of its HTTP
-	// endpoints. Both stay the same for life.
+	// URL is the URL for clients, without credentials. Monitor is the base URL of the HTTP endpoints. Both stay the same after a restart.
 	URL, Monitor string
-	// Name of the server, Dir its store, Port its clients' port.
+	// Name is the name of the server, Dir the folder of its store, and Port its port for clients.
 	Name, Dir string
 	Port      int
 	// Cmd is the present process, or the last one.
@@ -93,8 +85,7 @@ type Server struct {
 	done chan struct{}
 }
 
-// Start starts a server and waits until it takes clients. It is killed with the
-// test, if it still runs then.
+// Start starts a server and waits until it accepts clients. The server is killed at the end of the test if it still runs.
 func Start(t testing.TB, o Options) *Server {
 	t.Helper()
 	s := prepare(t, o)
@@ -111,7 +102,7 @@ func Start(t testing.TB, o Options) *Server {
 	}
 }
 
-// prepare decides everything that a restart repeats.
+// prepare chooses everything that stays the same after a restart.
 func prepare(t testing.TB, o Options) *Server {
 	t.Helper()
 	scratch := t.TempDir() // before the kill is registered, so that it is removed after it
@@ -177,8 +168,7 @@ func (s *Server) run(t testing.TB) error {
 	return nil
 }
 
-// greets reports whether this very server answers on its port: it listens only
-// after its streams are recovered.
+// greets reports whether this server, and no other one, answers on its port. A server listens after it has recovered its streams.
 func (s *Server) greets() bool {
 	conn, err := net.DialTimeout("tcp", loopback(s.Port), time.Second)
 	if err != nil {
@@ -193,11 +183,10 @@ func (s *Server) greets() bool {
 	return err == nil && strings.HasPrefix(line, "INFO ") && strings.Contains(line, strconv.Quote(s.Name))
 }
 
-// Log is what all processes of the server wrote so far.
+// Log returns what all processes of the server have written so far.
 func (s *Server) Log() string { return s.log.String() }
 
-// Running reports whether the process has not ended. A stopped one
-// ([syscall.SIGSTOP]) runs.
+// Running reports whether the process has not ended. A process that was stopped with [syscall.SIGSTOP] still runs.
 func (s *Server) Running() bool {
 	select {
 	case <-s.done:
@@ -207,8 +196,7 @@ func (s *Server) Running() bool {
 	}
 }
 
-// Signal sends a signal to the process: SIGSTOP and SIGCONT freeze and thaw it,
-// for one.
+// Signal sends a signal to the process. SIGSTOP freezes it, and SIGCONT lets it continue.
 func (s *Server) Signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()
 	if err := s.Cmd.Process.Signal(sig); err != nil {
@@ -216,11 +204,10 @@ func (s *Server) Signal(t testing.TB, sig syscall.Signal) {
 	}
 }
 
-// Kill ends the process as a power cut would, except that the page cache
-// survives, and waits for its end.
+// Kill kills the process and waits until it has ended. Unlike after a power cut, the page cache survives.
 func (s *Server) Kill(t testing.TB) { t.Helper(); s.end(t, syscall.SIGKILL) }
 
-// Stop asks the process to shut down, and waits for its end.
+// Stop asks the process to shut down, and waits until it has ended.
 func (s *Server) Stop(t testing.TB) { t.Helper(); s.end(t, syscall.SIGTERM) }
 
 func (s *Server) end(t testing.TB, sig syscall.Signal) {
@@ -235,8 +222,8 @@ func (s *Server) end(t testing.TB, sig syscall.Signal) {
 	}
 }
 
-// Restart starts the server again on the same ports and store, and waits until
-// it takes clients. If it still runs, it is killed before.
+// Restart starts the server again with the same ports and store, and waits until it accepts clients. A server that still runs is killed
+// first.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	s.Kill(t)
@@ -245,7 +232,7 @@ func (s *Server) Restart(t testing.TB) {
 	}
 }
 
-// As returns the URL with a user's credentials; where nobody needs any, without.
+// As returns the URL with the credentials of a user. It returns the plain URL if the server asks for no credentials.
 func (s *Server) As(user string) string {
 	password, ok := s.opts.Passwords[user]
 	if !ok {
@@ -254,7 +241,7 @@ func (s *Server) As(user string) string {
 	return (&url.URL{Scheme: "nats", User: url.UserPassword(user, password), Host: loopback(s.Port)}).String()
 }
 
-// Connect connects as a user of the configuration, for as long as the test.
+// Connect connects as a user of the configuration. The connection closes at the end of the test.
 func (s *Server) Connect(t testing.TB, user string, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	return connect(t, s.As(user), opts...)
@@ -270,7 +257,7 @@ func connect(t testing.TB, servers string, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// AdminJS returns JetStream as the user "admin", who may do everything there.
+// AdminJS returns JetStream as the user "admin", who may do everything.
 func (s *Server) AdminJS(t testing.TB) jetstream.JetStream {
 	t.Helper()
 	return jetStream(t, s.Connect(t, "admin"))
@@ -285,8 +272,7 @@ func jetStream(t testing.TB, nc *nats.Conn) jetstream.JetStream {
 	return js
 }
 
-// CreateStream creates the stream of events that jobbridge expects, with a
-// number of replicas.
+// CreateStream creates the stream that jobbridge expects, with a number of replicas.
 func CreateStream(t testing.TB, js jetstream.JetStream, replicas int) jetstream.Stream {
 	t.Helper()
 	// Written out, because the tests of package publisher's own parts use this package.
@@ -306,10 +292,8 @@ var taken struct {
 	ports map[int]bool
 }
 
-// FreePort returns a port on which nobody listens. It is below those that the
-// system hands out for outgoing connections: it would otherwise be lost while
-// its server is down, and even to a client that tries to connect to it, which
-// can then end up connected to itself.
+// FreePort returns a port on which nobody listens. The port is below the range of outgoing connections. Otherwise another connection could
+// take the port while its server is down, and a client that connects to the port could even be connected to itself.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	taken.Lock()

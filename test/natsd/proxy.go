@@ -10,9 +10,8 @@ import (
 	"time"
 )
 
-// Proxy stands on loopback in front of a server and fails like a network. Its
-// methods may be called at any time, from any goroutine; when one returns, the
-// mode is in force. It starts with Pass.
+// Proxy listens on loopback in front of a server and fails like a network. Any goroutine may call its methods at any time. When a method
+// returns, its mode is in force. A new Proxy is in the mode of [Proxy.Pass].
 type Proxy struct {
 	// URL of the proxy, with the credentials of the URL it was made from.
 	URL string
@@ -42,7 +41,7 @@ const (
 	down
 )
 
-// pipe is one client's connection and the one to the server behind it.
+// pipe is the connection of one client, and the connection to the server behind it.
 type pipe struct {
 	mu     sync.Mutex // guards conns while the server is dialled
 	conns  []*net.TCPConn
@@ -58,16 +57,15 @@ type way struct {
 	dst *net.TCPConn
 }
 
-// chunk is what was read, and when it is due on the other side.
+// chunk is a piece of data, and the time at which the other side must get it.
 type chunk struct {
 	data []byte
 	due  time.Time
 }
 
-// NewProxy starts a proxy in front of a URL or host:port, for as long as the
-// test. The server need not be up: a client is then accepted and closed. In
-// front of a cluster's node, start the node with --no_advertise, or clients
-// learn of ways around the proxy.
+// NewProxy starts a proxy in front of a URL or host:port. The proxy ends with the test. The server may be down: then a client's connection
+// is accepted and closed. A node of a cluster behind the proxy must run with --no_advertise, because clients would otherwise learn of ways
+// around the proxy.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
 	p := &Proxy{target: target, changed: make(chan struct{}), pipes: make(map[*pipe]bool)}
@@ -84,38 +82,34 @@ func NewProxy(t testing.TB, target string) *Proxy {
 	return p
 }
 
-// Pass forwards everything at once, again. What was held back by Stall goes on;
-// what was lost by HalfOpen stays lost.
+// Pass forwards everything at once. Data that Stall held back is forwarded too. Connections that HalfOpen lost stay lost.
 func (p *Proxy) Pass() { p.set(pass, 0, nil) }
 
-// Delay forwards everything d after it came, each way.
+// Delay forwards everything d after it arrived, in both directions.
 func (p *Proxy) Delay(d time.Duration) { p.set(pass, d, nil) }
 
-// Stall accepts connections, and keeps all open without reading or forwarding
-// a byte.
+// Stall accepts connections and keeps all connections open, but reads and forwards nothing.
 func (p *Proxy) Stall() { p.set(stall, 0, nil) }
 
-// HalfOpen loses the present connections without telling either side: they stay
-// open and are never forwarded again, whatever the mode. New ones pass.
+// HalfOpen loses the present connections without telling either side. They stay open, but no mode forwards their data again. New
+// connections pass.
 func (p *Proxy) HalfOpen() { p.set(pass, 0, func(c *pipe) { c.lost = true }) }
 
-// Reset resets the present connections, except those lost, and each new one.
+// Reset resets the present connections, except the lost ones, and each new connection.
 func (p *Proxy) Reset() { p.set(reset, 0, func(c *pipe) { c.end(true) }) }
 
-// Down closes the port and the present connections, except those lost: whoever
-// connects is refused. Another mode opens it again.
+// Down closes the port and the present connections, except the lost ones, so new connections are refused. Another mode opens the port
+// again.
 func (p *Proxy) Down() { p.set(down, 0, func(c *pipe) { c.end(false) }) }
 
-// Accepted returns how many connections were accepted so far, those of Reset
-// included.
+// Accepted returns how many connections were accepted so far, including those that Reset reset.
 func (p *Proxy) Accepted() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.accepted
 }
 
-// set changes the mode and calls each for the connections that are not lost.
-// It panics if the port cannot be opened again.
+// set changes the mode and calls each for the connections that are not lost. It panics if the port cannot be opened again.
 func (p *Proxy) set(m mode, delay time.Duration, each func(*pipe)) {
 	p.modes.Lock()
 	defer p.modes.Unlock()
@@ -202,7 +196,7 @@ func (p *Proxy) accept(l net.Listener) {
 	}
 }
 
-// serve forwards a connection, both ways, until either side ends it.
+// serve forwards a connection in both directions until either side ends it.
 func (p *Proxy) serve(c *pipe) {
 	defer func() {
 		c.end(false)
@@ -233,7 +227,7 @@ func (p *Proxy) serve(c *pipe) {
 	both.Wait()
 }
 
-// forward copies one direction of a connection, and ends both when it ends.
+// forward copies one direction of a connection, and ends both directions when it ends.
 func (p *Proxy) forward(c *pipe, src *net.TCPConn, w *way) {
 	queue := make(chan chunk, 1024) // what is on its way while Delay is in force
 	var writer sync.WaitGroup
@@ -266,7 +260,7 @@ func (p *Proxy) forward(c *pipe, src *net.TCPConn, w *way) {
 	}
 }
 
-// write delivers one chunk when it is due and the mode allows.
+// write delivers one chunk when it is due and the mode allows it.
 func (p *Proxy) write(c *pipe, w *way, part chunk) bool {
 	if wait := time.Until(part.due); wait > 0 {
 		select {
@@ -294,8 +288,7 @@ func (p *Proxy) write(c *pipe, w *way, part chunk) bool {
 	return true
 }
 
-// await returns when the mode lets the connection go on, or false when it is
-// closed.
+// await waits until the mode lets the connection continue. It returns false if the connection was closed.
 func (p *Proxy) await(c *pipe) bool {
 	for {
 		p.mu.Lock()

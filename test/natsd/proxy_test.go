@@ -14,11 +14,10 @@ import (
 	"github.com/jobbridge/jobbridge/test/natsd"
 )
 
-// short is how long a test looks at what must not happen.
+// short is how long a test checks that something does not happen.
 const short = 60 * time.Millisecond
 
-// echo is a server that answers each line with itself. It returns a proxy in
-// front of it.
+// echo starts a server that answers each line with the same line, and returns a proxy in front of it.
 func echo(t *testing.T) *natsd.Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -38,7 +37,7 @@ func echo(t *testing.T) *natsd.Proxy {
 	return natsd.NewProxy(t, l.Addr().String())
 }
 
-// peer is a client of the echo.
+// peer is a client of the echo server.
 type peer struct {
 	*testing.T
 	net.Conn
@@ -119,8 +118,7 @@ func TestProxyStalls(t *testing.T) {
 	young.hears("c")
 }
 
-// TestProxyStallsABlockedWriter stalls a connection whose reader does not read,
-// so that the proxy itself is blocked.
+// TestProxyStallsABlockedWriter stalls a connection whose reader does not read, so that the proxy itself is blocked.
 func TestProxyStallsABlockedWriter(t *testing.T) {
 	t.Parallel()
 	p := echo(t)

@@ -1,5 +1,5 @@
-// Package process runs the real jobbridge binary for tests: built once, each
-// bridge a process of its own on ports that the system chose.
+// Package process runs the real jobbridge binary for tests. The binary is built once. Each bridge is a process of its own and listens on
+// ports that the system chose.
 package process
 
 import (
@@ -20,10 +20,10 @@ import (
 	"time"
 )
 
-// Secret is what every bridge is started with, unless told otherwise.
+// Secret is the webhook secret of every bridge, unless the test sets another one.
 const Secret = "whsec_process"
 
-// patience bounds every wait.
+// patience is the longest time that a test waits for something.
 const patience = 30 * time.Second
 
 // Build returns the path of a program that the go command builds. The go command keeps the program in its cache, where each test package
@@ -81,30 +81,29 @@ type Bridge struct {
 	lines map[string]map[string]any // the first line of the log with each message
 }
 
-// Options says how to start a Bridge.
+// Options describes how to start a Bridge. The zero value starts a bridge with a new data folder.
 type Options struct {
-	// Program is the path of the binary; empty means [Binary].
+	// Program is the path of the binary. Empty means [Binary].
 	Program string
-	// Dir is the data folder; empty means a new one.
+	// Dir is the data folder. Empty means a new folder.
 	Dir string
-	// NoDir starts it without one.
+	// NoDir starts the bridge without a data folder.
 	NoDir bool
 	// Args are further flags of serve.
 	Args []string
 	// Env is added to the environment.
 	Env []string
-	// Stdout takes what the bridge prints; nil drops it.
+	// Stdout receives the standard output of the bridge. nil discards it.
 	Stdout io.Writer
-	// Stderr takes the log; nil means that the Bridge keeps it.
+	// Stderr receives the log. nil means that the Bridge collects it.
 	Stderr io.Writer
-	// Wrap is put in front of the command, for a tracer.
+	// Wrap is a command that starts the bridge, such as strace with its flags.
 	Wrap []string
-	// Files are inherited by the bridge, from descriptor 3 on.
+	// Files are open files that the bridge inherits, from descriptor 3 on.
 	Files []*os.File
 }
 
-// Start starts a bridge and waits until it is ready. It is killed with the
-// test, if it still runs then.
+// Start starts a bridge and waits until it is ready. The bridge is killed at the end of the test if it still runs.
 func Start(t testing.TB, o Options) *Bridge {
 	t.Helper()
 	b := Launch(t, o)
@@ -113,14 +112,14 @@ func Start(t testing.TB, o Options) *Bridge {
 	return b
 }
 
-// Reached takes the URLs from the log's line "ready".
+// Reached reads the URLs from the line "ready" of the log.
 func (b *Bridge) Reached(ready map[string]any) {
 	b.Webhook, _ = ready["webhook"].(string)
 	b.NATS, _ = ready["nats"].(string)
 	b.Admin, _ = ready["admin"].(string)
 }
 
-// Launch starts a bridge and does not wait.
+// Launch starts a bridge and does not wait until it is ready.
 func Launch(t testing.TB, o Options) *Bridge {
 	t.Helper()
 	if o.Dir == "" && !o.NoDir {
@@ -152,17 +151,16 @@ func Launch(t testing.TB, o Options) *Bridge {
 	return b
 }
 
-// Environ is the test's environment with the secret of the bridges.
+// Environ returns the test's environment, with the secret of the bridges and without variables of jobbridge.
 func Environ() []string {
 	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "JOBBRIDGE_") })
 	return append(env, "SYNC_WEBHOOK_SECRET="+Secret)
 }
 
-// Log is what the bridge wrote to stderr so far.
+// Log returns what the bridge has written to stderr so far.
 func (b *Bridge) Log() string { return b.log.String() }
 
-// find returns the first line of the log with a message. It fails the test for a
-// line before it that is not JSON.
+// find returns the first line of the log that has the message, or nil. It fails the test if a line before that is not JSON.
 func (b *Bridge) find(t testing.TB, message string) map[string]any {
 	t.Helper()
 	b.mu.Lock()
@@ -183,8 +181,7 @@ func (b *Bridge) find(t testing.TB, message string) map[string]any {
 	return b.lines[message]
 }
 
-// AwaitLog waits for a line of the log with a message, and returns it. It fails
-// the test if the bridge ends before.
+// AwaitLog waits for a line of the log that has the message, and returns it. It fails the test if the bridge ends first.
 func (b *Bridge) AwaitLog(t testing.TB, message string) map[string]any {
 	t.Helper()
 	for end := time.Now().Add(patience); ; {
@@ -213,7 +210,7 @@ func (b *Bridge) Signal(t testing.TB, s syscall.Signal) {
 	}
 }
 
-// Wait waits for the end of the process.
+// Wait waits until the process has ended.
 func (b *Bridge) Wait(t testing.TB) *os.ProcessState {
 	t.Helper()
 	select {
@@ -225,8 +222,7 @@ func (b *Bridge) Wait(t testing.TB) *os.ProcessState {
 	}
 }
 
-// Stop asks the bridge to drain, and fails the test unless it ends well, with a
-// log that is JSON to the end.
+// Stop asks the bridge to drain. It fails the test unless the exit code is 0 and every line of the log is JSON.
 func (b *Bridge) Stop(t testing.TB) {
 	t.Helper()
 	b.Signal(t, syscall.SIGTERM)
@@ -242,7 +238,7 @@ func Run(t testing.TB, stdin io.Reader, args ...string) (stdout, stderr string, 
 	return RunIn(t, "", Environ(), stdin, args...)
 }
 
-// RunIn is Run in a folder and an environment.
+// RunIn is like Run, with a working folder and an environment.
 func RunIn(t testing.TB, dir string, env []string, stdin io.Reader, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -257,7 +253,7 @@ func RunIn(t testing.TB, dir string, env []string, stdin io.Reader, args ...stri
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
 }
 
-// Buffer can be read while a process writes to it.
+// Buffer collects what a process writes, and can be read meanwhile.
 type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -273,7 +269,7 @@ func (l *Buffer) Write(p []byte) (int, error) {
 // String returns what was written so far.
 func (l *Buffer) String() string { return l.after(0) }
 
-// after returns what was written after the first n bytes.
+// after returns what was written behind the first n bytes.
 func (l *Buffer) after(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// Require skips the test on a machine without the program, and fails it there
-// if JOBBRIDGE_REQUIRE names it.
+// Require skips the test if the program is missing. If JOBBRIDGE_REQUIRE names the program, Require fails the test instead.
 func Require(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
@@ -17,7 +16,7 @@ func Require(t testing.TB, program string) {
 	}
 }
 
-// Missing ends a test that lacks what name stands for.
+// Missing skips the test for a reason, or fails it if JOBBRIDGE_REQUIRE contains name.
 func Missing(t testing.TB, name, reason string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("JOBBRIDGE_REQUIRE"), ","), name) {

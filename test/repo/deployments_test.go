@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// TestAlerts: the guide says what to do about each alert, and about no other, and
-// each is tested to fire. That it is silent otherwise is tested by all of
-// alerts_test.yaml, which lists what fires.
+// TestAlerts: the guide says what to do about each alert and names no other alert. A test in alerts_test.yaml makes each alert fire. All
+// tests there list the alerts that fire, so they also show that the others are silent.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	guide, tests := read(t, "../../deployments/README.md"), read(t, "../../deployments/prometheus/alerts_test.yaml")
@@ -33,7 +32,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// TestManifests compares what one file says with what another does.
+// TestManifests: the manifests, the chart and the guide agree with each other.
 func TestManifests(t *testing.T) {
 	t.Parallel()
 	guide := read(t, "../../deployments/README.md")

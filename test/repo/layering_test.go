@@ -17,7 +17,7 @@ import (
 
 const module = "github.com/jobbridge/jobbridge"
 
-// pkg is what go list says of a package.
+// pkg is what go list prints about a package.
 type pkg struct {
 	ImportPath string
 	Dir        string
@@ -45,7 +45,7 @@ func list(t *testing.T, args ...string) []pkg {
 	}
 }
 
-// TestLayers fails an import that points the wrong way, and says why it is one.
+// TestLayers fails for an import that points the wrong way, and prints the reason of the rule.
 func TestLayers(t *testing.T) {
 	const (
 		down  = "imports point from cmd to bridge to verify and publisher"
@@ -122,8 +122,7 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// TestLightImports keeps a worker's build small: it reads events and verifies
-// them again, and needs no server for that.
+// TestLightImports: verify and publisher/event import nothing but the standard library, so a worker that imports them stays small.
 func TestLightImports(t *testing.T) {
 	for _, light := range []string{"verify", "publisher/event"} {
 		for _, dep := range list(t, "-deps", module+"/"+light) {
@@ -134,7 +133,7 @@ func TestLightImports(t *testing.T) {
 	}
 }
 
-// TestPackageComments fails a package that does not say what it promises.
+// TestPackageComments fails for a package without a comment.
 func TestPackageComments(t *testing.T) {
 	for _, p := range list(t, module+"/...") {
 		documented := len(p.GoFiles) == 0

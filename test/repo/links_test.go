@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// TestLinks: each link of a document to a file of the repository, and to a heading in
-// it, leads somewhere.
+// TestLinks: in each document, the links to files and headings of the repository lead to something that exists.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	var documents []string
@@ -51,8 +50,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestProof: every go test command in a table of ARCHITECTURE.md or CONTRIBUTING.md
-// finds, for each of the names after -run or -bench, a test in its packages.
+// TestProof: each go test command in a table of ARCHITECTURE.md or CONTRIBUTING.md finds a test for each name after -run or -bench.
 func TestProof(t *testing.T) {
 	t.Parallel()
 	command := regexp.MustCompile("go test [^`|]*(?:\\\\\\|[^`|]*)*-(run|bench) '?([^ ']+)'? ([^`]*)`")
@@ -73,8 +71,7 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// declared reports whether one of the packages has a test or benchmark with this in
-// its name.
+// declared reports whether one of the packages has a test or a benchmark whose name contains name.
 func declared(t *testing.T, kind, name string, packages []string) bool {
 	t.Helper()
 	declaration := regexp.MustCompile(`(?m)^func ` + kind + `\w*` + name)
@@ -107,7 +104,7 @@ func anchors(text string) map[string]bool {
 	return names
 }
 
-// TestSecurityNamesTests: each test that SECURITY.md names is there.
+// TestSecurityNamesTests: each test that SECURITY.md names exists.
 func TestSecurityNamesTests(t *testing.T) {
 	t.Parallel()
 	var all strings.Builder

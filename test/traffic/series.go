@@ -9,8 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Series returns the counters and gauges of one name, by the values of their
-// labels.
+// Series returns the values of the counter or gauge with a name. The keys are the values of its labels, separated by spaces.
 func Series(t testing.TB, metrics prometheus.Gatherer, name string) map[string]float64 {
 	t.Helper()
 	families, err := metrics.Gather()
@@ -33,7 +32,7 @@ func Series(t testing.TB, metrics prometheus.Gatherer, name string) map[string]f
 	return values
 }
 
-// AwaitSeries waits until a series has a value.
+// AwaitSeries waits until the series with these labels has the value want.
 func AwaitSeries(t testing.TB, patience time.Duration, metrics prometheus.Gatherer, name, labels string, want float64) {
 	t.Helper()
 	Eventually(t, patience, func() error {

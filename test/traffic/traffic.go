@@ -1,11 +1,8 @@
-// Package traffic is the load and the judge of the fault tests: it delivers
-// signed events to a bridge from many senders, remembers what each was answered,
-// and compares that, event by event, with what a stream holds.
+// Package traffic is the load of the fault tests, and it judges the result. Many senders deliver signed events to a bridge. The package
+// records each answer and compares the answers with a stream, event by event.
 //
-// It promises that [Load.Check] passes only if everything acknowledged is
-// stored, in the bytes that were signed, nothing is stored twice, and nothing
-// is stored that was not signed. Which faults happen meanwhile is left to the
-// tests.
+// [Load.Check] passes only if every acknowledged event is stored, in the bytes that were signed, if nothing is stored twice, and if nothing
+// is stored that was not signed. The tests inject the faults.
 package traffic
 
 import (
@@ -31,47 +28,45 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Statuses are those of each job, in the order they are sent.
+// Statuses are the statuses of each job, in the order in which they are sent.
 var Statuses = []string{"PENDING", "PROCESSING", "COMPLETED"}
 
-// Options configures a Load. URL and Secret are needed.
+// Options configures a Load. URL and Secret are required.
 type Options struct {
-	// URL of the webhook; it is asked for each delivery, for a bridge that is
-	// started again elsewhere.
+	// URL returns the URL of the webhook. It is called for each delivery, because a bridge that was started again has another URL.
 	URL func() string
-	// Secret that signs.
+	// Secret signs the deliveries.
 	Secret string
-	// Senders at once; 0 means 8.
+	// Senders is the number of concurrent senders. 0 means 8.
 	Senders int
-	// Pad is the largest padding of a payload, in bytes; it varies below that.
+	// Pad bounds the padding of a payload, in bytes. The padding is random below that.
 	Pad int
-	// Jobs ends each sender after so many jobs; 0 means until Stop.
+	// Jobs is the number of jobs that each sender sends. 0 means that it sends until Stop.
 	Jobs int
 	// Pace is how long a sender rests after each delivery.
 	Pace time.Duration
-	// NoKeepAlive makes a connection for each delivery.
+	// NoKeepAlive opens a new connection for each delivery.
 	NoKeepAlive bool
-	// Forge also sends a request with a bad signature after each delivery.
+	// Forge sends a request with a bad signature after each delivery.
 	Forge bool
 }
 
-// Answer is what became of one delivery.
+// Answer is the result of one delivery.
 type Answer struct {
-	// Code of the answer; 0 if there was none.
+	// Code is the status code of the answer. 0 means that there was no answer.
 	Code int
-	// Sequence of the event in the journal, if it was acknowledged; in direct mode, in
-	// the stream.
+	// Sequence is the sequence of an acknowledged event in the journal. In direct mode it is the sequence in the stream.
 	Sequence uint64 `json:"sequence"`
-	// Duplicate tells that it had been stored before.
+	// Duplicate says that the event had been stored before.
 	Duplicate bool `json:"duplicate"`
-	// At is when the answer came, Took how long after the delivery was sent.
+	// At is the time of the answer. Took is the time between the delivery and its answer.
 	At   time.Time
 	Took time.Duration
-	// Err is why there was none.
+	// Err says why there was no answer.
 	Err error
 }
 
-// Load is deliveries under way.
+// Load sends deliveries and records their answers.
 type Load struct {
 	opts   Options
 	client *http.Client
@@ -91,7 +86,7 @@ var loads = struct {
 	n int
 }{}
 
-// Start begins to deliver. It ends with the test, or with [Load.Stop].
+// Start begins to send deliveries. They stop at the end of the test, or with [Load.Stop].
 func Start(t testing.TB, o Options) *Load {
 	t.Helper()
 	if o.Senders == 0 {
@@ -122,14 +117,14 @@ func Start(t testing.TB, o Options) *Load {
 	return l
 }
 
-// Stop ends the load and waits for the answers under way.
+// Stop ends the load and waits for the answers that are still missing.
 func (l *Load) Stop() {
 	l.cancel()
 	l.work.Wait()
 	l.client.CloseIdleConnections()
 }
 
-// Wait waits until a load with a number of jobs has sent them all.
+// Wait waits until a load with a fixed number of jobs has sent all deliveries.
 func (l *Load) Wait() { l.work.Wait() }
 
 func (l *Load) deliver(id, status string) {
@@ -195,7 +190,7 @@ func Send(client *http.Client, r *http.Request) (code int, body []byte, err erro
 // Acked returns how many deliveries were acknowledged so far.
 func (l *Load) Acked() int { return l.Codes()[http.StatusOK] }
 
-// Codes counts the answers by their code; 0 stands for none.
+// Codes returns how many answers have each status code. Code 0 means that there was no answer.
 func (l *Load) Codes() map[int]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -225,7 +220,7 @@ func (l *Load) Errors() (errs []error) {
 	return errs
 }
 
-// Each calls f for every delivery that was answered, by its message id.
+// Each calls f for each delivery that was answered. id is its message id.
 func (l *Load) Each(f func(id string, a Answer)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -234,8 +229,8 @@ func (l *Load) Each(f func(id string, a Answer)) {
 	}
 }
 
-// AckedAfter returns when the first delivery was acknowledged that was sent
-// after t; zero if there is none yet.
+// AckedAfter considers the deliveries that were sent after t, and returns the time of the first acknowledgement among them. Zero means
+// that there is none.
 func (l *Load) AckedAfter(t time.Time) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -276,10 +271,9 @@ func Eventually(t testing.TB, patience time.Duration, f func() error) {
 	}
 }
 
-// Message is one that a stream holds.
+// Message is a message in a stream.
 type Message struct {
-	// Sequence in the stream. Journal is the sequence in the journal that the message
-	// came from; 0 in direct mode.
+	// Sequence is the sequence in the stream. Journal is the sequence in the journal, and 0 in direct mode.
 	Sequence, Journal uint64
 	ID                string
 	Subject           string
@@ -287,7 +281,7 @@ type Message struct {
 	Stored            time.Time
 }
 
-// Stored reads the whole of a stream.
+// Stored returns all messages of a stream.
 func Stored(ctx context.Context, nc *nats.Conn, name string) ([]Message, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -342,7 +336,7 @@ func (v Verdict) String() string {
 		len(v.Lost), len(v.Twice), len(v.Foreign), len(v.OutOfOrder))
 }
 
-// Err returns an error that names some of what is wrong, or nil.
+// Err returns an error with examples of what is wrong, or nil.
 func (v Verdict) Err() error {
 	var errs []error
 	for what, list := range map[string][]string{"acknowledged and lost": v.Lost, "stored twice": v.Twice,
@@ -355,8 +349,8 @@ func (v Verdict) Err() error {
 	return errors.Join(errs...)
 }
 
-// Judge compares what was signed and acknowledged with what is stored. owed
-// says which acknowledged deliveries must be there; nil means all.
+// Judge compares the deliveries with the messages of a stream. owed says which of the acknowledged deliveries must be stored. nil means
+// all of them.
 func (l *Load) Judge(stored []Message, owed func(Answer) bool) Verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -372,7 +366,7 @@ func (l *Load) Judge(stored []Message, owed func(Answer) bool) Verdict {
 		if payload, ok := l.signed[m.ID]; !ok || !bytes.Equal(payload, m.Data) {
 			v.Foreign = append(v.Foreign, m.ID)
 		}
-		// Of what was not acknowledged, nobody knows when it will be there.
+		// Only acknowledged events have an order: nobody knows when an unanswered event is stored.
 		if at := strings.LastIndexByte(m.ID, ':'); at > 0 && l.answers[m.ID].Code == http.StatusOK {
 			job, rank := m.ID[:at], slices.Index(Statuses, m.ID[at+1:])
 			if rank < last[job] {
@@ -393,7 +387,7 @@ func (l *Load) Judge(stored []Message, owed func(Answer) bool) Verdict {
 	return v
 }
 
-// Check fails the test unless the verdict is good, and returns it.
+// Check reads the stream and judges the load. It fails the test unless the verdict is good.
 func (l *Load) Check(t testing.TB, nc *nats.Conn, stream string) Verdict {
 	t.Helper()
 	var stored []Message

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Zip returns a body that is compressed with gzip, or with deflate.
+// Zip returns body, compressed with gzip or with deflate.
 func Zip(t testing.TB, body []byte, deflate bool) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -29,7 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Order is what reaches the disk of that which was not synced.
+// Order says which of the changes that were not synced reach the disk.
 type Order string
 
 const (
@@ -43,7 +43,7 @@ const (
 	MetadataFirst Order = "metadata first"
 )
 
-// Orders are all there are.
+// Orders are all orders.
 var Orders = []Order{Strict, DataFirst, MetadataFirst}
 
 // FS is a mounted file system.
@@ -64,10 +64,10 @@ type FS struct {
 	inodes uint64
 }
 
-// fault is an operation on the files whose names end with suffix.
+// fault is an operation that fails on the files whose names end with suffix.
 type fault struct{ op, suffix string }
 
-// node is a file or a folder. All of it is guarded by FS.mu.
+// node is a file or a folder. FS.mu guards all fields.
 type node struct {
 	fs.Inode
 	fs   *FS
@@ -80,18 +80,17 @@ type node struct {
 	names, diskNames map[string]*node
 }
 
-// change is a write or, without data, a truncation, that the disk does not have.
+// change is a write, or a truncation if data is nil, that has not reached the disk.
 type change struct {
 	at   int
 	data []byte // nil: the size becomes at
 }
 
-// ErrUnsupported is returned where a file system cannot be mounted.
+// ErrUnsupported is returned when a file system cannot be mounted here.
 var ErrUnsupported = errors.New("powerfs: needs root and /dev/fuse")
 
-// Mount mounts a file system on a new folder, until the test ends: an empty one,
-// or one whose disk holds what is in the folder image. What uses it must have
-// ended before, or it is cut off.
+// Mount mounts a file system on a new folder until the test ends. Its disk is empty, or holds what is in the folder image. A process that
+// still uses the file system at the end of the test is cut off.
 func Mount(t testing.TB, image string) (*FS, error) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -142,7 +141,7 @@ func (f *FS) newNode(mode uint32) *node {
 	return n
 }
 
-// load fills a folder, such that all of it is on the disk.
+// load fills a folder. Its whole content is on the disk.
 func (n *node) load(from string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
@@ -179,27 +178,25 @@ func (n *node) touch() {
 	n.attr.SetTimes(nil, &now, &now)
 }
 
-// Fail makes an operation ("fsync", "write", "allocate", "create") fail from now on;
-// 0 mends it.
+// Fail makes an operation ("fsync", "write", "allocate", "create") fail from now on. 0 makes it succeed again.
 func (f *FS) Fail(op string, errno syscall.Errno) { f.FailFiles(op, "", errno) }
 
-// FailFiles is Fail for the files whose names end with suffix.
+// FailFiles is like Fail, for the files whose names end with suffix.
 func (f *FS) FailFiles(op, suffix string, errno syscall.Errno) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.faults[fault{op, suffix}] = errno
 }
 
-// Before has a function called before each operation, with the name of its file; for
-// "rename", the new name. If it returns true, the power fails before the operation.
-// It must not use the file system.
+// Before registers a function that is called before each operation, with the name of the file. For "rename" it gets the new name. If it
+// returns true, the power fails before the operation. The function must not use the file system.
 func (f *FS) Before(do func(op, name string) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.before = do
 }
 
-// Slow makes each fsync take that long.
+// Slow makes each fsync take d.
 func (f *FS) Slow(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -214,15 +211,14 @@ func (f *FS) Count(op string) int {
 	return f.count[op]
 }
 
-// Renamed returns the names that files were renamed to.
+// Renamed returns the new names of all renamed files.
 func (f *FS) Renamed() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]string(nil), f.moved...)
 }
 
-// Cut is the power failing: from now on every operation is an I/O error. It
-// writes what the disk has kept to a new folder.
+// Cut cuts the power. From then on every operation returns an I/O error. Cut writes what the disk has kept to a new folder.
 func (f *FS) Cut(order Order, rng *rand.Rand, to string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -230,7 +226,7 @@ func (f *FS) Cut(order Order, rng *rand.Rand, to string) error {
 	return f.root.save(order, rng, to)
 }
 
-// save writes what is kept of a node.
+// save writes what the disk has kept of a node.
 func (n *node) save(order Order, rng *rand.Rand, to string) error {
 	times := func() error {
 		mtime := time.Unix(int64(n.attr.Mtime), int64(n.attr.Mtimensec))
@@ -257,7 +253,7 @@ func (n *node) save(order Order, rng *rand.Rand, to string) error {
 	return times()
 }
 
-// kept returns what is kept of a file's content.
+// kept returns what the disk has kept of the content of a file.
 func (n *node) kept(order Order, rng *rand.Rand) []byte {
 	content := append([]byte(nil), n.disk...)
 	switch order {
@@ -304,8 +300,7 @@ func (c change) apply(content []byte) []byte {
 	return content
 }
 
-// begin counts an operation on the file with that name and returns the error that it
-// is to fail with. The caller holds FS.mu.
+// begin counts an operation on the file with this name, and returns the error with which it must fail. The caller holds FS.mu.
 func (f *FS) begin(op, name string) syscall.Errno {
 	f.count[op]++
 	if !f.cut && f.before != nil {
@@ -394,7 +389,7 @@ func (n *node) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, o
 	return 0
 }
 
-// change is what the page cache has now, and the disk has not.
+// change makes a change that is in the page cache and not on the disk.
 func (n *node) change(c change) {
 	n.data = c.apply(n.data)
 	n.pending = append(n.pending, c)
@@ -479,7 +474,7 @@ func (n *node) Allocate(_ context.Context, _ fs.FileHandle, off, size uint64, mo
 	return 0
 }
 
-// Fsync is for files and folders.
+// Fsync syncs a file or a folder.
 func (n *node) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 	n.fs.mu.Lock()
 	slow := n.fs.slow

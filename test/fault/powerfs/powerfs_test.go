@@ -41,7 +41,7 @@ func sync(t *testing.T, path string) {
 	must(t, f.Close())
 }
 
-// TestCut cuts the power after a life that has every kind of change in it.
+// TestCut cuts the power after every kind of change.
 func TestCut(t *testing.T) {
 	t.Parallel()
 	const gone = "gone"
@@ -92,7 +92,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestTorn looks at what can become of an unsynced append.
+// TestTorn shows what a power cut can leave of an append that was not synced.
 func TestTorn(t *testing.T) {
 	t.Parallel()
 	seen := map[powerfs.Order]map[string]bool{powerfs.DataFirst: {}, powerfs.MetadataFirst: {}}
