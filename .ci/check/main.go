@@ -66,7 +66,8 @@ func compose(path string) error {
 		for _, secret := range service.Secrets {
 			file := project.Secrets[secret.Source].File
 			if service.ReadOnly && file == "" {
-				return fmt.Errorf("%s: service %s is read-only, which docker compose starts with secrets from files alone: %s", path, service.Name, secret.Source)
+				return fmt.Errorf("%s: service %s is read-only, which docker compose starts with secrets from files alone: %s",
+					path, service.Name, secret.Source)
 			}
 			if _, err := os.Stat(file); file != "" && err != nil {
 				return fmt.Errorf("%s: service %s: %w", path, service.Name, err)
@@ -147,7 +148,8 @@ func restricted(paths []string) error {
 				continue
 			}
 			template := workload.Spec.Template
-			for _, result := range evaluator.EvaluatePod(api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}, &template.ObjectMeta, &template.Spec) {
+			for _, result := range evaluator.EvaluatePod(api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()},
+				&template.ObjectMeta, &template.Spec) {
 				if !result.Allowed {
 					return fmt.Errorf("%s: %s: %s: %s", path, workload.Kind, result.ForbiddenReason, result.ForbiddenDetail)
 				}

@@ -18,6 +18,8 @@ import (
 	"github.com/jobbridge/jobbridge/test/traffic"
 )
 
+func TestMain(m *testing.M) { process.Main(m, 6) }
+
 // post delivers an event of a job and returns the status code of the answer. The event has pad bytes more than it needs.
 func post(url, id string, pad int) (int, error) {
 	return send(http.DefaultClient, url, process.Secret, fmt.Sprintf(`{"id":%q,"status":"COMPLETED","pad":%q}`, id, strings.Repeat("x", pad)))

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -24,15 +23,7 @@ import (
 // patience bounds every wait.
 const patience = 30 * time.Second
 
-// TestMain runs more tests at once than there are processors, unless told
-// otherwise: they wait for delays most of the time.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = f.Value.Set("6")
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { process.Main(m, 6) }
 
 // language is one of the workers, and how to start it.
 type language struct {

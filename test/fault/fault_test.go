@@ -4,7 +4,6 @@ package fault
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -23,15 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	// The tests mostly wait for faults to pass, so more of them run at once than there are
-	// processors.
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = f.Value.Set("6")
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { process.Main(m, 6) }
 
 var errNotYet = errors.New("not yet")
 

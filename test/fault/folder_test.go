@@ -220,7 +220,7 @@ func TestFolderRemoved(t *testing.T) {
 				t.Fatal(err)
 			}
 			removed := time.Now()
-			b.awaitState(t, "failed", "the journal's newest segment is gone")
+			b.awaitState(t, "failed", "the journal's newest segment is missing")
 			known := time.Now()
 			pause(100 * time.Millisecond)
 			l.Stop()

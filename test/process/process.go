@@ -7,12 +7,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,6 +57,18 @@ func Build(main string) (string, error) {
 }
 
 var bridge = sync.OnceValues(func() (string, error) { return Build("github.com/jobbridge/jobbridge/cmd/jobbridge") })
+
+// Main runs the tests of a package that mostly wait, for example for a process. Unless -parallel says otherwise, n of them run at once, which
+// is more than there are processors. Call Main from TestMain.
+func Main(m *testing.M, n int) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set(strconv.Itoa(n)); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // Binary returns the path of the jobbridge binary.
 func Binary(t testing.TB) string {

@@ -80,7 +80,8 @@ func TestErrorLog(t *testing.T) {
 func TestTranslated(t *testing.T) {
 	t.Parallel()
 	core, lines := observer.New(zap.InfoLevel)
-	log := logging.Translated(zap.New(core, zap.Hooks(func(zapcore.Entry) error { return nil })), strings.ToUpper).With(zap.String("part", "a"))
+	log := logging.Translated(zap.New(core, zap.Hooks(func(zapcore.Entry) error { return nil })),
+		strings.ToUpper).With(zap.String("part", "a"))
 	log.Info("information", zap.String("text", "b"))
 	log.Warn("warning", zap.String("text", "b"), zap.Error(errors.New("c")), zap.Int("number", 1))
 	log.Debug("debug")
