@@ -60,9 +60,8 @@ type resettable struct{ bytes.Reader }
 
 func (*resettable) Close() error { return nil }
 
-// newDeliverer returns a function that has the bridge answer a delivery of 1 KiB,
-// each a new one, with a log that is encoded and thrown away, with metrics, and
-// without tracing. The function itself allocates nothing.
+// newDeliverer returns a function that sends one new delivery of 1 KiB to an Ingress. The Ingress has metrics, a log that is
+// encoded and discarded, and no tracing. The function itself allocates nothing.
 func newDeliverer(tb testing.TB, p ingress.Publisher) func() {
 	tb.Helper()
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
@@ -74,7 +73,7 @@ func newDeliverer(tb testing.TB, p ingress.Publisher) func() {
 		payload   []byte
 		signature []string
 	}
-	deliveries := make([]delivery, 8192) // more than the bridge recognizes as replays
+	deliveries := make([]delivery, 8192) // a delivery that is sent again is older than those that judge the clock
 	for i := range deliveries {
 		payload := fmt.Appendf(nil, `{"id":"731f0c19-7a5e-4d9b-9a60-%012d","status":"COMPLETED","model":"lipsync-2",`+
 			`"input":[{"type":"video","url":"https://assets.example/in.mp4"}],"pad":%q}`, i, strings.Repeat("x", 850))
@@ -100,17 +99,20 @@ func newDeliverer(tb testing.TB, p ingress.Publisher) func() {
 	}
 }
 
-// TestDeliveryAllocations bounds what the bridge itself allocates for a delivery:
-// 15 allocations and 2.9 KB, and some more under the race detector, where a
-// sync.Pool drops at random.
+// TestDeliveryAllocations limits the allocations for a delivery without its storage: there are 13. The race detector makes
+// sync.Pool forget at random, so more are allowed with it.
 func TestDeliveryAllocations(t *testing.T) {
-	if n := testing.AllocsPerRun(1000, newDeliverer(t, instant{})); n > 30 {
+	limit := 16.0
+	if raceEnabled {
+		limit = 30
+	}
+	if n := testing.AllocsPerRun(1000, newDeliverer(t, instant{})); n > limit {
 		t.Errorf("%v allocations", n)
 	}
 }
 
-// journaled returns a publisher with a real journal, without fsync, whose NATS server is
-// stopped: nothing but the delivery allocates.
+// journaled returns a publisher with a real journal, without fsync, whose NATS server is stopped, so that only deliveries
+// allocate.
 func journaled(tb testing.TB) *publisher.Publisher {
 	tb.Helper()
 	p, err := publisher.Open(tb.Context(), publisher.Options{Dir: tb.TempDir(), Durability: event.OS})
@@ -128,11 +130,10 @@ func journaled(tb testing.TB) *publisher.Publisher {
 	return p
 }
 
-// TestDeliveryAllocationsWithJournal bounds what a whole delivery allocates, storing
-// included: 40 allocations and 5 KB.
+// TestDeliveryAllocationsWithJournal limits the allocations for a delivery and its storage: there are 33, of 4.4 KiB.
 func TestDeliveryAllocationsWithJournal(t *testing.T) {
 	deliver := newDeliverer(t, journaled(t))
-	// The smallest of several rounds: other goroutines of the publisher allocate too.
+	// Other goroutines of the publisher allocate too, so the smallest of several rounds counts.
 	const runs = 500
 	allocations, bytes := uint64(math.MaxUint64), uint64(math.MaxUint64)
 	for range 10 {
@@ -145,13 +146,12 @@ func TestDeliveryAllocationsWithJournal(t *testing.T) {
 		allocations, bytes = min(allocations, (after.Mallocs-before.Mallocs)/runs), min(bytes, (after.TotalAlloc-before.TotalAlloc)/runs)
 	}
 	t.Logf("%d allocations, %d bytes a delivery", allocations, bytes)
-	if !raceEnabled && (allocations > 40 || bytes > 5<<10) {
+	if !raceEnabled && (allocations > 37 || bytes > 5<<10) {
 		t.Errorf("%d allocations, %d bytes a delivery", allocations, bytes)
 	}
 }
 
-// BenchmarkDelivery is the bridge's own part of a delivery: everything but
-// net/http and the storage.
+// BenchmarkDelivery measures a delivery without net/http and without the storage.
 func BenchmarkDelivery(b *testing.B) {
 	deliver := newDeliverer(b, instant{})
 	b.ReportAllocs()
@@ -162,8 +162,8 @@ func BenchmarkDelivery(b *testing.B) {
 	b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
 }
 
-// cpuTime returns the processor time that the process has used: other processes
-// of a busy machine disturb it less than the time of day.
+// cpuTime returns the processor time that the process has used. It depends less on the other processes of the machine than
+// the time of day does.
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// TestDepth nests as deep as encoding/json lets it, and deeper by one.
+// TestDepth nests arrays and objects to the depth that encoding/json accepts, and one level deeper.
 func TestDepth(t *testing.T) {
 	t.Parallel()
 	for _, levels := range []int{10_000, 10_001} {
@@ -25,8 +25,8 @@ func TestDepth(t *testing.T) {
 	}
 }
 
-// FuzzDecode compares with encoding/json, whose maps keep the exact key and the
-// last duplicate.
+// FuzzDecode compares decode with encoding/json. In a map, encoding/json keeps the case of the keys and the last of several
+// members with the same key.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		`{"id":"a","status":"COMPLETED"}`, ` { "id" : "a" , "status" : "FAILED" , "id":"b" } `,

@@ -54,7 +54,8 @@ const (
 	DefaultForgeryRate    = 50
 )
 
-// Options configures an [Ingress]. Package bridge documents the limits for its users, checks them, and sets the defaults.
+// Options configures an [Ingress]. A field is required unless its comment says what nil means. Package bridge documents the
+// limits for its users, checks them, and sets the defaults.
 type Options struct {
 	Verifier   Verifier
 	Publisher  Publisher
@@ -81,7 +82,7 @@ type Options struct {
 	IdleTimeout    time.Duration
 	DrainDelay     time.Duration
 	ForgeryRate    int // bad signatures a second from one source; negative means no limit
-	TrustedProxies []*net.IPNet
+	TrustedProxies []*net.IPNet // nil means none
 	// Tolerance of the Verifier: before the clock is off by that much, Reasons says so.
 	Tolerance time.Duration
 }

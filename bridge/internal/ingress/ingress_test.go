@@ -31,8 +31,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// server is an ingress on a port of its own, with whatever publisher a test needs.
-// The unstarted bridge in it only posts deliveries.
+// server is an Ingress on a port of its own, with the publisher that a test needs. The bridge in it is not started; it only
+// sends deliveries.
 type server struct {
 	*bridgetest.Server
 	addr    string
@@ -87,7 +87,7 @@ func post(srv *server, d bridgetest.Delivery) <-chan result {
 	return done
 }
 
-// held is a publisher that answers when it is told to.
+// held is a publisher that answers when the test lets it.
 type held struct {
 	entered chan struct{}
 	release chan error
@@ -126,9 +126,8 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// TestBurst sends more than there are slots: who waits a moment for one gets
-// it. A machine that stands still for that moment refuses; it cannot do so
-// every time.
+// TestBurst sends two deliveries while there is one slot: the second waits a moment for it. On a busy machine that moment
+// may be too short, but not every time.
 func TestBurst(t *testing.T) {
 	t.Parallel()
 	srv, h := newHeld(t, ingress.Options{MaxInFlight: 1})
@@ -187,8 +186,7 @@ type panicking struct{}
 
 func (panicking) Publish(context.Context, event.Event) (publisher.Receipt, error) { panic("a bug") }
 
-// TestHangUp hangs up while the event is being published: it must be published
-// to the end, not cut off.
+// TestHangUp closes the sender's connection while the event is being published: the event is published all the same.
 func TestHangUp(t *testing.T) {
 	t.Parallel()
 	srv, h := newHeld(t, ingress.Options{})
@@ -233,8 +231,8 @@ func (refuseAll) Publish(context.Context, event.Event) (publisher.Receipt, error
 	return publisher.Receipt{}, event.ErrUnavailable
 }
 
-// TestHandshakesAreSampled: failed handshakes come from ports of the sender's
-// choice, and are one kind of line all the same.
+// TestHandshakesAreSampled fails many TLS handshakes. The lines in the log name different ports, and are sampled as one kind
+// of line.
 func TestHandshakesAreSampled(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.InfoLevel)
@@ -267,7 +265,7 @@ func TestHandshakesAreSampled(t *testing.T) {
 	}
 }
 
-// TestRejectedHandshakes has senders that do not trust the certificate.
+// TestRejectedHandshakes counts the handshakes of a sender that does not trust the certificate.
 func TestRejectedHandshakes(t *testing.T) {
 	t.Parallel()
 	https := httptest.NewUnstartedServer(nil) // for its certificate
@@ -298,7 +296,7 @@ func TestRejectedHandshakes(t *testing.T) {
 	srv.stop()
 }
 
-// TestSpansOfAPanic: the delivery's span is ended, and says so.
+// TestSpansOfAPanic panics after the signature was verified: the span of the delivery ends, with the panic as its status.
 func TestSpansOfAPanic(t *testing.T) {
 	t.Parallel()
 	recorder := tracetest.NewInMemoryExporter()

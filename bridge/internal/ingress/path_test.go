@@ -15,9 +15,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestPath posts to the webhook's path and to others. A request with a signature
-// on another path is the provider's, sent to a URL with a mistake: the log tells
-// the operator the right path (case C10).
+// TestPath sends requests to the webhook's path and to others. A signed request to another path probably comes from the
+// provider, whose URL has a mistake: the log tells the operator the right path (case C10).
 func TestPath(t *testing.T) {
 	t.Parallel()
 	for _, r := range []struct {

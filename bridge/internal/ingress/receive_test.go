@@ -23,8 +23,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// failing is a Publisher that returns its errors, one for each event, and then
-// stores what comes.
+// failing is a Publisher that returns one of its errors for each event, and then stores events.
 type failing struct{ errs []error }
 
 func (f *failing) Publish(ctx context.Context, e event.Event) (publisher.Receipt, error) {
@@ -65,7 +64,7 @@ func newIngress(tb testing.TB, o ingress.Options) *ingress.Ingress {
 	return in
 }
 
-// serveOne has the bridge answer one signed request.
+// serveOne returns the answer to one signed request.
 func serveOne(b *ingress.Ingress, body string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, strings.NewReader(body))
 	request.Header.Set(verify.HeaderName, sign(body))
@@ -76,8 +75,7 @@ func serveOne(b *ingress.Ingress, body string) *httptest.ResponseRecorder {
 
 const completed = `{"id":"job-1","status":"COMPLETED"}`
 
-// TestSlotOfAFailedDelivery: a delivery that is not stored, for whatever reason,
-// leaves its slot to the next.
+// TestSlotOfAFailedDelivery has one slot, and deliveries that are not stored for several reasons: each releases the slot.
 func TestSlotOfAFailedDelivery(t *testing.T) {
 	t.Parallel()
 	f := &failing{errs: []error{event.ErrUnavailable, event.ErrFull, errors.New("anything")}}
@@ -89,7 +87,7 @@ func TestSlotOfAFailedDelivery(t *testing.T) {
 	}
 }
 
-// TestSlotOfAPanic: a panic leaves its slot too.
+// TestSlotOfAPanic has one slot, and a panic while an event is published: the panic releases the slot.
 func TestSlotOfAPanic(t *testing.T) {
 	t.Parallel()
 	b := newIngress(t, ingress.Options{Publisher: panicking{}, MaxInFlight: 1})
@@ -100,7 +98,7 @@ func TestSlotOfAPanic(t *testing.T) {
 	}
 }
 
-// TestUnclassifiedError: the text of an error is for the log, not for the sender.
+// TestUnclassifiedError returns errors from the publisher: their text is in the log, and not in the answer.
 func TestUnclassifiedError(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.InfoLevel)
@@ -128,8 +126,7 @@ func TestUnclassifiedError(t *testing.T) {
 	}
 }
 
-// TestLargestBody has bodies of exactly the limit, and of a byte more: announced,
-// chunked, and compressed.
+// TestLargestBody sends bodies of exactly the limit, and of one byte more or less: with their length, chunked, and compressed.
 func TestLargestBody(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{1 << 10, 8 << 10, 64 << 10} {

@@ -106,7 +106,7 @@ func answered(r refusal) *httptest.ResponseRecorder {
 	return answer
 }
 
-// TestForgeryCost: a larger body counts for more bad signatures, but never for more than a source may send at once.
+// TestForgeryCost counts a larger body as more bad signatures, but never as more than a source may send at once.
 func TestForgeryCost(t *testing.T) {
 	t.Parallel()
 	for _, r := range []struct{ rate, bytes, want int }{

@@ -6,8 +6,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/internal/source"
 )
 
-// TestOf has one source for an IPv4 address in each of its forms, and one for an
-// IPv6 network.
+// TestOf has one source for each IPv4 address, however it is written, and one for each IPv6 network of 64 bits.
 func TestOf(t *testing.T) {
 	t.Parallel()
 	for remote, want := range map[string]string{
