@@ -81,7 +81,7 @@ type Options struct {
 	ReadTimeout    time.Duration
 	IdleTimeout    time.Duration
 	DrainDelay     time.Duration
-	ForgeryRate    int // bad signatures a second from one source; negative means no limit
+	ForgeryRate    int          // bad signatures a second from one source; negative means no limit
 	TrustedProxies []*net.IPNet // nil means none
 	// Tolerance of the Verifier: before the clock is off by that much, Reasons says so.
 	Tolerance time.Duration

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
@@ -160,11 +162,11 @@ func TestLargestBody(t *testing.T) {
 	}
 }
 
-// recording is a Publisher that records the message ids of the events.
-type recording struct{ ids []string }
+// recording is a Publisher that records the events.
+type recording struct{ events []event.Event }
 
 func (r *recording) Publish(_ context.Context, e event.Event) (publisher.Receipt, error) {
-	r.ids = append(r.ids, e.MessageID())
+	r.events = append(r.events, e)
 	return publisher.Receipt{Subject: event.Template{}.Subject(e)}, nil
 }
 
@@ -173,16 +175,99 @@ func TestForged(t *testing.T) {
 	t.Parallel()
 	p := new(recording)
 	b := newIngress(t, ingress.Options{Publisher: p})
+	start := time.Now()
 	for secret, code := range map[string]int{testSecret: 200, "whsec_forger": 400} {
 		request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, strings.NewReader(completed))
-		request.Header.Set(verify.HeaderName, verify.Sign(secret, time.Now(), []byte(completed)))
+		signature := verify.Sign(secret, time.Now(), []byte(completed))
+		request.Header.Set(verify.HeaderName, signature)
 		answer := httptest.NewRecorder()
 		b.ServeHTTP(answer, request)
 		if answer.Code != code {
 			t.Errorf("signed with %s: %d, want %d", secret, answer.Code, code)
 		}
+		if code == 200 && (len(p.events) != 1 || p.events[0].Signature != signature) {
+			t.Fatalf("published: %+v", p.events)
+		}
 	}
-	if len(p.ids) != 1 || p.ids[0] != "sync:job-1:COMPLETED" {
-		t.Errorf("published: %q", p.ids)
+	e := p.events[0]
+	if len(p.events) != 1 || e.MessageID() != "sync:job-1:COMPLETED" || string(e.Payload) != completed {
+		t.Errorf("published: %+v", p.events)
 	}
+	if e.ReceivedAt.Before(start) || e.ReceivedAt.After(time.Now()) {
+		t.Errorf("received at %s", e.ReceivedAt)
+	}
+}
+
+// blocking is a Publisher that stores an event when it gets a token, and records how long each event had until its deadline.
+type blocking struct {
+	tokens chan struct{}
+	left   chan time.Duration
+}
+
+func (b *blocking) Publish(ctx context.Context, e event.Event) (publisher.Receipt, error) {
+	deadline, _ := ctx.Deadline()
+	b.left <- time.Until(deadline)
+	<-b.tokens
+	return instant{}.Publish(ctx, e)
+}
+
+// TestRequestsOfHTTP2 sends requests over HTTP/2, of which one may be handled at a time.
+func TestRequestsOfHTTP2(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &blocking{make(chan struct{}), make(chan time.Duration, 8)}
+		b := newIngress(t, ingress.Options{Publisher: p, MaxConnections: 1})
+		post := func(major int) int {
+			request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, strings.NewReader(completed))
+			request.Header.Set(verify.HeaderName, sign(completed))
+			request.ProtoMajor = major
+			answer := httptest.NewRecorder()
+			b.ServeHTTP(answer, request)
+			return answer.Code
+		}
+		for range 2 {
+			codes := make(chan int, 2)
+			go func() { codes <- post(2) }()
+			synctest.Wait()
+			if code := post(2); code != 503 {
+				t.Errorf("the second request over HTTP/2: %d", code)
+			}
+			go func() { codes <- post(1) }()
+			p.tokens <- struct{}{}
+			p.tokens <- struct{}{}
+			if first, other := <-codes, <-codes; first != 200 || other != 200 {
+				t.Errorf("the first request over HTTP/2, and one over HTTP/1: %d, %d", first, other)
+			}
+		}
+	})
+}
+
+// TestDeadline stores an event within 4.5 s of the last byte of its body. That byte may have arrived while the body waited
+// for memory, so this time counts.
+func TestDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &blocking{make(chan struct{}), make(chan time.Duration, 8)}
+		b := newIngress(t, ingress.Options{Publisher: p, MaxBody: 64 << 10, MaxBodyMemory: 1})
+		large := `{"id":"job-1","status":"COMPLETED","pad":"` + strings.Repeat("x", 60<<10) + `"}`
+		var answers sync.WaitGroup
+		for range 5 { // there is memory for four
+			answers.Go(func() {
+				if answer := serveOne(b, large); answer.Code != 200 {
+					t.Errorf("%d %s", answer.Code, answer.Body)
+				}
+			})
+		}
+		synctest.Wait()
+		time.Sleep(time.Second)
+		for range 5 {
+			p.tokens <- struct{}{}
+		}
+		answers.Wait()
+		for i, want := range []time.Duration{4500, 4500, 4500, 4500, 3500} {
+			if left := <-p.left; left != want*time.Millisecond {
+				t.Errorf("delivery %d has %s", i+1, left)
+			}
+		}
+	})
 }
