@@ -131,3 +131,23 @@ func TestBodyErrors(t *testing.T) {
 		})
 	}
 }
+
+// TestMemoryWait has a body that waits for memory twice: it may wait for memoryWait in total.
+func TestMemoryWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sender, memory := source.Of("192.0.2.1"), source.NewLimiter(source.Limits{PerSource: 64 << 10})
+		if err := memory.TryAcquire(sender, 48<<10); err != nil {
+			t.Fatal(err)
+		}
+		b := &body{bodies: bodies{1 << 20, memory}, source: sender}
+		time.AfterFunc(time.Second, func() { memory.Release(sender, 16<<10) })
+		start := time.Now()
+		if err := b.hold(32 << 10); err != nil || time.Since(start) != time.Second || b.waited != time.Second {
+			t.Errorf("first: %v after %s, of which %s for memory", err, time.Since(start), b.waited)
+		}
+		if err := b.hold(33 << 10); !errors.Is(err, errNoMemory) || time.Since(start) != memoryWait {
+			t.Errorf("second: %v after %s", err, time.Since(start))
+		}
+	})
+}

@@ -43,6 +43,7 @@ func TestClockCheck(t *testing.T) {
 		"a few late ones":              {[]votes{{9, 1, 0}, {7, 2, hour}}, 0, true, ""},
 		"the clock was set":            {[]votes{{16, 0, hour}, {9, 1, 0}}, 0, true, ""},
 		"one replayed delivery":        {[]votes{{1, 0, 0}, {1, 0, hour}, {1, 0, hour}, {1, 0, hour}}, 0, false, ""},
+		"replays of the same second":   {[]votes{{100, 0, 0}, {100, 0, hour}}, 0, true, ""},
 		"replays of old deliveries":    {append([]votes{{16, 1000, 0}}, captured...), 0, true, ""},
 		"replays hide no wrong clock":  {append([]votes{{16, 1000, hour}}, votes{16, 0, 0}), hour, true, "1h0m0s ahead of"},
 		"more at once than are needed": {[]votes{{100, 0, hour}}, hour, true, "ahead of"},

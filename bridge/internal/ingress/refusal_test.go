@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,8 +9,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/jobbridge/jobbridge/bridge/internal/source"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/labstack/echo/v4"
@@ -117,6 +120,79 @@ func TestForgeryCost(t *testing.T) {
 			t.Errorf("%d bytes at %d/s: %d, want %d", r.bytes, r.rate, got, r.want)
 		}
 	}
+}
+
+// TestDelay has room for one answer that is delayed: a second one is written at once, and one after the first is delayed.
+func TestDelay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		in := &Ingress{delayed: make(chan struct{}, 1)}
+		answerAfter := func(ctx context.Context, want time.Duration) {
+			start := time.Now()
+			request := httptest.NewRequest(http.MethodPost, DefaultPath, nil).WithContext(ctx)
+			in.answerRefusal(echo.New().NewContext(request, httptest.NewRecorder()), refuse(verify.ErrMismatch).throttle())
+			if took := time.Since(start); took != want {
+				t.Errorf("answered after %s, want %s", took, want)
+			}
+		}
+		for range 2 {
+			done := make(chan struct{})
+			go func() { defer close(done); answerAfter(t.Context(), throttleDelay) }()
+			synctest.Wait()
+			answerAfter(t.Context(), 0)
+			<-done
+		}
+		gone, cancel := context.WithTimeout(t.Context(), throttleDelay/2)
+		defer cancel()
+		answerAfter(gone, throttleDelay/2)
+	})
+}
+
+// shelf is a Quarantine that records what is added to it.
+type shelf struct{ added []Refused }
+
+func (s *shelf) Add(r Refused) string { s.added = append(s.added, r); return "kept" }
+func (*shelf) Stale() int             { return 0 }
+func (*shelf) Reasons() []string      { return nil }
+
+// TestRefuseUnverified keeps each request that may be authentic, and throttles only a source of bad signatures.
+func TestRefuseUnverified(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for err, want := range map[error]struct {
+			kept      int
+			throttled bool
+		}{
+			verify.ErrMismatch:  {30, true},
+			verify.ErrTooOld:    {30, false},
+			errReserialize:      {30, false},
+			errors.New("a bug"): {0, false},
+		} {
+			s := new(shelf)
+			in := &Ingress{cfg: Options{Quarantine: s, ForgeryRate: 1}}
+			in.forgeries = source.NewLimiter(source.Limits{PerSource: 10, Period: forgeryPeriod})
+			throttled := 0
+			for range 30 {
+				d := delivery{remote: "192.0.2.1", signed: signed{receivedAt: time.Unix(1, 0)}}
+				in.refuseUnverified(&d, err, source.Of(d.remote), http.Header{"A": {"b"}}, []byte("body"))
+				if d.refusal.status == http.StatusTooManyRequests {
+					throttled++
+				}
+				if (d.quarantine == "kept") != (want.kept > 0) {
+					t.Errorf("%v: quarantine %q", err, d.quarantine)
+				}
+			}
+			if len(s.added) != want.kept || (throttled == 20) != want.throttled || throttled%20 != 0 {
+				t.Errorf("%v: %d kept, %d throttled", err, len(s.added), throttled)
+			}
+			for _, r := range s.added {
+				same := r.Reason == refuse(err).reason && r.Remote == "192.0.2.1" && r.At.Unix() == 1
+				if !same || r.Header.Get("A") != "b" || string(r.Body) != "body" {
+					t.Fatalf("%v: %+v", err, r)
+				}
+			}
+		}
+	})
 }
 
 // TestAcquire has a semaphore with one token.
