@@ -507,7 +507,8 @@ func holdSyncs(t *testing.T, m *memFS) (entered <-chan struct{}, release func())
 
 // TestReportJSON checks the names that jobbridge journal check --json prints.
 func TestReportJSON(t *testing.T) {
-	got, err := json.Marshal(Report{Journal: "id", Segments: 1, Records: 2, First: 3, Last: 4, Bytes: 5, Damage: []string{"d"}, Torn: []string{"t"}})
+	got, err := json.Marshal(Report{Journal: "id", Segments: 1, Records: 2, First: 3, Last: 4, Bytes: 5, Damage: []string{"d"},
+		Torn: []string{"t"}})
 	want := `{"journal":"id","segments":1,"records":2,"first_sequence":3,"last_sequence":4,"bytes":5,"damage":["d"],"torn":["t"]}`
 	if err != nil || string(got) != want {
 		t.Errorf("%v: %s", err, got)
