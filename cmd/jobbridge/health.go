@@ -33,16 +33,26 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer resp.Body.Close()
+	var answer json.RawMessage
 	var report struct {
 		Status string
 		operator.Report
 	}
-	_ = json.NewDecoder(resp.Body).Decode(&report) // the code says enough
+	if json.NewDecoder(resp.Body).Decode(&answer) == nil { // otherwise the code says enough
+		_ = json.Unmarshal(answer, &report)
+		if c.Admin.JSON {
+			if err := printJSON(s.out, answer); err != nil {
+				return err
+			}
+		}
+	}
 	said := event.Printable(strings.Join(append([]string{report.Status + string(report.State)}, report.Reasons...), "; "), 0)
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", resp.Status, said)
 	}
-	fmt.Fprintln(s.out, said)
+	if !c.Admin.JSON {
+		fmt.Fprintln(s.out, said)
+	}
 	return nil
 }
 
@@ -65,6 +75,9 @@ func (c *drainCmd) Run(ctx context.Context, s streams) error {
 	if c.Cancel {
 		if err := c.Admin.ask(ctx, http.MethodPost, operator.PathDrain, url.Values{"cancel": {"true"}}, &operator.Forwarded{}); err != nil {
 			return err
+		}
+		if c.Admin.JSON {
+			return printJSON(s.out, map[string]bool{"cancelled": true})
 		}
 		fmt.Fprintln(s.out, "the drain is cancelled")
 		return nil
@@ -108,6 +121,9 @@ func (c *drainCmd) wait(ctx context.Context, s streams) error {
 	}
 	if stats.Quarantined > 0 {
 		return fmt.Errorf("%d events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list", stats.Quarantined)
+	}
+	if c.Admin.JSON {
+		return printJSON(s.out, stats)
 	}
 	fmt.Fprintf(s.out, "drained: the stream has all events (%d forwarded since the start); the bridge stays in the state draining until it is stopped, or until jobbridge drain --cancel\n", stats.Forwarded)
 	return nil

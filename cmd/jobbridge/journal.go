@@ -40,8 +40,8 @@ func (c *journalCheckCmd) Run(s streams) error {
 	if c.JSON {
 		err = printJSON(s.out, report)
 	} else {
-		fmt.Fprintf(s.out, "journal %s: %d segments, %d events, sequences %d to %d, %d bytes\n",
-			report.Journal, report.Segments, report.Records, report.First, report.Last, report.Bytes)
+		fmt.Fprintf(s.out, "journal %s: %s, %s, sequences %d to %d, %d bytes\n",
+			report.Journal, count(report.Segments, "segment"), count(report.Records, "event"), report.First, report.Last, report.Bytes)
 		for _, torn := range report.Torn {
 			fmt.Fprintf(s.out, "not written completely, and never acknowledged: %s\n", torn)
 		}

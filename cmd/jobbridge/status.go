@@ -161,12 +161,12 @@ func (b bridgeStatus) print(w io.Writer, now time.Time) error {
 		row("last bad signature", "%s", ago(b.LastMismatch))
 	}
 	d := b.Deliveries
-	row("deliveries", "%d stored, %d duplicates, %d conflicts, %d refused, %d failed", d["stored"], d["duplicate"], d["conflict"], d["refused"], d["failed"])
+	row("deliveries", "%d stored, %s, %s, %d refused, %d failed", d["stored"], count(d["duplicate"], "duplicate"), count(d["conflict"], "conflict"), d["refused"], d["failed"])
 	if b.Lag != nil && b.LagSeconds != nil {
 		if *b.Lag == 0 {
 			row("lag", "everything is forwarded")
 		} else {
-			row("lag", "%d events wait, the oldest for %s", *b.Lag, time.Duration(*b.LagSeconds*float64(time.Second)).Round(time.Second))
+			row("lag", "%s to forward, the oldest for %s", count(*b.Lag, "event"), time.Duration(*b.LagSeconds*float64(time.Second)).Round(time.Second))
 		}
 	}
 	switch {
@@ -175,10 +175,18 @@ func (b bridgeStatus) print(w io.Writer, now time.Time) error {
 	case *b.Refused+*b.Authentic == 0:
 		row("quarantine", "empty")
 	default:
-		row("quarantine", "%d refused requests, %d authentic events: jobbridge quarantine list", *b.Refused, *b.Authentic)
+		row("quarantine", "%s, %s: jobbridge quarantine list", count(*b.Refused, "refused request"), count(*b.Authentic, "authentic event"))
 	}
 	if b.Messages != nil && b.Consumers != nil && b.Connections != nil {
-		row("stream", "%d events, %d consumers, %d connections of workers", *b.Messages, *b.Consumers, *b.Connections)
+		row("stream", "%s, %s, %s of workers", count(*b.Messages, "event"), count(*b.Consumers, "consumer"), count(*b.Connections, "connection"))
 	}
 	return t.Flush()
+}
+
+// count returns a number with its noun, such as "1 event" or "2 events".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -26,7 +26,7 @@ func TestStatusText(t *testing.T) {
 				"jobbridge_stream_messages 9\njobbridge_stream_consumers 2\njobbridge_stream_connections 1\njobbridge_last_mismatch_timestamp_seconds 1.80000008e+09\n",
 			[]string{
 				"state               ready", "because", "started             1m40s ago", "last delivery       5s ago", "last bad signature  20s ago", "7 stored, 0 duplicates, 0 conflicts, 3 refused",
-				"5 events wait, the oldest for 26s", "3 refused requests, 0 authentic events: jobbridge quarantine list", "9 events, 2 consumers, 1 connections",
+				"5 events to forward, the oldest for 26s", "3 refused requests, 0 authentic events: jobbridge quarantine list", "9 events, 2 consumers, 1 connection of workers",
 			}, "none",
 		},
 		"direct, nothing yet": {
