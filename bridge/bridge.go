@@ -169,8 +169,8 @@ func (b *Bridge) Verifier() *verify.Verifier { return b.settings.verifier }
 // listener reports it.
 func (b *Bridge) Report() operator.Report { return b.health.Report() }
 
-// Reload makes the bridge read all its settings again, even if no file has changed. It
-// does not wait for that.
+// Reload makes the bridge read every setting whose files have changed. Without Reload the
+// bridge notices a change by itself, about a second later. Reload does not wait.
 func (b *Bridge) Reload() { b.reload.Trigger() }
 
 // Run receives and publishes until ctx ends or the storage fails. Then it drains the

@@ -89,7 +89,8 @@ func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
 		&files{name: name, names: s.source.Files, seen: s.digest, loaded: s.digest, inForce: s.digest, load: load})
 }
 
-// Trigger makes Run read all settings again, even if no file seems to have changed.
+// Trigger makes Run load every setting whose files have changed, without waiting for the
+// next poll.
 func (r *Reloader) Trigger() {
 	select {
 	case r.now <- struct{}{}:
