@@ -28,7 +28,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestOutcomes delivers each row of the table of outcomes over TCP.
+// TestOutcomes sends each row of the table of outcomes over TCP.
 func TestOutcomes(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -205,8 +205,8 @@ func commits(t *testing.T, srv *bridgetest.Server) (n uint64) {
 	return n
 }
 
-// TestSlowDisk holds an fsync until 256 deliveries wait for the next one: that
-// one serves them all.
+// TestSlowDisk holds an fsync until 256 deliveries wait for the next one. The next fsync
+// serves them all.
 func TestSlowDisk(t *testing.T) {
 	t.Parallel()
 	const n = 256
@@ -251,8 +251,8 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
-// TestForgers sends bad signatures until it has to wait for the answers; good
-// ones from the same address go on.
+// TestForgers sends bad signatures until the sender has to wait for the answers. Good
+// signatures from the same address are not limited.
 func TestForgers(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -282,8 +282,8 @@ func TestForgers(t *testing.T) {
 	}
 }
 
-// TestFloodIsSampled refuses more than the log should hold. What was authentic
-// is in it all the same.
+// TestFloodIsSampled refuses more requests than the log should hold. The lines of
+// authentic deliveries are still written.
 func TestFloodIsSampled(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.InfoLevel)
@@ -398,8 +398,8 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestSlowSender sends a body byte by byte: it must neither hold a slot nor its
-// connection for ever.
+// TestSlowSender sends a body byte by byte. The sender must not hold an in-flight slot or
+// its connection for ever.
 func TestSlowSender(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -429,12 +429,12 @@ func TestSlowSender(t *testing.T) {
 	}
 }
 
-// TestDrain stops a bridge under load of clients that connect again and again:
-// whatever had connected is answered 200, and what was answered is stored. Only
-// a handshake that ends between the last look at the listener's queue and its
-// close is cut off: microseconds, unless the thread is put to sleep there. Of
-// 150 runs with the race detector two had one; before the queue was emptied,
-// 27 had up to six.
+// TestDrain stops a bridge while clients connect again and again. Every client that had
+// connected is answered 200, and its event is stored. A connection is reset only if its
+// handshake ends between the last accept and the close of the listener. That takes
+// microseconds, unless the thread is put to sleep there: of 150 runs with the race
+// detector, two had one such connection. Before the queue was emptied, 27 runs had up to
+// six.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
@@ -484,8 +484,8 @@ func dialing(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// TestDrainKeepAlive has a connection open and idle: in the delay it is still
-// served, and told to close.
+// TestDrainKeepAlive has an idle connection. During the delay of a drain the bridge still
+// serves it, and tells the client to close it.
 func TestDrainKeepAlive(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -529,8 +529,8 @@ func TestDrainKeepAlive(t *testing.T) {
 	}
 }
 
-// TestNoSecretLeaks greps everything the bridge says for its secret and for
-// the signatures that it expected.
+// TestNoSecretLeaks searches everything that the bridge writes for its secret and for the
+// signatures that it expected.
 func TestNoSecretLeaks(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.DebugLevel)

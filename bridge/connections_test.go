@@ -51,8 +51,8 @@ func delivery(srv *bridgetest.Server, d bridgetest.Delivery, header ...string) s
 		strings.Join(append(header, ""), "\r\n"), len(body), body)
 }
 
-// TestConnections fills the listener: one source may have half of it, and who
-// waits for nothing makes room.
+// TestConnections opens as many connections as the listener accepts. One source may have
+// half of them, and an idle connection is closed for a new one.
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -114,8 +114,8 @@ func TestConnections(t *testing.T) {
 	second.Close()
 }
 
-// TestDrainWhenFull stops a bridge that has all the connections it may have,
-// none of which ends by itself.
+// TestDrainWhenFull stops a bridge that has all the connections it may have. None of them
+// ends by itself.
 func TestDrainWhenFull(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -138,8 +138,8 @@ func TestDrainWhenFull(t *testing.T) {
 	}
 }
 
-// TestDrainTheQueue stops a bridge that has all the connections it may have, while
-// others wait in the listener's queue with their request: they are served.
+// TestDrainTheQueue stops a bridge that has all the connections it may have, while other
+// connections wait in the listener's queue with their requests. The bridge serves them.
 func TestDrainTheQueue(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -181,9 +181,9 @@ func TestDrainTheQueue(t *testing.T) {
 	}
 }
 
-// TestSmuggling hides a second request in the first, in each way that has
-// deceived a server in front of another: whatever is made of it, each request is
-// judged by its own signature, over its own body.
+// TestSmuggling hides a second request in the first, in each way that has deceived a
+// server in front of another. Each request is verified with its own signature over its
+// own body.
 func TestSmuggling(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
@@ -229,8 +229,8 @@ func TestSmuggling(t *testing.T) {
 	}
 }
 
-// TestLargeBodies holds the room for large bodies with senders that never end:
-// small ones pass, and of one source no more than half is held.
+// TestLargeBodies occupies the memory for large bodies with senders that never finish.
+// Small bodies still pass, and one source occupies at most half.
 func TestLargeBodies(t *testing.T) {
 	t.Parallel()
 	const limit = 64 << 10
@@ -265,9 +265,9 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
-// TestDribblers has connections of two sources send a little more than what is
-// small, and no end: they take the room of what they sent, and large deliveries
-// pass.
+// TestDribblers opens connections of two sources that send a little more than a small
+// body and never finish. They occupy only the memory for what they sent, so large
+// deliveries pass.
 func TestDribblers(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -294,8 +294,8 @@ func TestDribblers(t *testing.T) {
 	}
 }
 
-// TestManyHuge sends more bodies of the limit's size at once than there is room
-// for: they wait for each other, and none is refused.
+// TestManyHuge sends more bodies of the largest size at once than there is memory for.
+// They wait for each other, and none is refused.
 func TestManyHuge(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
@@ -316,8 +316,8 @@ func TestManyHuge(t *testing.T) {
 	}
 }
 
-// TestInflatedSmall sends small bodies that are compressed, more at once than
-// there is room: each needs it for an instant.
+// TestInflatedSmall sends more small compressed bodies at once than there is memory for.
+// Each needs the memory for a moment only.
 func TestInflatedSmall(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)

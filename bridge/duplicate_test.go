@@ -48,8 +48,8 @@ func TestDuplicates(t *testing.T) {
 	}
 }
 
-// TestConflicts delivers one job and status with many payloads at once: one of
-// them is the event, and each of the others is kept as a conflict, once.
+// TestConflicts delivers one job and status with many payloads at once. One of them is
+// the event, and each of the others is stored as a conflict, once.
 func TestConflicts(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)

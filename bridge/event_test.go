@@ -7,7 +7,8 @@ import (
 	"github.com/jobbridge/jobbridge/test/bridgetest"
 )
 
-// TestRouting delivers signed payloads and looks where they are filed.
+// TestRouting delivers signed payloads and checks the subject and the headers of each
+// message.
 func TestRouting(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
@@ -64,7 +65,7 @@ func TestRouting(t *testing.T) {
 	}
 }
 
-// TestTraceContext passes a well-formed context on, and nothing else.
+// TestTraceContext passes a well-formed trace context to the worker, and nothing else.
 func TestTraceContext(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)

@@ -16,8 +16,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestFloodHidesNothingElse: what is left out of the log for being too much of
-// one kind is counted, and takes no line from another kind.
+// TestFloodHidesNothingElse causes too many lines of one kind. The lines that are left
+// out are counted, and the lines of other kinds are all written.
 func TestFloodHidesNothingElse(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.InfoLevel)
@@ -54,8 +54,8 @@ func TestFloodHidesNothingElse(t *testing.T) {
 	}
 }
 
-// TestLoggedRequestIsPrintable: a path is anybody's choice, and the log may be
-// read on a terminal.
+// TestLoggedRequestIsPrintable requests a path with control characters. The log, which
+// may be read on a terminal, has none of them.
 func TestLoggedRequestIsPrintable(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zapcore.InfoLevel)

@@ -15,8 +15,8 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 )
 
-// TestMetricsFromTheStart finds every counter at zero before anything happens: one
-// that begins with its first failure is not seen to increase.
+// TestMetricsFromTheStart finds every counter at zero before anything happens. Prometheus
+// does not see the increase of a counter that appears with its first failure.
 func TestMetricsFromTheStart(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewServer(t)
@@ -54,8 +54,8 @@ func TestMetricsFromTheStart(t *testing.T) {
 	}
 }
 
-// TestRejectedConnections counts what net/http answers by itself, and nothing
-// else.
+// TestRejectedConnections counts the requests that net/http answers by itself, and no
+// others.
 func TestRejectedConnections(t *testing.T) {
 	t.Parallel()
 	const metric = "jobbridge_connections_rejected_total"

@@ -69,8 +69,8 @@ func became(t *testing.T, srv *bridgetest.Server, n uint64) map[string]uint64 {
 	}
 }
 
-// TestQuarantineNotWritten counts a request once: what cannot be written was not
-// kept.
+// TestQuarantineNotWritten counts a refused request once: a request that could not be
+// written does not count as stored.
 func TestQuarantineNotWritten(t *testing.T) {
 	t.Parallel()
 	srv := quarantined(t, nil)
@@ -115,9 +115,8 @@ func TestQuarantineWithoutNATS(t *testing.T) {
 	}
 }
 
-// TestQuarantine refuses requests that the present secrets or clock do not
-// stand for, and releases them once they do: those and no others, each once,
-// in the bytes that were signed.
+// TestQuarantine refuses requests that the secrets or the clock do not accept, and
+// releases them when they do: only those, each once, in the bytes that were signed.
 func TestQuarantine(t *testing.T) {
 	t.Parallel()
 	srv := quarantined(t, nil)
@@ -209,7 +208,7 @@ func TestQuarantine(t *testing.T) {
 	}
 }
 
-// TestQuarantineIsPrivate has a worker that subscribes to everything: it sees no
+// TestQuarantineIsPrivate has a worker that subscribes to everything. The worker sees no
 // refused request.
 func TestQuarantineIsPrivate(t *testing.T) {
 	t.Parallel()
@@ -230,8 +229,8 @@ func TestQuarantineIsPrivate(t *testing.T) {
 	}
 }
 
-// TestQuarantineFlood sends far more forgeries from one source than the
-// quarantine holds: what others sent before and send after is in it.
+// TestQuarantineFlood sends far more forgeries from one source than the quarantine holds.
+// The requests that others sent before and after are in it.
 func TestQuarantineFlood(t *testing.T) {
 	t.Parallel()
 	_, loopback, err := net.ParseCIDR("127.0.0.0/8")
@@ -279,7 +278,8 @@ func TestQuarantineFlood(t *testing.T) {
 	}
 }
 
-// TestQuarantineBounds drops the oldest, and what is too large.
+// TestQuarantineBounds drops the oldest request when there is no room, and does not store
+// a request that is too large.
 func TestQuarantineBounds(t *testing.T) {
 	t.Parallel()
 	_, loopback, err := net.ParseCIDR("127.0.0.0/8")
@@ -351,8 +351,8 @@ func TestClockSkew(t *testing.T) {
 	}
 }
 
-// TestClockOff has a clock that is off by more than the tolerance: all that comes
-// is refused, and says by how much.
+// TestClockOff has a clock that is wrong by more than the tolerance. Everything is
+// refused, and the reason says by how much the clock is wrong.
 func TestClockOff(t *testing.T) {
 	t.Parallel()
 	for name, off := range map[string]time.Duration{"ahead of": time.Hour, "behind": -time.Hour} {

@@ -34,7 +34,7 @@ func valid(t *testing.T) bridge.Options {
 	}
 }
 
-// TestOptions bends one field at a time, and expects its name in the error.
+// TestOptions makes one field wrong at a time, and expects its name in the error.
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	if err := valid(t).Check(); err != nil {
@@ -95,7 +95,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestSourceError: the error of a setting that cannot be read is the embedder's own.
+// TestSourceError returns the error of a setting that cannot be read as it is.
 func TestSourceError(t *testing.T) {
 	t.Parallel()
 	o, want := valid(t), errors.New("the vault is closed")
@@ -105,7 +105,8 @@ func TestSourceError(t *testing.T) {
 	}
 }
 
-// TestTakenPort: New fails before anything has begun, and leaves no port bound.
+// TestTakenPort expects New to fail before it has started anything, and to leave no port
+// bound.
 func TestTakenPort(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -132,8 +133,8 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
-// TestRun starts and ends a bridge: it says where it is reached, when it is ready and
-// when it stops, and leaves nothing running.
+// TestRun starts and ends a bridge. The bridge returns its URLs, calls OnReady and
+// OnStopping, and leaves nothing running.
 func TestRun(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	o := valid(t)

@@ -12,9 +12,9 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestShutdown ends the steps in the reverse order, each with its error and a line in
-// the log. A step that hangs is abandoned at the deadline, and those that are left are
-// still called.
+// TestShutdown runs the steps in reverse order, each with its error and a line in the
+// log. A step that hangs is abandoned at the deadline, and the steps that are left still
+// run.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	core, logs := observer.New(zap.DebugLevel)

@@ -42,8 +42,8 @@ const (
 	senderParent = "00-" + senderTrace + "-b7ad6b7169203331-01"
 )
 
-// TestSpansOfTheRefused: whoever cannot sign does not write into the trace of
-// his choice, and his spans say what was wrong with him.
+// TestSpansOfTheRefused sends forgeries with a trace context. The context is not used,
+// because the sender is not authentic, and the spans say what was wrong.
 func TestSpansOfTheRefused(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)
@@ -73,7 +73,7 @@ func TestSpansOfTheRefused(t *testing.T) {
 	}
 }
 
-// TestSpansOfNoDelivery: who knocks at another door is not traced.
+// TestSpansOfNoDelivery requests other paths. These requests have no spans.
 func TestSpansOfNoDelivery(t *testing.T) {
 	t.Parallel()
 	srv := bridgetest.NewUnstartedServer(t)

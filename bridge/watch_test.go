@@ -34,7 +34,8 @@ func logged(t *testing.T, logs *observer.ObservedLogs, text string) {
 	}
 }
 
-// TestQuarantineIsSeen says that it is not empty, until it is (case C25).
+// TestQuarantineIsSeen expects a reason on /readyz while the quarantine is not empty
+// (case C25).
 func TestQuarantineIsSeen(t *testing.T) {
 	t.Parallel()
 	srv, logs, reasons := watched(t)
@@ -65,8 +66,9 @@ func TestQuarantineIsSeen(t *testing.T) {
 	}
 }
 
-// TestSilence says that signatures mismatch and nothing good came for an hour: one
-// delivery is enough, and a good one ends it (case C25).
+// TestSilence expects a reason when signatures do not match and no authentic delivery has
+// come for an hour. One delivery is enough for the reason, and an authentic one ends it
+// (case C25).
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	srv, logs, reasons := watched(t)

@@ -65,8 +65,8 @@ func get(t *testing.T, url, host string, header ...string) (code int, body strin
 	return resp.StatusCode, string(text)
 }
 
-// TestToken is for operators who are elsewhere; another name for this machine is
-// as far away.
+// TestToken asks as operators on other machines do. A request under another name of this
+// machine counts as one of them.
 func TestToken(t *testing.T) {
 	t.Parallel()
 	const token = "0123456789abcdef"
@@ -118,7 +118,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestProfile is there when asked for, and for the same machine only.
+// TestProfile asks for profiles. They are served only if they were enabled, and only to
+// this machine.
 func TestProfile(t *testing.T) {
 	t.Parallel()
 	without := serve(t, func(*admin.Server) {})
@@ -224,8 +225,8 @@ func (failingQuarantine) List(context.Context) ([]operator.Entry, error) {
 	return nil, errors.New("input/output error")
 }
 
-// TestOperateErrors: only an entry that is not there is 404; any other error is 500
-// (case R7).
+// TestOperateErrors expects 404 only for an entry that does not exist, and 500 for any
+// other error (case R7).
 func TestOperateErrors(t *testing.T) {
 	t.Parallel()
 	url := serve(t, func(a *admin.Server) { a.ServeQuarantine(failingQuarantine{}) })

@@ -13,8 +13,8 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 )
 
-// TestConcurrent does everything at once: in the end the list is what the folder
-// holds.
+// TestConcurrent calls everything at once. In the end the list and the folder hold the
+// same.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	o := options(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
-// TestSequences gives none twice: not after a purge, a restart or a crash.
+// TestSequences gives no sequence twice: not after a purge, a restart or a crash.
 func TestSequences(t *testing.T) {
 	t.Parallel()
 	o := options(t)
@@ -55,8 +55,8 @@ func TestSequences(t *testing.T) {
 	}
 }
 
-// TestCrash stops at each sync of Park, and at each length of an unfinished file:
-// what Park had returned for is there, and nothing is half there.
+// TestCrash stops at each sync of Park, and at each length of an unfinished file. Every
+// event for which Park had returned is there, and no event is there in part.
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	o := options(t)
@@ -123,8 +123,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestPowerCut cuts the file of a refused request, which was not synced yet, at
-// each length, and zeroes it: it is reported and does not vanish.
+// TestPowerCut cuts the file of a refused request, which was not synced yet, at each
+// length, and zeroes it. The entry is reported as damaged and does not vanish.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
 	o := options(t)
@@ -165,7 +165,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// TestParkFails has a sync fail: the event does not count as parked.
+// TestParkFails makes a sync fail. The event does not count as parked.
 func TestParkFails(t *testing.T) {
 	t.Parallel()
 	for name, r := range map[string]struct {
@@ -221,8 +221,8 @@ func TestParkFails(t *testing.T) {
 	}
 }
 
-// TestParkInAnotherFolder replaces the folder: what is written into the new one is not
-// what a sync of the old one makes durable.
+// TestParkInAnotherFolder replaces the folder. A sync of the old folder does not make a
+// file in the new folder durable, so Park fails.
 func TestParkInAnotherFolder(t *testing.T) {
 	t.Parallel()
 	o := options(t)
@@ -241,7 +241,7 @@ func TestParkInAnotherFolder(t *testing.T) {
 // onGoodDisk returns options for another store on the same folder, with a good disk.
 func onGoodDisk(o quarantine.Options) quarantine.Options { o.Sync = nil; return o }
 
-// TestStrangers has files in the folder that no quarantine made.
+// TestStrangers has files in the folder that the quarantine did not write.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	o := options(t)
@@ -299,7 +299,7 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestLock keeps a second process off the folder.
+// TestLock expects a second process not to open the folder.
 func TestLock(t *testing.T) {
 	t.Parallel()
 	o := options(t)

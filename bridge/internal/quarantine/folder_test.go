@@ -10,8 +10,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestLinks: neither the folder nor the lock of the quarantine is opened behind a link
-// that somebody else has planted: what is there keeps its mode and its bytes (case C5).
+// TestLinks plants a link in place of the folder and of the lock. The quarantine does not
+// follow it: the target keeps its mode and its contents (case C5).
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	t.Run("folder", func(t *testing.T) {
@@ -50,8 +50,8 @@ func TestLinks(t *testing.T) {
 	})
 }
 
-// TestFolderMode: where the quarantine is all that the data folder holds, it warns of
-// one that others may write to, and names the mode (case C5).
+// TestFolderMode expects a warning that names the mode if others may write to the data
+// folder. It comes from the quarantine if the data folder holds nothing else (case C5).
 func TestFolderMode(t *testing.T) {
 	t.Parallel()
 	for mode, warnings := range map[os.FileMode]int{0o777: 1, 0o770: 1, 0o755: 0, 0o700: 0} {

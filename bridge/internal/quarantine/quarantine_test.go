@@ -209,7 +209,7 @@ b`,
 	}
 }
 
-// TestOptions names what is missing.
+// TestOptions expects the name of the field that is missing.
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for field, unset := range map[string]func(*quarantine.Options){
