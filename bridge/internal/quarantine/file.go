@@ -177,11 +177,16 @@ func (s *Store) reserveNext() error {
 	if s.next+reserve > maxSequence {
 		return errors.New("no sequence is left")
 	}
-	if err := s.write(nextName, true, fmt.Appendf(nil, "%d\n", s.next+reserve)); err != nil {
-		return err
+	return s.writeNext(s.next + reserve)
+}
+
+// writeNext makes durable that sequences below next may be given. The caller holds s.files.
+func (s *Store) writeNext(next uint64) error {
+	err := s.write(nextName, true, fmt.Appendf(nil, "%d\n", next))
+	if err == nil {
+		s.reserved = next
 	}
-	s.reserved = s.next + reserve
-	return nil
+	return err
 }
 
 // store writes an entry and indexes it. The caller holds s.files and has made room.

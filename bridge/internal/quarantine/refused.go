@@ -124,11 +124,9 @@ func (s *Store) returnSequences() {
 	if s.reserved == s.next || s.failed != nil {
 		return
 	}
-	if err := s.write(nextName, true, fmt.Appendf(nil, "%d\n", s.next)); err != nil {
+	if err := s.writeNext(s.next); err != nil {
 		s.log.Warn("quarantine: write the next sequence", zap.Error(err))
-		return
 	}
-	s.reserved = s.next
 }
 
 // writeAll writes what [Store.Add] enqueues until ctx has ended and the queue is empty,
