@@ -21,8 +21,8 @@ func checkAddress(addr string) error {
 	return nil
 }
 
-// sameAddress reports whether two listeners would need the same address, even if the
-// two addresses are written in different ways. [checkAddress] has accepted both.
+// sameAddress reports whether two listeners would need the same address, even if the two addresses are written in
+// different ways. [checkAddress] has accepted both.
 func sameAddress(a, b string) bool {
 	hostA, portA, _ := net.SplitHostPort(a)
 	hostB, portB, _ := net.SplitHostPort(b)
@@ -41,8 +41,7 @@ func sameAddress(a, b string) bool {
 	return ip != nil && ip.Equal(net.ParseIP(hostB))
 }
 
-// everyAddress reports whether a listener for host listens on every address of the
-// machine.
+// everyAddress reports whether a listener for host listens on every address of the machine.
 func everyAddress(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "" || host == "*" || ip != nil && ip.IsUnspecified()

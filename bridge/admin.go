@@ -23,8 +23,7 @@ const (
 	configPart = "configuration"
 )
 
-// startAdmin starts the admin listener. It serves before the journal is open, and until
-// the last step of the shutdown.
+// startAdmin starts the admin listener. It serves before the journal is open, and until the last step of the shutdown.
 func (b *Bridge) startAdmin(ctx context.Context) error {
 	b.shutdown.add("listeners", func(context.Context) error {
 		b.webhook.Close() // an error means that it is closed already

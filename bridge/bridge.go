@@ -1,6 +1,6 @@
-// Package bridge is jobbridge as a library. A [Bridge] receives signed webhooks, proves
-// that they are authentic, stores each job-status event durably, and publishes it to
-// NATS. The command jobbridge and the package bridgetest run the same Bridge.
+// Package bridge is jobbridge as a library. A [Bridge] receives signed webhooks, proves that they are authentic, stores
+// each job-status event durably, and publishes it to NATS. The command jobbridge and the package bridgetest run the
+// same Bridge.
 //
 //	b, err := bridge.New(bridge.Options{DataDir: "data", Secrets: bridge.Value([]string{secret})})
 //	if err != nil {
@@ -17,8 +17,8 @@
 //   - When the context of [Bridge.Run] ends, Run returns within
 //     [ShutdownOptions.Timeout], even if the disk hangs.
 //
-// It leaves the check of signatures to package verify, and storing and publishing to
-// package publisher. What an operator asks a bridge for is in package operator.
+// It leaves the check of signatures to package verify, and storing and publishing to package publisher. Package
+// operator has the types of the operator's API.
 package bridge
 
 import (
@@ -40,8 +40,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Bridge receives webhooks and publishes their events. Its methods may be called
-// concurrently.
+// Bridge receives webhooks and publishes their events. Its methods may be called concurrently.
 type Bridge struct {
 	opts     Options
 	settings settings
@@ -64,9 +63,8 @@ type Bridge struct {
 	servedErr error         // what the ingress has returned
 }
 
-// New checks the options, reads the settings, and binds the two listeners. It does not
-// open the data folder, and it does not connect to NATS. Call [Bridge.Run] even if you
-// do not need the bridge any more: Run closes the listeners.
+// New checks the options, reads the settings, and binds the two listeners. It does not open the data folder, and it
+// does not connect to NATS. Call [Bridge.Run] even if you do not need the bridge any more: Run closes the listeners.
 func New(o Options) (*Bridge, error) {
 	o = o.withDefaults()
 	settings, err := o.read()
@@ -95,9 +93,8 @@ func New(o Options) (*Bridge, error) {
 	return b, nil
 }
 
-// listen binds the listeners. This happens before the journal is opened, so that New
-// fails at once if a port is taken, and so that a delivery which arrives while the
-// journal is opened waits instead of failing.
+// listen binds the listeners. This happens before the journal is opened, so that New fails at once if a port is taken,
+// and so that a delivery which arrives while the journal is opened waits instead of failing.
 func (b *Bridge) listen() (err error) {
 	bind := func(given net.Listener, addr, field string) (net.Listener, error) {
 		if given != nil {
@@ -124,13 +121,13 @@ type Addrs struct {
 	Webhook string
 	// Admin is the URL of the admin listener.
 	Admin string
-	// NATS is the URL for workers. It is empty before the bridge is ready, and while the
-	// bridge is not connected to your NATS.
+	// NATS is the URL for workers. It is empty before the bridge is ready, and while the bridge is not connected to
+	// your NATS.
 	NATS string
 }
 
-// Addrs returns the URLs of the bridge. If an address was given with port 0, its URL
-// has the port that the system chose.
+// Addrs returns the URLs of the bridge. If an address was given with port 0, its URL has the port that the system
+// chose.
 func (b *Bridge) Addrs() Addrs {
 	url := func(ln net.Listener, secure bool) string {
 		if secure {
@@ -148,12 +145,11 @@ func (b *Bridge) Addrs() Addrs {
 	return a
 }
 
-// Publisher returns the publisher that stores the events, for example to look an event
-// up. It is nil before the bridge is ready.
+// Publisher returns the publisher that stores the events, for example to look an event up. It is nil before the bridge
+// is ready.
 func (b *Bridge) Publisher() *publisher.Publisher { return b.publisher.Load() }
 
-// Quarantine returns the quarantine. It is nil before the bridge is ready, and if the
-// bridge has no quarantine.
+// Quarantine returns the quarantine. It is nil before the bridge is ready, and if the bridge has no quarantine.
 func (b *Bridge) Quarantine() operator.Quarantine {
 	if q := b.quarantine.Load(); q != nil {
 		return q
@@ -161,20 +157,17 @@ func (b *Bridge) Quarantine() operator.Quarantine {
 	return nil
 }
 
-// Verifier returns the verifier of the deliveries. Its secrets can be replaced while
-// the bridge runs.
+// Verifier returns the verifier of the deliveries. Its secrets can be replaced while the bridge runs.
 func (b *Bridge) Verifier() *verify.Verifier { return b.settings.verifier }
 
-// Report returns the present state of the bridge, as the path /readyz of the admin
-// listener reports it.
+// Report returns the present state of the bridge, as the path /readyz of the admin listener reports it.
 func (b *Bridge) Report() operator.Report { return b.health.Report() }
 
-// Reload makes the bridge read every setting whose files have changed. Without Reload the
-// bridge notices a change by itself, about a second later. Reload does not wait.
+// Reload makes the bridge read every setting whose files have changed. Without Reload the bridge notices a change by
+// itself, about a second later. Reload does not wait.
 func (b *Bridge) Reload() { b.reload.Trigger() }
 
-// Run receives and publishes until ctx ends or the storage fails. Then it drains the
-// bridge, in these steps:
+// Run receives and publishes until ctx ends or the storage fails. Then it drains the bridge, in these steps:
 //
 //  1. The state becomes [operator.Draining], so that /readyz answers 503.
 //  2. For [ShutdownOptions.Delay], deliveries are still accepted.
@@ -268,20 +261,18 @@ func (b *Bridge) startIngress(ctx context.Context, secure *tls.Config) error {
 	return nil
 }
 
-// Drain makes the bridge stop accepting deliveries, with steps 1 to 3 of [Bridge.Run],
-// and returns when the deliveries in flight have been answered. Run continues, so that
-// events are still forwarded and workers stay connected to NATS. The request
-// [operator.PathDrain], which the command jobbridge drain sends, only changes the state
-// that is reported. Do not call Drain before OnReady was called. It may be called more
-// than once.
+// Drain makes the bridge stop accepting deliveries, with steps 1 to 3 of [Bridge.Run], and returns when the deliveries
+// in flight have been answered. Run continues, so that events are still forwarded and workers stay connected to NATS.
+// The request [operator.PathDrain], which the command jobbridge drain sends, only changes the state that is reported.
+// Do not call Drain before OnReady was called. It may be called more than once.
 func (b *Bridge) Drain() error {
 	b.stopIngress()
 	<-b.served
 	return b.servedErr
 }
 
-// reloadLimit is how long the shutdown waits for a file that is being read. The file
-// may be on a file system that hangs.
+// reloadLimit is how long the shutdown waits for a file that is being read. The file may be on a file system that
+// hangs.
 const reloadLimit = 3 * time.Second
 
 // startReload starts to read settings again when their files change.

@@ -20,13 +20,13 @@ import (
 type Certificate struct {
 	// Certificate is the chain and its private key.
 	Certificate tls.Certificate
-	// ClientCAs are the authorities that sign the certificates of clients. nil means that
-	// clients are not asked for a certificate.
+	// ClientCAs are the authorities that sign the certificates of clients. nil means that clients are not asked for a
+	// certificate.
 	ClientCAs *x509.CertPool
 }
 
-// config returns how a listener speaks TLS with the certificate. If there are ClientCAs,
-// clients says whether a client must have a certificate.
+// config returns how a listener speaks TLS with the certificate. If there are ClientCAs, clients says whether a client
+// must have a certificate.
 func (c Certificate) config(clients tls.ClientAuthType, protocols []string) (*tls.Config, error) {
 	if len(c.Certificate.Certificate) == 0 {
 		return nil, errors.New("no certificate")
@@ -48,9 +48,8 @@ func (c Certificate) config(clients tls.ClientAuthType, protocols []string) (*tl
 // overHTTP are the protocols that an HTTP listener offers in a handshake.
 var overHTTP = []string{"h2", "http/1.1"}
 
-// useCertificate returns how a listener speaks TLS, or nil without a certificate. The
-// certificate is read again when its files change, and each handshake uses the latest
-// one. what names the certificate in the log.
+// useCertificate returns how a listener speaks TLS, or nil without a certificate. The certificate is read again when
+// its files change, and each handshake uses the latest one. what names the certificate in the log.
 func (b *Bridge) useCertificate(
 	what, listener string, s reload.Setting[Certificate], clients tls.ClientAuthType, protocols []string,
 ) (*tls.Config, error) {
@@ -104,10 +103,9 @@ func (b *Bridge) webhookTLS(ctx context.Context) (*tls.Config, error) {
 	return config, nil
 }
 
-// watchCertificate exports the time at which a listener's certificate ends. When that
-// time is near, /readyz has a reason. While current returns nil, none is the reason. The
-// state of the bridge does not change, because a challenge of the CA must still arrive,
-// and a client that does not check the dates is still served. watchCertificate logs the
+// watchCertificate exports the time at which a listener's certificate ends. When that time is near, /readyz has a
+// reason. While current returns nil, none is the reason. The state of the bridge does not change, because a challenge
+// of the CA must still arrive, and a client that does not check the dates is still served. watchCertificate logs the
 // reason, and so does the function that it returns.
 func (b *Bridge) watchCertificate(listener, none string, current func() *x509.Certificate) (warn func()) {
 	b.opts.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -139,9 +137,8 @@ func (b *Bridge) watchCertificate(listener, none string, current func() *x509.Ce
 	return warn
 }
 
-// expirySoon is how long before the end of a certificate the bridge warns. If the whole
-// life of the certificate is less than three times as long, the bridge warns when a
-// third of it is left.
+// expirySoon is how long before the end of a certificate the bridge warns. If the whole life of the certificate is less
+// than three times as long, the bridge warns when a third of it is left.
 const expirySoon = 7 * 24 * time.Hour
 
 // expires returns a sentence if a certificate has ended or will end soon, or "".

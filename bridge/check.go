@@ -19,8 +19,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// OptionError is the error of [New] and [Options.Check] for one field that is wrong. Its
-// text names the field, unless it is the error of a [Source].
+// OptionError is the error of [New] and [Options.Check] for one field that is wrong. Its text names the field, unless
+// it is the error of a [Source].
 type OptionError struct{ err error }
 
 // Error implements [error].
@@ -84,16 +84,15 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Check returns an error if [New] would not accept the options. The error joins one
-// [OptionError] for each problem. Check reads the settings and does nothing else.
+// Check returns an error if [New] would not accept the options. The error joins one [OptionError] for each problem.
+// Check reads the settings and does nothing else.
 func (o Options) Check() error {
 	o = o.withDefaults()
 	_, err := o.read()
 	return errors.Join(o.check(), err)
 }
 
-// Warnings returns sentences about options that work and are a risk, such as a token
-// that is sent in plain text.
+// Warnings returns sentences about options that work and are a risk, such as a token that is sent in plain text.
 func (o Options) Warnings() (list []string) {
 	o = o.withDefaults()
 	if !o.Admin.Token.IsZero() && o.Admin.TLS.IsZero() && !publisher.IsLoopback(o.Admin.Listen) {
@@ -115,8 +114,7 @@ func (p *problems) add(broken bool, format string, args ...any) {
 	}
 }
 
-// check returns the fields that are wrong or contradict each other. Zero values were
-// replaced before.
+// check returns the fields that are wrong or contradict each other. Zero values were replaced before.
 func (o Options) check() error {
 	remote, acme := o.NATS.Connect != nil, o.Webhook.ACME
 	info, statErr := os.Stat(o.DataDir)

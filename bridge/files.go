@@ -7,14 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownFiles is the number of open files that are kept for the journal, the stream and
-// the operator.
+// ownFiles is the number of open files that are kept for the journal, the stream and the operator.
 const ownFiles = 256
 
-// limitConnections lowers the limits of connections so that all connections together
-// leave enough of the files that the process may open. If the journal cannot open a
-// file, the storage has failed, and only a restart helps. Go has raised the soft limit
-// of open files to the hard limit.
+// limitConnections lowers the limits of connections so that all connections together leave enough of the files that the
+// process may open. If the journal cannot open a file, the storage has failed, and only a restart helps. Go has raised
+// the soft limit of open files to the hard limit.
 func (o *Options) limitConnections() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

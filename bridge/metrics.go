@@ -49,8 +49,7 @@ func (m *commitMetrics) observe(s publisher.CommitStats) {
 // publisherCollector asks the publisher for its figures at each scrape.
 type publisherCollector struct{ publisher *publisher.Publisher }
 
-// Describe implements [prometheus.Collector]. It describes nothing, because each mode
-// has other figures.
+// Describe implements [prometheus.Collector]. It describes nothing, because each mode has other figures.
 func (publisherCollector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements [prometheus.Collector].

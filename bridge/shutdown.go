@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// shutdown is the list of the steps that end a bridge. They run in reverse order: the
-// step that was added last runs first.
+// shutdown is the list of the steps that end a bridge. They run in reverse order: the step that was added last runs
+// first.
 type shutdown struct {
 	log   *zap.Logger
 	steps []step
@@ -22,8 +22,8 @@ type step struct {
 	end  func(ctx context.Context) error
 }
 
-// lateLimit bounds each step that is left when the deadline has passed. Most steps need
-// almost no time. Without the limit, several steps that hang on a disk would add up.
+// lateLimit bounds each step that is left when the deadline has passed. Most steps need almost no time. Without the
+// limit, several steps that hang on a disk would add up.
 const lateLimit = 100 * time.Millisecond
 
 // add appends a step.
@@ -31,9 +31,8 @@ func (s *shutdown) add(name string, end func(context.Context) error) {
 	s.steps = append(s.steps, step{name, end})
 }
 
-// run runs all steps within the deadline of ctx. A step that does not return in time is
-// abandoned, and the error names it, so that a disk that hangs does not hold up the
-// process.
+// run runs all steps within the deadline of ctx. A step that does not return in time is abandoned, and the error names
+// it, so that a disk that hangs does not hold up the process.
 func (s *shutdown) run(ctx context.Context) error {
 	var errs []error
 	for i := len(s.steps) - 1; i >= 0; i-- {

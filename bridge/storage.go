@@ -88,8 +88,7 @@ func (b *Bridge) publisherOptions() (p publisher.Options, err error) {
 	return p, nil
 }
 
-// openQuarantine opens the quarantine. Without a journal, the quarantine locks the data
-// folder.
+// openQuarantine opens the quarantine. Without a journal, the quarantine locks the data folder.
 func (b *Bridge) openQuarantine(ctx context.Context) error {
 	o := b.opts
 	if o.Quarantine.Off {

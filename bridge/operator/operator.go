@@ -1,6 +1,6 @@
-// Package operator is what an operator sees of a running bridge: the state that
-// /readyz reports, the entries of the quarantine, and the paths of the admin listener.
-// The bridge answers with these types, and the commands of jobbridge read them.
+// Package operator is what an operator sees of a running bridge: the state that /readyz reports, the entries of the
+// quarantine, and the paths of the admin listener. The bridge answers with these types, and the commands of jobbridge
+// read them.
 //
 //	resp, err := http.Get("http://127.0.0.1:8081" + operator.PathReady)
 //	if err != nil {
@@ -24,8 +24,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// The paths of the admin listener. Everybody may call the first three; only an
-// operator may call the others.
+// The paths of the admin listener. Everybody may call the first three; only an operator may call the others.
 const (
 	PathLive       = "/healthz"                  // GET: the process lives
 	PathReady      = "/readyz"                   // GET: [Report]; 503 while deliveries are not accepted
@@ -52,16 +51,15 @@ const (
 type Report struct {
 	// State is a state of the publisher, [Starting] or [Draining].
 	State publisher.State `json:"state"`
-	// Durability is what an event survives that was answered with 2xx. It is empty
-	// while the bridge starts.
+	// Durability is what an event survives that was answered with 2xx. It is empty while the bridge starts.
 	Durability event.Durability `json:"durability,omitempty"`
-	// Reasons say in words why the state is not ready, and what needs attention though
-	// it is. The admin listener shows them to operators only.
+	// Reasons say in words why the state is not ready, and what needs attention though it is. The admin listener shows
+	// them to operators only.
 	Reasons []string `json:"reasons"`
 }
 
-// The states of the process. While a bridge is starting, deliveries wait. While it
-// is draining, it still accepts deliveries until its listener closes.
+// The states of the process. While a bridge is starting, deliveries wait. While it is draining, it still accepts
+// deliveries until its listener closes.
 const (
 	Starting publisher.State = "starting"
 	Draining publisher.State = "draining"
@@ -71,8 +69,7 @@ const (
 type Forwarded struct {
 	// Lag is the number of events that the stream has not acknowledged yet.
 	Lag uint64 `json:"lag"`
-	// Forwarded is the number of events that the stream has acknowledged since the
-	// bridge started.
+	// Forwarded is the number of events that the stream has acknowledged since the bridge started.
 	Forwarded uint64 `json:"forwarded"`
 	// Quarantined is the number of authentic events in the quarantine.
 	Quarantined int `json:"quarantined"`
@@ -81,22 +78,19 @@ type Forwarded struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Quarantine holds what needs an operator. There are two kinds of entry: a request
-// that was refused for its signature or its time, and an authentic event that the
-// stream can never accept.
+// Quarantine holds what needs an operator. There are two kinds of entry: a request that was refused for its signature
+// or its time, and an authentic event that the stream can never accept.
 type Quarantine interface {
 	// List returns all entries, the oldest first, without headers and bodies.
 	List(ctx context.Context) ([]Entry, error)
 	// Show returns one entry with its headers and its body, or [ErrNotFound].
 	Show(ctx context.Context, sequence uint64) (Entry, error)
-	// Release publishes the entries with these sequences, or all entries if there are
-	// none, and returns each with its result. A request is verified again with the
-	// secrets in force. What was published leaves the quarantine. If there is no entry
-	// with one of the sequences, the error is [ErrNotFound].
+	// Release publishes the entries with these sequences, or all entries if there are none, and returns each with its
+	// result. A request is verified again with the secrets in force. What was published leaves the quarantine. If there
+	// is no entry with one of the sequences, the error is [ErrNotFound].
 	Release(ctx context.Context, o ReleaseOptions, sequences ...uint64) ([]Entry, error)
-	// Purge removes the entries with these sequences, or all entries if there are
-	// none, and returns their number. If there is no entry with one of the sequences,
-	// the error is [ErrNotFound].
+	// Purge removes the entries with these sequences, or all entries if there are none, and returns their number. If
+	// there is no entry with one of the sequences, the error is [ErrNotFound].
 	Purge(ctx context.Context, sequences ...uint64) (int, error)
 }
 
@@ -123,8 +117,8 @@ type Entry struct {
 	Reason string `json:"reason"`
 	// Remote is the address that a refused request came from.
 	Remote string `json:"remote,omitempty"`
-	// Subject is that of an authentic event. After a release it is the subject that the
-	// event of a refused request was published on.
+	// Subject is that of an authentic event. After a release it is the subject that the event of a refused request was
+	// published on.
 	Subject string `json:"subject,omitempty"`
 	// ID is the message id of an authentic event.
 	ID string `json:"id,omitempty"`
@@ -141,8 +135,8 @@ type Entry struct {
 	Result string `json:"result,omitempty"`
 	// Released reports whether the entry was published and has left the quarantine.
 	Released bool `json:"released,omitempty"`
-	// Published is the sequence of the released event in the journal or, in direct
-	// mode, in the stream. For a duplicate it is the sequence of the first copy.
+	// Published is the sequence of the released event in the journal or, in direct mode, in the stream. For a duplicate
+	// it is the sequence of the first copy.
 	Published uint64 `json:"published_sequence,omitempty"`
 }
 
@@ -153,14 +147,13 @@ type Purged struct {
 
 // ReleaseOptions says what a release accepts.
 type ReleaseOptions struct {
-	// Stale accepts requests that were signed too long before or after they arrived,
-	// because a clock was wrong or a sender paused.
+	// Stale accepts requests that were signed too long before or after they arrived, because a clock was wrong or a
+	// sender paused.
 	Stale bool
-	// Force accepts requests that are older than the duplicate window. If such an event
-	// was stored meanwhile in another way, it is stored a second time.
+	// Force accepts requests that are older than the duplicate window. If such an event was stored meanwhile in another
+	// way, it is stored a second time.
 	Force bool
-	// DryRun verifies refused requests and says what a release would do, without
-	// publishing anything.
+	// DryRun verifies refused requests and says what a release would do, without publishing anything.
 	DryRun bool
 }
 
@@ -187,8 +180,7 @@ func SequenceQuery(sequences ...uint64) url.Values {
 	return query
 }
 
-// ParseSequences is the inverse of [SequenceQuery]. If a sequence is not a number, the
-// error is [ErrNotFound].
+// ParseSequences is the inverse of [SequenceQuery]. If a sequence is not a number, the error is [ErrNotFound].
 func ParseSequences(query url.Values) ([]uint64, error) {
 	var sequences []uint64
 	for _, text := range query["seq"] {

@@ -1,5 +1,5 @@
-// Package acme gets certificates for a listener from a CA that speaks ACME. The CA
-// checks a domain with the challenge TLS-ALPN, which the listener itself answers.
+// Package acme gets certificates for a listener from a CA that speaks ACME. The CA checks a domain with the challenge
+// TLS-ALPN, which the listener itself answers.
 //
 // It leaves to certmagic the protocol and the renewal.
 package acme
@@ -28,9 +28,9 @@ type Options struct {
 	Dir     string
 }
 
-// Start gets certificates and renews them until ctx ends, and returns how the
-// listener speaks TLS. A handshake fails until the certificate of its domain has come.
-// current returns the certificate that ends first, or nil while a domain has none.
+// Start gets certificates and renews them until ctx ends, and returns how the listener speaks TLS. A handshake fails
+// until the certificate of its domain has come. current returns the certificate that ends first, or nil while a domain
+// has none.
 func Start(ctx context.Context, ln net.Listener, o Options, protocols []string, log *zap.Logger) (
 	config *tls.Config, current func() *x509.Certificate, err error,
 ) {
@@ -67,8 +67,8 @@ func Start(ctx context.Context, ln net.Listener, o Options, protocols []string, 
 	}, nil
 }
 
-// endsLast returns the certificate that ends last, or nil if there is none. A domain
-// has several while a new certificate replaces an old one.
+// endsLast returns the certificate that ends last, or nil if there is none. A domain has several while a new
+// certificate replaces an old one.
 func endsLast(certs []*x509.Certificate) (last *x509.Certificate) {
 	for _, cert := range certs {
 		if last == nil || cert.NotAfter.After(last.NotAfter) {

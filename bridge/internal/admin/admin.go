@@ -1,13 +1,11 @@
-// Package admin is the admin listener of a bridge. It serves three paths to everybody who
-// reaches it:
+// Package admin is the admin listener of a bridge. It serves three paths to everybody who reaches it:
 //
 //	/healthz  200 while the process lives
 //	/readyz   200 while deliveries are accepted, else 503; state, durability and reasons in JSON
 //	/metrics  the metrics for Prometheus
 //
-// It serves the reasons on /readyz, and the paths of the operator's API, only to
-// operators. An operator is a client that connects from this machine, sends the token, or
-// has a certificate that the listener has verified.
+// It serves the reasons on /readyz, and the paths of the operator's API, only to operators. An operator is a client
+// that connects from this machine, sends the token, or has a certificate that the listener has verified.
 //
 // The package leaves to package bridge what the requests of the API do.
 package admin
@@ -44,8 +42,8 @@ type Server struct {
 	token atomic.Pointer[string]
 }
 
-// New returns a Server that answers with the health and the metrics of one bridge. log
-// must be sampled, because everybody who reaches the listener can cause lines.
+// New returns a Server that answers with the health and the metrics of one bridge. log must be sampled, because
+// everybody who reaches the listener can cause lines.
 func New(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Server {
 	a := &Server{mux: http.NewServeMux(), log: log}
 	a.mux.HandleFunc("GET "+operator.PathLive, func(w http.ResponseWriter, _ *http.Request) {
@@ -66,15 +64,13 @@ func New(health *Health, metrics prometheus.Gatherer, log *zap.Logger) *Server {
 	return a
 }
 
-// SetToken sets the token. A client on another machine that sends "Authorization: Bearer
-// <token>" is an operator. With an empty token there is no such client. SetToken may be
-// called while the Server serves.
+// SetToken sets the token. A client on another machine that sends "Authorization: Bearer <token>" is an operator. With
+// an empty token there is no such client. SetToken may be called while the Server serves.
 func (a *Server) SetToken(token string) { a.token.Store(&token) }
 
-// trusts reports whether a request comes from an operator. A request that came over
-// loopback counts only if its Host is a name of this machine, because a page in a browser
-// can reach us by a name that its author made point here. It must not have passed a proxy
-// either. Any other request needs a certificate or the token.
+// trusts reports whether a request comes from an operator. A request that came over loopback counts only if its Host is
+// a name of this machine, because a page in a browser can reach us by a name that its author made point here. It must
+// not have passed a proxy either. Any other request needs a certificate or the token.
 func (a *Server) trusts(r *http.Request) bool {
 	if publisher.IsLoopback(r.RemoteAddr) && publisher.IsLoopback(r.Host) && !proxied(r.Header) {
 		return true
@@ -87,8 +83,8 @@ func (a *Server) trusts(r *http.Request) bool {
 	return ok && want != nil && *want != "" && subtle.ConstantTimeCompare([]byte(got), []byte(*want)) == 1
 }
 
-// proxied reports whether a proxy has added a header to a request. The value of the
-// header does not count, because a client may send the header itself, with an empty value.
+// proxied reports whether a proxy has added a header to a request. The value of the header does not count, because a
+// client may send the header itself, with an empty value.
 func proxied(h http.Header) bool {
 	for name := range h {
 		if strings.HasPrefix(name, "X-Forwarded-") || slices.Contains(proxyHeaders, name) {
@@ -122,8 +118,7 @@ func (a *Server) operate(pattern string, f func(ctx context.Context, query url.V
 	})
 }
 
-// Profile adds the profiles of net/http/pprof under /debug/pprof/, for
-// operators.
+// Profile adds the profiles of net/http/pprof under /debug/pprof/, for operators.
 func (a *Server) Profile() {
 	for name, handle := range map[string]http.HandlerFunc{
 		"": pprof.Index, "profile": pprof.Profile, "trace": pprof.Trace, "symbol": pprof.Symbol,
@@ -132,19 +127,17 @@ func (a *Server) Profile() {
 	}
 }
 
-// guard adds an endpoint for operators. It refuses requests that another page in an
-// operator's browser has caused.
+// guard adds an endpoint for operators. It refuses requests that another page in an operator's browser has caused.
 func (a *Server) guard(pattern string, handle http.HandlerFunc) {
 	a.mux.Handle(pattern, http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The protection lets every page send a GET. The page could not read the profile,
-		// but it could have many profiles made.
+		// The protection lets every page send a GET. The page could not read the profile, but it could have many
+		// profiles made.
 		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" || !a.trusts(r) {
 			writeJSON(w, http.StatusForbidden, map[string]string{"message": "this is for operators: connect over loopback, " +
 				"with the token of the admin listener, or with a client certificate that it accepts"})
 			return
 		}
-		// A release and a profile take longer than other answers. An error means that the
-		// connection is closed.
+		// A release and a profile take longer than other answers. An error means that the connection is closed.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(operateTimeout))
 		handle(w, r)
 	})))

@@ -8,9 +8,8 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
-// ServeDrain adds the endpoint that calls drain, which makes the bridge unready so that
-// load balancers send deliveries elsewhere, or with cancel undoes that. Like the other
-// endpoints, it may be added while the Server serves.
+// ServeDrain adds the endpoint that calls drain, which makes the bridge unready so that load balancers send deliveries
+// elsewhere, or with cancel undoes that. Like the other endpoints, it may be added while the Server serves.
 func (a *Server) ServeDrain(drain func(cancel bool)) {
 	a.operate("POST "+operator.PathDrain, func(_ context.Context, query url.Values) (any, error) {
 		drain(query.Get("cancel") == "true")

@@ -16,8 +16,8 @@ var byBadness = []publisher.State{
 	operator.Starting, operator.Draining, publisher.Failed,
 }
 
-// Health is the state of a bridge: the worst state of any of its parts, and the reasons of
-// all parts. It is a [prometheus.Collector] of the state. It may be used concurrently.
+// Health is the state of a bridge: the worst state of any of its parts, and the reasons of all parts. It is a
+// [prometheus.Collector] of the state. It may be used concurrently.
 type Health struct {
 	translate func(string) string
 
@@ -42,8 +42,7 @@ func NewHealth(translate func(string) string) *Health {
 	return &Health{translate: translate, parts: []part{{name: Process, state: operator.Starting}}}
 }
 
-// Start ends the state [operator.Starting]. durability is what an event survives that is
-// answered with 2xx from now on.
+// Start ends the state [operator.Starting]. durability is what an event survives that is answered with 2xx from now on.
 func (h *Health) Start(durability event.Durability) {
 	h.mu.Lock()
 	h.durability = durability
@@ -51,8 +50,7 @@ func (h *Health) Start(durability event.Durability) {
 	h.Set(Process, publisher.Ready)
 }
 
-// Set sets the state of one part, and the reasons for it. The state [publisher.Failed] is
-// final.
+// Set sets the state of one part, and the reasons for it. The state [publisher.Failed] is final.
 func (h *Health) Set(name string, s publisher.State, reasons ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -65,8 +63,7 @@ func (h *Health) Set(name string, s publisher.State, reasons ...string) {
 	}
 }
 
-// Watch adds a part that is asked for its state and its reasons at each report. The part
-// must not call the Health.
+// Watch adds a part that is asked for its state and its reasons at each report. The part must not call the Health.
 func (h *Health) Watch(part func() (publisher.State, []string)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

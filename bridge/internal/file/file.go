@@ -17,8 +17,8 @@ const MaxSize = 1 << 20
 // ErrIrregular is returned for a pipe, a device or a folder: reading it may never end.
 var ErrIrregular = errors.New("no regular file")
 
-// Open opens a regular file for reading. With [syscall.O_NOFOLLOW] as flag, a link is an
-// error. Without it, links are followed, because Kubernetes mounts secrets as links.
+// Open opens a regular file for reading. With [syscall.O_NOFOLLOW] as flag, a link is an error. Without it, links are
+// followed, because Kubernetes mounts secrets as links.
 func Open(path string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|flag, 0) // without O_NONBLOCK, a pipe would wait for a writer
 	if err != nil {
@@ -34,8 +34,7 @@ func Open(path string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// Read returns the contents of a file that [Open] opens. A file of more than [MaxSize]
-// bytes is an error.
+// Read returns the contents of a file that [Open] opens. A file of more than [MaxSize] bytes is an error.
 func Read(path string, flag int) ([]byte, error) {
 	f, err := Open(path, flag)
 	if err != nil {

@@ -27,8 +27,8 @@ type identity struct {
 
 func (e *entry) identity() identity { return identity{e.ID, e.digest} }
 
-// contents are what the file of an entry holds: Header and Body of the entry stand in
-// the file as lines, and behind the JSON.
+// contents are what the file of an entry holds: Header and Body of the entry stand in the file as lines, and behind the
+// JSON.
 type contents struct {
 	operator.Entry
 	Digest   string    `json:"digest"`                     // "sha256:<hex>" of the body
@@ -38,8 +38,8 @@ type contents struct {
 	Lines    []string  `json:"headers"`                    // "Name: value"
 }
 
-// maxHead bounds the file up to the body, in bytes. Seven headers of a request at
-// 4 KiB, and those of an event from a request of 16 KiB, fit.
+// maxHead bounds the file up to the body, in bytes. Seven headers of a request at 4 KiB, and those of an event from a
+// request of 16 KiB, fit.
 const maxHead = 64 << 10
 
 // head returns the file up to the body.

@@ -85,8 +85,7 @@ func (s *Store) load() error {
 	return nil
 }
 
-// readNext returns the lowest sequence that was not given yet, according to the file
-// "next".
+// readNext returns the lowest sequence that was not given yet, according to the file "next".
 func (s *Store) readNext() uint64 {
 	data, err := file.Read(s.path(nextName), syscall.O_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -100,8 +99,7 @@ func (s *Store) readNext() uint64 {
 	return min(max(next, 1), maxSequence)
 }
 
-// inspect reads the head of an entry's file. An entry that cannot be read is
-// returned with the reason in Damaged.
+// inspect reads the head of an entry's file. An entry that cannot be read is returned with the reason in Damaged.
 func (s *Store) inspect(sequence uint64, kind operator.Kind) *entry {
 	c, size, err := s.read(sequence, kind, false)
 	e := &entry{Entry: c.Entry, size: roundUp(size)}
@@ -129,8 +127,8 @@ func parseDigest(id string) (digest [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(sum), nil
 }
 
-// read returns the contents of an entry's file and its size. Without body, the body is
-// neither read nor compared with its digest.
+// read returns the contents of an entry's file and its size. Without body, the body is neither read nor compared with
+// its digest.
 func (s *Store) read(sequence uint64, kind operator.Kind, body bool) (contents, int64, error) {
 	f, err := file.Open(s.path(nameOf(sequence, kind)), syscall.O_NOFOLLOW)
 	if err != nil {
@@ -210,10 +208,9 @@ func (s *Store) store(c *contents, durable bool) error {
 	return nil
 }
 
-// write creates or replaces a file. It writes a temporary file and renames it. If the file
-// is to be durable, write syncs it before the rename, and the folder after it. The first
-// error of a folder's sync is final, because the system may forget the change and report
-// success the next time. The caller holds s.files.
+// write creates or replaces a file. It writes a temporary file and renames it. If the file is to be durable, write
+// syncs it before the rename, and the folder after it. The first error of a folder's sync is final, because the system
+// may forget the change and report success the next time. The caller holds s.files.
 func (s *Store) write(name string, durable bool, parts ...[]byte) error {
 	if durable {
 		if err := cmp.Or(s.failed, s.checkFolder()); err != nil {
@@ -249,8 +246,7 @@ func (s *Store) write(name string, durable bool, parts ...[]byte) error {
 	return nil
 }
 
-// removeFile removes the file of an entry and forgets the entry. The caller holds
-// s.files.
+// removeFile removes the file of an entry and forgets the entry. The caller holds s.files.
 func (s *Store) removeFile(e *entry) error {
 	if err := os.Remove(s.path(nameOf(e.Sequence, e.Kind))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -51,8 +51,7 @@ func (s *Store) lookup(sequence uint64) (*entry, error) {
 	return nil, fmt.Errorf("%w: sequence %d", operator.ErrNotFound, sequence)
 }
 
-// oldestRefused returns the refused request that came first, or nil. The caller holds
-// s.mu.
+// oldestRefused returns the refused request that came first, or nil. The caller holds s.mu.
 func (s *Store) oldestRefused() *entry {
 	for _, e := range s.entries {
 		if e.Kind == operator.Refused {
@@ -73,8 +72,7 @@ func (s *Store) List(context.Context) ([]operator.Entry, error) {
 	return list, nil
 }
 
-// Show returns one entry with its header and body. It returns [operator.ErrNotFound] or
-// [ErrDamaged].
+// Show returns one entry with its header and body. It returns [operator.ErrNotFound] or [ErrDamaged].
 func (s *Store) Show(_ context.Context, sequence uint64) (operator.Entry, error) {
 	e, _, err := s.open(sequence)
 	return e, err
@@ -148,8 +146,8 @@ type Stats struct {
 	Damaged int
 	// Newest is when the newest entry came. It is zero if there is no entry.
 	Newest time.Time
-	// Results is the number of refused requests since Open, by their [Result]. A request
-	// that waits to be written has no result yet.
+	// Results is the number of refused requests since Open, by their [Result]. A request that waits to be written has
+	// no result yet.
 	Results map[string]uint64
 }
 

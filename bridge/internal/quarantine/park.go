@@ -11,11 +11,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// Park stores an authentic event durably. It drops refused requests to make room. If
-// authentic events alone fill the quarantine, the error is [event.ErrFull].
+// Park stores an authentic event durably. It drops refused requests to make room. If authentic events alone fill the
+// quarantine, the error is [event.ErrFull].
 //
-// An event that is parked already, with the same message id and the same payload, is not
-// stored again. If it is being released, the release ends with an error.
+// An event that is parked already, with the same message id and the same payload, is not stored again. If it is being
+// released, the release ends with an error.
 func (s *Store) Park(ctx context.Context, p publisher.Parked, reason string) error {
 	reason = event.Printable(reason, 0)
 	if s.parkAgain(p, reason) {
@@ -54,8 +54,7 @@ func (s *Store) Park(ctx context.Context, p publisher.Parked, reason string) err
 	return nil
 }
 
-// parkAgain reports whether the event is parked already. If it is being released,
-// parkAgain ends the release.
+// parkAgain reports whether the event is parked already. If it is being released, parkAgain ends the release.
 func (s *Store) parkAgain(p publisher.Parked, reason string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,30 +1,24 @@
-// Package quarantine stores what needs an operator, as one file per entry. There are two
-// kinds of entry:
+// Package quarantine stores what needs an operator, as one file per entry. There are two kinds of entry:
 //
 //   - A refused request has failed the check of its signature or its time. It may be
 //     authentic, if a secret was rotated or a clock is wrong.
 //   - An authentic event was acknowledged to its sender, but the stream can never accept
 //     it, for example because it is too large.
 //
-// The package promises that an authentic event is on stable storage when [Store.Park]
-// returns, and that only an operator removes it. Refused requests are stored without
-// waiting and synced together once a second. When there is no room, the oldest refused
-// request is dropped. Each source is limited, so that somebody who sends forgeries cannot
-// displace the requests of others at once. The folder is bounded in bytes. A crash at any
-// moment leaves only complete entries. An entry that cannot be read is reported and not
-// deleted.
+// The package promises that an authentic event is on stable storage when [Store.Park] returns, and that only an
+// operator removes it. Refused requests are stored without waiting and synced together once a second. When there is no
+// room, the oldest refused request is dropped. Each source is limited, so that somebody who sends forgeries cannot
+// displace the requests of others at once. The folder is bounded in bytes. A crash at any moment leaves only complete
+// entries. An entry that cannot be read is reported and not deleted.
 //
-// The package leaves the check of signatures to package verify, and publishing to its
-// [Publisher].
+// The package leaves the check of signatures to package verify, and publishing to its [Publisher].
 //
 // # Files
 //
-// An entry is the file "<sequence>.refused" or "<sequence>.authentic", with the
-// sequence in twelve digits or more. No sequence is given twice. The file is readable
-// with cat: a JSON object, an empty line, and the body byte for byte. The body of a
-// refused request is what the signature was verified over: a body that came compressed
-// has been inflated. The file "next" is above every sequence that was given. A file
-// whose name ends in ".new" is unfinished.
+// An entry is the file "<sequence>.refused" or "<sequence>.authentic", with the sequence in twelve digits or more. No
+// sequence is given twice. The file is readable with cat: a JSON object, an empty line, and the body byte for byte. The
+// body of a refused request is what the signature was verified over: a body that came compressed has been inflated. The
+// file "next" is above every sequence that was given. A file whose name ends in ".new" is unfinished.
 package quarantine
 
 import (
@@ -65,10 +59,9 @@ type Verifier interface {
 type Publisher interface {
 	// Publish stores the event of a refused request whose signature is good now.
 	Publish(ctx context.Context, e event.Event) (publisher.Receipt, error)
-	// Republish appends an authentic event as a new record under its message id, without
-	// the duplicate check. It returns the record's sequence when the stream has
-	// acknowledged the record. It must return when ctx ends. [Store.Close] ends ctx, and
-	// so does [Store.Park] when the stream refuses the record again.
+	// Republish appends an authentic event as a new record under its message id, without the duplicate check. It
+	// returns the record's sequence when the stream has acknowledged the record. It must return when ctx ends.
+	// [Store.Close] ends ctx, and so does [Store.Park] when the stream refuses the record again.
 	Republish(ctx context.Context, p publisher.Parked) (sequence uint64, err error)
 }
 
@@ -76,8 +69,7 @@ type Publisher interface {
 type Options struct {
 	// Dir is the folder of the entries. Open creates it with mode 0700.
 	Dir string
-	// Lock makes Open lock the folder. It is not needed if the caller holds a lock on
-	// the folder around it.
+	// Lock makes Open lock the folder. It is not needed if the caller holds a lock on the folder around it.
 	Lock bool
 	// MaxBytes bounds the bytes on disk, each file rounded up to 4 KiB.
 	MaxBytes int64
@@ -89,19 +81,18 @@ type Options struct {
 	Verifier Verifier
 	// Publisher publishes what is released.
 	Publisher Publisher
-	// Decode returns the event of an authentic payload that came with the given headers
-	// of the request.
+	// Decode returns the event of an authentic payload that came with the given headers of the request.
 	Decode func(payload []byte, header map[string]string) event.Event
 	// Tolerance is how far the time of signing may be from the arrival of a request.
 	Tolerance time.Duration
-	// DedupeWindow returns how long message ids are remembered: a refused request that is
-	// older is released only with [operator.ReleaseOptions.Force]. A result of 0 means
-	// that the window is not known, and then every request is released.
+	// DedupeWindow returns how long message ids are remembered: a refused request that is older is released only with
+	// [operator.ReleaseOptions.Force]. A result of 0 means that the window is not known, and then every request is
+	// released.
 	DedupeWindow func() time.Duration
 	Logger       *zap.Logger
 	Now          func() time.Time // the clock
-	// Sync replaces (*os.File).Sync for files and folders, and SyncAll the sync of the
-	// file system that a folder is on. They are for tests.
+	// Sync replaces (*os.File).Sync for files and folders, and SyncAll the sync of the file system that a folder is on.
+	// They are for tests.
 	Sync, SyncAll func(*os.File) error
 }
 
@@ -117,8 +108,7 @@ type Store struct {
 
 	unsynced atomic.Bool // refused requests were written since the last sync
 
-	// files is held while the folder is changed. To list or to count entries does not
-	// need it, because a disk may hang.
+	// files is held while the folder is changed. To list or to count entries does not need it, because a disk may hang.
 	files    sync.Mutex
 	next     uint64 // the next sequence; guarded by files
 	reserved uint64 // sequences below it may be given; guarded by files
@@ -132,8 +122,8 @@ type Store struct {
 	waiting  sync.WaitGroup // for releases
 }
 
-// Open opens the quarantine in o.Dir. It removes unfinished files, and logs entries that
-// cannot be read. Requests are stored while [Store.Run] runs.
+// Open opens the quarantine in o.Dir. It removes unfinished files, and logs entries that cannot be read. Requests are
+// stored while [Store.Run] runs.
 func Open(o Options) (_ *Store, err error) {
 	switch {
 	case o.Dir == "":
@@ -218,8 +208,7 @@ func (s *Store) syncParent() error {
 	return s.opts.Sync(parent)
 }
 
-// Close ends the releases that wait for an acknowledgement, and unlocks the folder. Call
-// it after Run has returned.
+// Close ends the releases that wait for an acknowledgement, and unlocks the folder. Call it after Run has returned.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	for _, e := range s.entries {
@@ -239,8 +228,7 @@ func (s *Store) Close() error {
 	return err
 }
 
-// setProblem records that a part has failed or, if err is nil, that it works again. It logs
-// each change.
+// setProblem records that a part has failed or, if err is nil, that it works again. It logs each change.
 func (s *Store) setProblem(what string, err error) {
 	s.mu.Lock()
 	before := s.problems[what]

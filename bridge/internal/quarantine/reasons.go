@@ -19,8 +19,9 @@ func (s *Store) Reasons() []string {
 			operator.DoList+" shows why, and "+operator.DoRelease+" publishes them", n))
 	}
 	if n := st.Entries[operator.Refused]; n > 0 {
-		reasons = append(reasons, fmt.Sprintf("quarantine: refused requests that may be authentic: %d, the newest of %s. The bridge works; the requests wait "+
-			"for a decision: "+operator.DoList+" shows them, "+operator.DoRelease+" publishes the authentic ones, and "+operator.DoPurge+" removes the rest",
+		reasons = append(reasons, fmt.Sprintf("quarantine: refused requests that may be authentic: %d, the newest of %s. "+
+			"The bridge works; the requests wait for a decision: "+operator.DoList+" shows them, "+
+			operator.DoRelease+" publishes the authentic ones, and "+operator.DoPurge+" removes the rest",
 			n, st.Newest.UTC().Format(time.RFC3339)))
 	}
 	if st.Damaged > 0 {

@@ -23,8 +23,7 @@ type Refused struct {
 	Remote string // the address of the sender
 	At     time.Time
 	Header http.Header
-	// Body is what the signature was verified over. It must not change after [Store.Add]
-	// has returned.
+	// Body is what the signature was verified over. It must not change after [Store.Add] has returned.
 	Body []byte
 }
 
@@ -62,8 +61,7 @@ var keptHeaders = []string{
 	verify.HeaderName, "Content-Type", "Content-Encoding", "User-Agent", "X-Forwarded-For", "Traceparent", "Tracestate",
 }
 
-// Add stores a refused request, or returns why it is not stored. It does not wait, because
-// [Store.Run] writes the file.
+// Add stores a refused request, or returns why it is not stored. It does not wait, because [Store.Run] writes the file.
 func (s *Store) Add(r Refused) Result {
 	result := s.enqueue(r)
 	if result != Kept { // Kept is counted when the file is written
@@ -91,9 +89,8 @@ func (s *Store) enqueue(r Refused) Result {
 	}
 }
 
-// Run writes refused requests, syncs them once a second, and drops those that are too old,
-// until ctx ends. Then it writes the requests that still wait, for at most 3 s. It returns
-// even if the disk hangs.
+// Run writes refused requests, syncs them once a second, and drops those that are too old, until ctx ends. Then it
+// writes the requests that still wait, for at most 3 s. It returns even if the disk hangs.
 func (s *Store) Run(ctx context.Context) {
 	done, late := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -129,8 +126,7 @@ func (s *Store) returnSequences() {
 	}
 }
 
-// writeAll writes what [Store.Add] enqueues until ctx has ended and the queue is empty,
-// or until it is late.
+// writeAll writes what [Store.Add] enqueues until ctx has ended and the queue is empty, or until it is late.
 func (s *Store) writeAll(ctx context.Context, late <-chan struct{}) {
 	for {
 		select {
@@ -182,8 +178,8 @@ func (s *Store) writeRefused(r Refused) {
 	s.results[Kept].Add(1)
 }
 
-// makeRoom drops the oldest refused requests until there is room for size bytes, and
-// reports whether there is. The caller holds s.files.
+// makeRoom drops the oldest refused requests until there is room for size bytes, and reports whether there is. The
+// caller holds s.files.
 func (s *Store) makeRoom(size int64) (bool, error) {
 	for {
 		s.mu.Lock()
@@ -215,8 +211,8 @@ func (s *Store) maintain(ctx context.Context) {
 	}
 }
 
-// sync makes the refused requests durable that were written before the call, and checks
-// that the folder is still the one that was opened.
+// sync makes the refused requests durable that were written before the call, and checks that the folder is still the
+// one that was opened.
 func (s *Store) sync() {
 	err := s.checkFolder()
 	if err == nil && s.unsynced.Swap(false) {

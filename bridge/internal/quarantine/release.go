@@ -15,16 +15,15 @@ import (
 const (
 	// publishTimeout bounds the publishing of one refused request.
 	publishTimeout = 5 * time.Second
-	// acknowledgeTimeout is how long one call of Release waits for the stream to
-	// acknowledge authentic events. Their release goes on after that.
+	// acknowledgeTimeout is how long one call of Release waits for the stream to acknowledge authentic events. Their
+	// release goes on after that.
 	acknowledgeTimeout = 30 * time.Second
 )
 
 // Release implements [operator.Quarantine].
 //
-// A request is stale if it was signed too long before or after it arrived. An authentic
-// event is appended to the journal again, and leaves the quarantine when the stream has
-// acknowledged it.
+// A request is stale if it was signed too long before or after it arrived. An authentic event is appended to the
+// journal again, and leaves the quarantine when the stream has acknowledged it.
 func (s *Store) Release(ctx context.Context, o operator.ReleaseOptions, sequences ...uint64) ([]operator.Entry, error) {
 	list := []operator.Entry{}
 	waiting, cancel := context.WithTimeout(ctx, acknowledgeTimeout)
@@ -143,8 +142,8 @@ var errRefusedAgain = errors.New("refused again")
 // refuse ends the release: the stream refused the record.
 func (r *release) refuse(reason string) { r.cancel(fmt.Errorf("%w: %s", errRefusedAgain, reason)) }
 
-// releaseAuthentic starts the release of an event, unless one is in progress, and waits
-// until ctx ends for the acknowledgement.
+// releaseAuthentic starts the release of an event, unless one is in progress, and waits until ctx ends for the
+// acknowledgement.
 func (s *Store) releaseAuthentic(ctx context.Context, e *operator.Entry, c contents) {
 	r := s.startRelease(ctx, e.Sequence, c)
 	if r == nil {
@@ -164,8 +163,8 @@ func (s *Store) releaseAuthentic(ctx context.Context, e *operator.Entry, c conte
 	e.Released, e.Published, e.Result = true, r.sequence, fmt.Sprintf("published as sequence %d", r.sequence)
 }
 
-// startRelease starts the release of an entry, or returns the release in progress. It
-// returns nil if there is no such entry any more.
+// startRelease starts the release of an entry, or returns the release in progress. It returns nil if there is no such
+// entry any more.
 func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *release {
 	e, err := s.lookup(sequence)
 	if err != nil {
@@ -187,8 +186,8 @@ func (s *Store) startRelease(ctx context.Context, sequence uint64, c contents) *
 	return r
 }
 
-// republish appends the event, waits for the acknowledgement, and removes the entry. It
-// does so even if nobody waits for the result any more.
+// republish appends the event, waits for the acknowledgement, and removes the entry. It does so even if nobody waits
+// for the result any more.
 func (s *Store) republish(ctx context.Context, e *entry, r *release, p publisher.Parked) {
 	defer r.cancel(nil)
 	defer close(r.done)

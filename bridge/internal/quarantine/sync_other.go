@@ -8,6 +8,5 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncFileSystem starts to write all files to disk. Systems other than Linux do
-// not wait for the end of it.
+// syncFileSystem starts to write all files to disk. Systems other than Linux do not wait for the end of it.
 func syncFileSystem(*os.File) error { return unix.Sync() }

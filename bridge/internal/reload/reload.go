@@ -1,8 +1,7 @@
 // Package reload reads settings from files again when the files change.
 //
-// It promises that a file which cannot be used changes nothing: the old value stays in
-// force, and the log, the health and a metric report that until the file is corrected. It
-// leaves the meaning of a setting to its callers.
+// It promises that a file which cannot be used changes nothing: the old value stays in force, and the log, the health
+// and a metric report that until the file is corrected. It leaves the meaning of a setting to its callers.
 package reload
 
 import (
@@ -19,12 +18,12 @@ import (
 )
 
 const (
-	// pollInterval is how often the files are read. They are polled, not watched, because
-	// no system reports every way in which a file changes: a link above it, a folder that
-	// was created again, a mount of the file alone, a network file system.
+	// pollInterval is how often the files are read. They are polled, not watched, because no system reports every way
+	// in which a file changes: a link above it, a folder that was created again, a mount of the file alone, a network
+	// file system.
 	pollInterval = 500 * time.Millisecond
-	// retryAfter is how soon a setting that could not be put in force is tried again. It
-	// may depend on a server and not on a file.
+	// retryAfter is how soon a setting that could not be put in force is tried again. It may depend on a server and not
+	// on a file.
 	retryAfter = 5 * time.Second
 )
 
@@ -33,8 +32,7 @@ type Health interface {
 	Set(part string, state publisher.State, reasons ...string)
 }
 
-// Reloader reads settings again when their files change, or when [Reloader.Trigger] is
-// called.
+// Reloader reads settings again when their files change, or when [Reloader.Trigger] is called.
 type Reloader struct {
 	log    *zap.Logger
 	health Health
@@ -47,8 +45,7 @@ type Reloader struct {
 type files struct {
 	name  string
 	names func() []string
-	// load reads the files and puts the setting in force. If it fails, it changes
-	// nothing.
+	// load reads the files and puts the setting in force. If it fails, it changes nothing.
 	load func() error
 
 	seen    string    // digest of the files at the last poll
@@ -67,8 +64,7 @@ func New(log *zap.Logger, health Health, reg prometheus.Registerer) (*Reloader, 
 	return &Reloader{log: log, health: health, good: good, now: make(chan struct{}, 1)}, reg.Register(good)
 }
 
-// Add adds a setting. apply puts a new value in force. Add must not be called while
-// [Reloader.Run] runs.
+// Add adds a setting. apply puts a new value in force. Add must not be called while [Reloader.Run] runs.
 func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
 	if s.source.Files == nil || len(s.source.Files()) == 0 {
 		return
@@ -89,8 +85,7 @@ func Add[T any](r *Reloader, name string, s Setting[T], apply func(T) error) {
 		&files{name: name, names: s.source.Files, seen: s.digest, loaded: s.digest, inForce: s.digest, load: load})
 }
 
-// Trigger makes Run load every setting whose files have changed, without waiting for the
-// next poll.
+// Trigger makes Run load every setting whose files have changed, without waiting for the next poll.
 func (r *Reloader) Trigger() {
 	select {
 	case r.now <- struct{}{}:
@@ -118,8 +113,8 @@ func (r *Reloader) Run(ctx context.Context) {
 	}
 }
 
-// poll loads a setting if its files have changed and the last two polls read the same
-// contents. So somebody who replaces two files that belong together has time for that.
+// poll loads a setting if its files have changed and the last two polls read the same contents. So somebody who
+// replaces two files that belong together has time for that.
 func (r *Reloader) poll(f *files) {
 	seen, err := digest(f.names())
 	if err != nil {
@@ -146,8 +141,8 @@ func digest(names []string) (string, error) {
 	return string(h.Sum(nil)), nil
 }
 
-// load loads a setting if its files have changed since it was put in force. If that fails,
-// the old value stays in force, and the health has a reason until loading succeeds.
+// load loads a setting if its files have changed since it was put in force. If that fails, the old value stays in
+// force, and the health has a reason until loading succeeds.
 func (r *Reloader) load(f *files) {
 	seen, err := digest(f.names())
 	switch {

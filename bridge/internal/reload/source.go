@@ -6,8 +6,7 @@ type Source[T any] struct {
 	Files func() []string
 }
 
-// Setting is a setting that was read from its [Source]. The zero Setting means that the
-// setting is not given.
+// Setting is a setting that was read from its [Source]. The zero Setting means that the setting is not given.
 type Setting[T any] struct {
 	// Value is the value that was read.
 	Value T
@@ -20,9 +19,8 @@ type Setting[T any] struct {
 // IsZero reports whether the setting is not given.
 func (s Setting[T]) IsZero() bool { return s.source.Read == nil }
 
-// Open reads a setting. It takes the digest of the files before it reads them, so that a
-// change between the two is noticed later. A file that is not a regular file, such as a
-// pipe, is read only once.
+// Open reads a setting. It takes the digest of the files before it reads them, so that a change between the two is
+// noticed later. A file that is not a regular file, such as a pipe, is read only once.
 func (s Source[T]) Open() (setting Setting[T], err error) {
 	if s.Read == nil {
 		return setting, nil
