@@ -41,6 +41,7 @@ func TestClockCheck(t *testing.T) {
 		"beyond the margin":            {[]votes{{3, 0, 76 * time.Second}}, 76 * time.Second, true, "1m16s ahead of"},
 		"beyond the margin, behind":    {[]votes{{3, 0, -76 * time.Second}}, -76 * time.Second, true, "1m16s behind"},
 		"a few late ones":              {[]votes{{9, 1, 0}, {7, 2, hour}}, 0, true, ""},
+		"a few early ones":             {[]votes{{9, 1, 0}, {7, 2, -hour}}, 0, true, ""},
 		"the clock was set":            {[]votes{{16, 0, hour}, {9, 1, 0}}, 0, true, ""},
 		"one replayed delivery":        {[]votes{{1, 0, 0}, {1, 0, hour}, {1, 0, hour}, {1, 0, hour}}, 0, false, ""},
 		"replays of the same second":   {[]votes{{100, 0, 0}, {100, 0, hour}}, 0, true, ""},

@@ -320,3 +320,24 @@ func TestSpansOfAPanic(t *testing.T) {
 		t.Errorf("verify: %+v", s.Status)
 	}
 }
+
+// TestSpansOfARefusal sends a forgery with a trace context: it gets a trace of its own.
+func TestSpansOfARefusal(t *testing.T) {
+	t.Parallel()
+	recorder := tracetest.NewInMemoryExporter()
+	b := newIngress(t, ingress.Options{Publisher: instant{}, Tracer: sdktrace.NewTracerProvider(sdktrace.WithSyncer(recorder))})
+	const trace = "0af7651916cd43dd8448eb211c80319c"
+	request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, strings.NewReader(completed))
+	request.Header.Set(verify.HeaderName, verify.Sign("whsec_forger", time.Now(), []byte(completed)))
+	request.Header.Set("Traceparent", "00-"+trace+"-b7ad6b7169203331-01")
+	b.ServeHTTP(httptest.NewRecorder(), request)
+	spans := recorder.GetSpans()
+	if len(spans) != 2 {
+		t.Fatalf("%+v", spans)
+	}
+	for _, s := range spans { // deliver and verify
+		if s.Status.Code != codes.Error || s.Status.Description != "mismatch" || s.SpanContext.TraceID().String() == trace {
+			t.Errorf("%+v", s)
+		}
+	}
+}

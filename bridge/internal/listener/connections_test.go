@@ -3,6 +3,7 @@ package listener
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"testing"
@@ -188,5 +189,43 @@ func TestRejected(t *testing.T) {
 		if rejected != r.want || l.Open() != 0 {
 			t.Errorf("%s: %d rejected, want %d; %d open", name, rejected, r.want, l.Open())
 		}
+	}
+}
+
+// TestDrain closes a listener with connections in its queue: Accept returns them, with what their senders have sent.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := New(new(http.Server), ln, 1, nil, nil)
+	const n = 3 // more than the limit
+	for range n {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "P"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Drain()
+	for range n {
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		t.Error("the listener is open")
 	}
 }

@@ -95,6 +95,9 @@ func TestAcquire(t *testing.T) {
 		total := acquire(b, 1, 2*time.Second)
 		time.Sleep(500 * time.Millisecond)
 		l.Release(a, 1)
+		if err := l.TryAcquire(a, 1); !errors.Is(err, ErrSource) {
+			t.Error("there is room, but not for who does not wait:", err)
+		}
 		expect("the total", total, "<nil> after 500ms")
 		expect("large", large, "")
 		expect("small, behind large", small, "")
