@@ -258,6 +258,22 @@ func TestEqualIDs(t *testing.T) {
 	}
 }
 
+// TestLookupOfEqualHash looks up a job whose hash is that of another job. The chain of the other job's records is not returned.
+func TestLookupOfEqualHash(t *testing.T) {
+	t.Parallel()
+	j := mustOpenMem(t, memOptions(newMemFS()))
+	a := testRecord("a", "S", "payload")
+	mustAppend(t, j, a)
+	j.mu.Lock()
+	j.index[hashOf("sync:job:b")] = j.index[hashOf(a.Key)]
+	j.mu.Unlock()
+	for key, want := range map[string]int{a.Key: 1, "sync:job:b": 0} {
+		if records, err := j.Lookup(t.Context(), key); err != nil || len(records) != want {
+			t.Errorf("%s: %d records, %v, want %d", key, len(records), err, want)
+		}
+	}
+}
+
 // TestPrint prints and checks a journal while it is written.
 func TestPrint(t *testing.T) {
 	t.Parallel()
