@@ -142,9 +142,13 @@ func TestPausedProcess(t *testing.T) {
 			t.Error(code)
 		}
 	}
-	await(t, "no reason", func() bool { return strings.Contains(reasons(), "20 deliveries of that time were read late") })
+	// A publish that the pause cut off is repeated first, so the state can be "journaling" for a moment.
+	await(t, "not ready, or without the reason", func() bool {
+		got := reasons()
+		return strings.Contains(got, "20 deliveries of that time were read late") && strings.Contains(got, `"ready"`)
+	})
 	if got := reasons(); !strings.Contains(got, "paused: this process stood still for 1") ||
-		strings.Contains(got, "clock: ") || !strings.Contains(got, `"ready"`) {
+		strings.Contains(got, "clock: ") {
 		t.Error(got)
 	}
 	await(t, "the quarantine has not stored them all", func() bool {
