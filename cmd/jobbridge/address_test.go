@@ -33,7 +33,8 @@ func TestSameAddress(t *testing.T) {
 	} {
 		for _, pair := range [][2]string{{c.listen, c.admin}, {c.admin, c.listen}} {
 			_, err := call(t, nil, "config", "check", "--listen", pair[0], "--admin-listen", pair[1])
-			refused := err != nil && exitCode(err, io.Discard) == 2 && strings.Contains(err.Error(), "--listen "+pair[0]) && strings.Contains(err.Error(), "--admin-listen "+pair[1])
+			refused := err != nil && exitCode(err, io.Discard) == 2 && strings.Contains(err.Error(), "--listen "+pair[0]) &&
+				strings.Contains(err.Error(), "--admin-listen "+pair[1])
 			if c.same && !refused || !c.same && err != nil {
 				t.Errorf("%s and %s: %v", pair[0], pair[1], err)
 			}
@@ -68,7 +69,8 @@ func TestNATSURLs(t *testing.T) {
 		if want == "" && err != nil {
 			t.Errorf("%s: %v", urls, err)
 		}
-		if want != "" && (err == nil || exitCode(err, io.Discard) != 2 || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2")) {
+		if want != "" && (err == nil || exitCode(err, io.Discard) != 2 || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), "hunter2")) {
 			t.Errorf("%s: %v, want %q", urls, err, want)
 		}
 	}

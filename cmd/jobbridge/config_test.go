@@ -22,17 +22,21 @@ func file(t *testing.T, name, text string) string {
 
 // TestConfigPrint gives a value in each way there is.
 func TestConfigPrint(t *testing.T) {
-	config := file(t, "jobbridge.yaml", "max-body: 2MiB\nmax-bytes: 21474836480\nquarantine-bytes: '1048576'\ndurability: os\npath: /from-file\n")
+	config := file(t, "jobbridge.yaml",
+		"max-body: 2MiB\nmax-bytes: 21474836480\nquarantine-bytes: '1048576'\ndurability: os\npath: /from-file\n")
 	t.Setenv("JOBBRIDGE_PATH", "/from-env")
 	t.Setenv("JOBBRIDGE_STREAM", "ENV")
 	secrets := file(t, "secrets", "whsec_one\nwhsec_two\n")
-	out, err := call(t, nil, "config", "print", "--config", config, "--stream", "FLAG", "--quarantine-max-body", "4096", "--secret-file", secrets)
+	out, err := call(t, nil, "config", "print", "--config", config, "--stream", "FLAG",
+		"--quarantine-max-body", "4096", "--secret-file", secrets)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`max-body +2MiB +file`, `max-bytes +20GiB +file`, `quarantine-bytes +1MiB +file`, `quarantine-max-body +4KiB +flag`, `durability +os +file`, `path +/from-env +JOBBRIDGE_PATH`, `stream +FLAG +flag`, `tolerance +5m0s +default`,
-		`secrets +` + verify.Fingerprint("whsec_one") + ", " + verify.Fingerprint("whsec_two") + ", " + verify.Fingerprint("whsec_test") + ` +` + regexp.QuoteMeta(secrets) + " and " + secretEnv,
+		`max-body +2MiB +file`, `max-bytes +20GiB +file`, `quarantine-bytes +1MiB +file`, `quarantine-max-body +4KiB +flag`,
+		`durability +os +file`, `path +/from-env +JOBBRIDGE_PATH`, `stream +FLAG +flag`, `tolerance +5m0s +default`,
+		`secrets +` + verify.Fingerprint("whsec_one") + ", " + verify.Fingerprint("whsec_two") + ", " + verify.Fingerprint("whsec_test") +
+			` +` + regexp.QuoteMeta(secrets) + " and " + secretEnv,
 	} {
 		if !regexp.MustCompile(`(?m)^` + want + ` *$`).MatchString(out) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -45,7 +49,8 @@ func TestConfigPrint(t *testing.T) {
 
 // TestConfigCheck finds what serve would not start with.
 func TestConfigCheck(t *testing.T) {
-	if out, err := call(t, nil, "config", "check"); err != nil || out != "OK; signing secret: fingerprint "+verify.Fingerprint("whsec_test")+"\n" {
+	if out, err := call(t, nil, "config", "check"); err != nil ||
+		out != "OK; signing secret: fingerprint "+verify.Fingerprint("whsec_test")+"\n" {
 		t.Fatal(out, err)
 	}
 	for name, c := range map[string]struct {
@@ -110,7 +115,8 @@ func TestConfigCheck(t *testing.T) {
 func TestEndpoint(t *testing.T) {
 	for given, want := range map[string]string{
 		"http://c:4318": "http://c:4318/v1/traces", "https://c/": "https://c/v1/traces", "http://c/otlp": "http://c/otlp/v1/traces",
-		"http://c/v1/traces": "http://c/v1/traces", "http://c/otlp/v1/traces/": "http://c/otlp/v1/traces/", "http://c/xv1/traces": "http://c/xv1/traces/v1/traces",
+		"http://c/v1/traces": "http://c/v1/traces", "http://c/otlp/v1/traces/": "http://c/otlp/v1/traces/",
+		"http://c/xv1/traces": "http://c/xv1/traces/v1/traces",
 	} {
 		if u, err := (traceFlags{OtlpEndpoint: given, TraceRatio: 1}).endpoint(); err != nil || u.String() != want {
 			t.Errorf("%s: %s %v, want %s", given, u, err, want)
@@ -121,13 +127,16 @@ func TestEndpoint(t *testing.T) {
 // TestConfigCheckAll reports all problems at once, the secret's too.
 func TestConfigCheckAll(t *testing.T) {
 	secret := file(t, "secret", "whsec_…\n")
-	_, err := call(t, nil, "config", "check", "--secret-file", secret, "--retention", "1s", "--max-bytes", "1KiB", "--tolerance", "100ms", "--subject", "foo", "--listen", "8080",
-		"--trusted-proxies", "x", "--path", "webhook", "--nats-auth-file", "/nowhere", "--max-body", "0", "--journal-max-bytes", "1", "--idle-timeout", "0s")
+	_, err := call(t, nil, "config", "check", "--secret-file", secret, "--retention", "1s", "--max-bytes", "1KiB",
+		"--tolerance", "100ms", "--subject", "foo", "--listen", "8080",
+		"--trusted-proxies", "x", "--path", "webhook", "--nats-auth-file", "/nowhere", "--max-body", "0",
+		"--journal-max-bytes", "1", "--idle-timeout", "0s")
 	if exitCode(err, io.Discard) != 2 {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"--secret-file", "--max-bytes", "--tolerance must", "--subject", "--listen", "--trusted-proxies", "--path", "--nats-auth-file", "--max-body", "--idle-timeout",
+		"--secret-file", "--max-bytes", "--tolerance must",
+		"--subject", "--listen", "--trusted-proxies", "--path", "--nats-auth-file", "--max-body", "--idle-timeout",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is missing in:\n%v", want, err)
@@ -157,14 +166,16 @@ func TestConfigHidesPasswords(t *testing.T) {
 		}
 	}
 	out, err := call(t, nil, "config", "print", "--acme-email", "ops@example.com", "--nats-url", "tls://a:4222,tls://[::1]:4222")
-	if err != nil || !strings.Contains(out, "ops@example.com") || !strings.Contains(out, "[tls://a:4222 tls://[::1]:4222]") || !strings.Contains(out, "jobbridge-data") {
+	if err != nil || !strings.Contains(out, "ops@example.com") || !strings.Contains(out, "[tls://a:4222 tls://[::1]:4222]") ||
+		!strings.Contains(out, "jobbridge-data") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
 // TestVariables sets some to nothing, and misspells others.
 func TestVariables(t *testing.T) {
-	for _, name := range []string{"JOBBRIDGE_TOLERANCE", "JOBBRIDGE_MAX_BYTES", "JOBBRIDGE_MAX_IN_FLIGHT", "JOBBRIDGE_PPROF", "JOBBRIDGE_DURABILITY", "JOBBRIDGE_CONFIG", "JOBBRIDGE_TLS_CERT"} {
+	for _, name := range []string{"JOBBRIDGE_TOLERANCE", "JOBBRIDGE_MAX_BYTES", "JOBBRIDGE_MAX_IN_FLIGHT", "JOBBRIDGE_PPROF",
+		"JOBBRIDGE_DURABILITY", "JOBBRIDGE_CONFIG", "JOBBRIDGE_TLS_CERT"} {
 		t.Setenv(name, "")
 	}
 	if out, err := call(t, nil, "config", "check"); err != nil {
@@ -190,7 +201,8 @@ func TestVariables(t *testing.T) {
 // TestClientVariables: a flag that is for one call has no variable, and one that says
 // where to connect has.
 func TestClientVariables(t *testing.T) {
-	for name, value := range map[string]string{"TIMEOUT": "1ns", "ID": "x", "STATUS": "x", "COUNT": "0", "TAMPER": "body", "JSON": "true", "FORCE": "true", "ALL": "true"} {
+	for name, value := range map[string]string{"TIMEOUT": "1ns", "ID": "x", "STATUS": "x", "COUNT": "0",
+		"TAMPER": "body", "JSON": "true", "FORCE": "true", "ALL": "true"} {
 		t.Setenv("JOBBRIDGE_"+name, value)
 	}
 	t.Setenv("JOBBRIDGE_ADMIN", "http://")
@@ -216,7 +228,8 @@ func TestWarnings(t *testing.T) {
 	}{
 		{[]string{"--admin-listen", "0.0.0.0:8081", "--admin-token-file", token}, "the admin listener a certificate"},
 		{[]string{"--admin-listen", ":8081", "--admin-token-file", token}, "the admin listener a certificate"},
-		{[]string{"--admin-listen", "0.0.0.0:8081", "--admin-token-file", token, "--admin-tls-cert", certificate, "--admin-tls-key", certificate}, ""},
+		{[]string{"--admin-listen", "0.0.0.0:8081", "--admin-token-file", token,
+			"--admin-tls-cert", certificate, "--admin-tls-key", certificate}, ""},
 		{[]string{"--admin-listen", "127.0.0.1:8081", "--admin-token-file", token}, ""},
 		{[]string{"--admin-listen", "0.0.0.0:8081"}, ""},
 		{[]string{"--nats-listen", "[::]:4222", "--nats-auth-file", workers}, "the NATS listener a certificate"},

@@ -172,7 +172,8 @@ func sameValue(number, unit, value string) bool {
 
 // TestDuration: a default shows no zeros at its end, and is read as the same value.
 func TestDuration(t *testing.T) {
-	for _, d := range []time.Duration{0, time.Second, 10 * time.Second, time.Minute, 65 * time.Minute, 24 * time.Hour, 90 * time.Second, time.Hour + time.Second} {
+	for _, d := range []time.Duration{0, time.Second, 10 * time.Second, time.Minute, 65 * time.Minute,
+		24 * time.Hour, 90 * time.Second, time.Hour + time.Second} {
 		if back, err := time.ParseDuration(duration(d)); err != nil || back != d {
 			t.Errorf("%s: %q", d, duration(d))
 		}
@@ -219,7 +220,8 @@ func TestBashCompletion(t *testing.T) {
 		for i := range array {
 			array[i] = "'" + array[i] + "'"
 		}
-		command := script + "\nCOMP_WORDS=(" + strings.Join(array, " ") + "); COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _jobbridge; printf '%s\\n' \"${COMPREPLY[@]}\" | sort | paste -sd' '"
+		command := script + "\nCOMP_WORDS=(" + strings.Join(array, " ") +
+			"); COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _jobbridge; printf '%s\\n' \"${COMPREPLY[@]}\" | sort | paste -sd' '"
 		cmd := exec.CommandContext(t.Context(), bash, "--norc", "-uc", command)
 		cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 		out, err := cmd.CombinedOutput()

@@ -184,8 +184,10 @@ func BenchmarkLogLine(b *testing.B) {
 	defer queue.close()
 	b.ReportAllocs()
 	for b.Loop() {
-		log.Info(bridge.LogDelivery, zap.String("outcome", "stored"), zap.Int("code", 200), zap.Int("bytes", 581), zap.Duration("took", time.Millisecond), zap.String("remote", "127.0.0.1"),
-			zap.String("id", "731f0c19-7a7a-4a7a-8a7a-7a7a7a7a7a7a"), zap.String("subject", "job.completed"), zap.Uint64("seq", 1), zap.String("durability", "fsync"))
+		log.Info(bridge.LogDelivery, zap.String("outcome", "stored"), zap.Int("code", 200), zap.Int("bytes", 581),
+			zap.Duration("took", time.Millisecond), zap.String("remote", "127.0.0.1"),
+			zap.String("id", "731f0c19-7a7a-4a7a-8a7a-7a7a7a7a7a7a"), zap.String("subject", "job.completed"),
+			zap.Uint64("seq", 1), zap.String("durability", "fsync"))
 	}
 }
 

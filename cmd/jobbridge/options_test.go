@@ -239,7 +239,8 @@ func TestNATSOptions(t *testing.T) {
 // a key of the file.
 func TestHidden(t *testing.T) {
 	values := map[string]string{
-		"max-workers": "7", "max-body-memory": "64MiB", "forgery-rate": "7", "quarantine-max-body": "7KiB", "trace-ratio": "0.5", "nats-inbox": "_I",
+		"max-workers": "7", "max-body-memory": "64MiB", "forgery-rate": "7", "quarantine-max-body": "7KiB",
+		"trace-ratio": "0.5", "nats-inbox": "_I",
 	}
 	help, err := call(t, nil, "serve", "--help")
 	if err != nil {
@@ -270,7 +271,8 @@ func TestHidden(t *testing.T) {
 			t.Errorf("--%s is in the help of serve, or not in the guide's table", name)
 		}
 		row := regexp.MustCompile(`(?m)^` + name + ` +` + value + ` +(\S+)`)
-		for want, args := range map[string][]string{"flag": {"--" + name, value}, "file": {"--config", file(t, "c", name+": "+value+"\n")}, variableOf(name): nil} {
+		for want, args := range map[string][]string{"flag": {"--" + name, value},
+			"file": {"--config", file(t, "c", name+": "+value+"\n")}, variableOf(name): nil} {
 			if args == nil {
 				t.Setenv(variableOf(name), value)
 			}

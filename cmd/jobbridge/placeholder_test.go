@@ -83,14 +83,16 @@ func TestPlaceholders(t *testing.T) {
 // TestRealSecrets: what sources of randomness and people produce is accepted.
 func TestRealSecrets(t *testing.T) {
 	for _, value := range []string{
-		"whsec_4eC39HqLyjWDarjtT1zdp7dc", "whsec_c2VjcmV0LW9mLWEtc3R1ZHk=", "MFRGGZDFMZTWQ2LK=", "9b14d6ff00aa7c9b14d6ff00aa7c9b14", "Tr0ub4dor&3-x$y", "/x+Yk2/9fPq0aZ==",
+		"whsec_4eC39HqLyjWDarjtT1zdp7dc", "whsec_c2VjcmV0LW9mLWEtc3R1ZHk=", "MFRGGZDFMZTWQ2LK=",
+		"9b14d6ff00aa7c9b14d6ff00aa7c9b14", "Tr0ub4dor&3-x$y", "/x+Yk2/9fPq0aZ==",
 		"correct-horse-battery-staple", "whsec_one", "p(a)s{s}w0rd!2",
 	} {
 		if mistake := secretMistake(value); mistake != "" {
 			t.Errorf("%q %s", value, mistake)
 		}
 	}
-	for _, value := range []string{"pässwörter-für-alle", "with a space in it", "$2y$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"} {
+	for _, value := range []string{"pässwörter-für-alle", "with a space in it",
+		"$2y$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"} {
 		if mistake := placeholder(value); mistake != "" {
 			t.Errorf("%q %s", value, mistake)
 		}

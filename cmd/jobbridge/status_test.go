@@ -13,7 +13,8 @@ import (
 func TestStatusText(t *testing.T) {
 	now := time.Unix(1_800_000_100, 0)
 	const common = "# HELP jobbridge_deliveries_total x\nprocess_start_time_seconds 1.8e+09\n" +
-		`jobbridge_deliveries_total{outcome="refused",reason="mismatch"} 2` + "\n" + `jobbridge_deliveries_total{outcome="refused",reason="too_old"} 1` + "\n" +
+		`jobbridge_deliveries_total{outcome="refused",reason="mismatch"} 2` + "\n" +
+		`jobbridge_deliveries_total{outcome="refused",reason="too_old"} 1` + "\n" +
 		"jobbridge_last_authentic_timestamp_seconds 1.800000095e+09\n"
 	for name, c := range map[string]struct {
 		metrics string
@@ -23,10 +24,13 @@ func TestStatusText(t *testing.T) {
 		"standalone": {
 			common + `jobbridge_deliveries_total{outcome="stored",reason=""} 7` + "\n" + `jobbridge_quarantine_entries{kind="refused"} 3` + "\n" +
 				`jobbridge_quarantine_entries{kind="authentic"} 0` + "\njobbridge_forward_lag_events 5\njobbridge_forward_lag_seconds 26.4\n" +
-				"jobbridge_stream_messages 9\njobbridge_stream_consumers 2\njobbridge_stream_connections 1\njobbridge_last_mismatch_timestamp_seconds 1.80000008e+09\n",
+				"jobbridge_stream_messages 9\njobbridge_stream_consumers 2\njobbridge_stream_connections 1\n" +
+				"jobbridge_last_mismatch_timestamp_seconds 1.80000008e+09\n",
 			[]string{
-				"state               ready", "because", "started             1m40s ago", "last delivery       5s ago", "last bad signature  20s ago", "7 stored, 0 duplicates, 0 conflicts, 3 refused",
-				"5 events to forward, the oldest for 26s", "3 refused requests, 0 authentic events: jobbridge quarantine list", "9 events, 2 consumers, 1 connection of workers",
+				"state               ready", "because", "started             1m40s ago", "last delivery       5s ago",
+				"last bad signature  20s ago", "7 stored, 0 duplicates, 0 conflicts, 3 refused",
+				"5 events to forward, the oldest for 26s", "3 refused requests, 0 authentic events: jobbridge quarantine list",
+				"9 events, 2 consumers, 1 connection of workers",
 			}, "none",
 		},
 		"direct, nothing yet": {
@@ -34,7 +38,8 @@ func TestStatusText(t *testing.T) {
 			[]string{"last delivery  none since the start", "quarantine     this bridge has none"}, "bad signature",
 		},
 		"quiet": {
-			common + `jobbridge_quarantine_entries{kind="refused"} 0` + "\n" + `jobbridge_quarantine_entries{kind="authentic"} 0` + "\njobbridge_forward_lag_events 0\njobbridge_forward_lag_seconds 0\n",
+			common + `jobbridge_quarantine_entries{kind="refused"} 0` + "\n" + `jobbridge_quarantine_entries{kind="authentic"} 0` +
+				"\njobbridge_forward_lag_events 0\njobbridge_forward_lag_seconds 0\n",
 			[]string{"everything is forwarded", "empty"}, "stream",
 		},
 	} {

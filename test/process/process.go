@@ -58,8 +58,8 @@ func Build(main string) (string, error) {
 
 var bridge = sync.OnceValues(func() (string, error) { return Build("github.com/jobbridge/jobbridge/cmd/jobbridge") })
 
-// Main runs the tests of a package that mostly wait, for example for a process. Unless -parallel says otherwise, n of them run at once, which
-// is more than there are processors. Call Main from TestMain.
+// Main runs the tests of a package that mostly wait, for example for a process. Unless -parallel says otherwise, n of them run at once,
+// which is more than there are processors. Call Main from TestMain.
 func Main(m *testing.M, n int) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
