@@ -40,8 +40,8 @@ type Options struct {
 	JournalMaxBytes int64
 	// MaxPayload is the size of the largest payload, in bytes. 0 means 1 MiB. It must not exceed [MaxPayload].
 	MaxPayload int
-	// Tolerance is for how long a delivery can be replayed. A remote stream's duplicate window should be at least as long.
-	// 0 means 5 minutes.
+	// Tolerance is the tolerance of package verify: a delivery can be replayed for that long. A remote stream's duplicate window
+	// should be at least as long. 0 means 5 minutes.
 	Tolerance time.Duration
 	// AcceptClock makes Open accept an implausible clock instead of returning [ErrClock].
 	AcceptClock bool

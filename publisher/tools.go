@@ -29,7 +29,8 @@ type AuditOptions struct {
 	Stream string
 	// Subject is the template whose subjects the stream must cover.
 	Subject event.Template
-	// Tolerance is for how long a delivery can be replayed. The stream's duplicate window must be at least as long.
+	// Tolerance is the tolerance of package verify: a delivery can be replayed for that long. The stream's duplicate window must be
+	// at least as long.
 	Tolerance time.Duration
 	// MaxBody is the size of the largest payload, in bytes.
 	MaxBody int
