@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// checkNATSURLs checks a list of servers. The error names the entry by its number, and
-// shows it unless the list may hold a password.
+// checkNATSURLs checks a list of servers. The error names the entry by its number, and shows it unless the list may hold a password.
 func checkNATSURLs(list []string) error {
 	schemes := make(map[string]bool)
 	secret := strings.Contains(strings.Join(list, ","), "@") // a comma in a password makes two entries of one
@@ -28,7 +27,8 @@ func checkNATSURLs(list []string) error {
 			return fmt.Errorf("%s: want nats://host:port or tls://host:port", entry)
 		}
 		if u.User != nil {
-			return fmt.Errorf("%s: no credentials in the URL, where every user of this machine sees them: give --nats-creds, or --nats-user and --nats-password-file", entry)
+			return fmt.Errorf("%s: no credentials in the URL, where every user of this machine sees them: "+
+				"give --nats-creds, or --nats-user and --nats-password-file", entry)
 		}
 		port, err := strconv.ParseUint(u.Port(), 10, 16)
 		switch {

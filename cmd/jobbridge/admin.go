@@ -13,7 +13,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge/operator"
 )
 
-// adminFlags say where the running bridge's operator listens, and who asks.
+// adminFlags say where the admin listener of the running bridge is, and who asks it.
 type adminFlags struct {
 	URL       string         `name:"admin" default:"${admin_url}"`
 	TokenFile string         `name:"admin-token-file" placeholder:"FILE" type:"path"`
@@ -94,7 +94,7 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// readToken reads a file with a token; no file, no token.
+// readToken reads a file with a token. It returns "" without a file.
 func readToken(path string) (string, error) {
 	if path == "" {
 		return "", nil

@@ -62,14 +62,19 @@ func fixedValues(value *kong.Value) []string {
 	return strings.FieldsFunc(value.Enum, func(r rune) bool { return r == ',' })
 }
 
-const bashHead = `_jobbridge() {
+// bashFunction is the completion of bash. It takes the commands, the values of flags, and the words after each command.
+const bashFunction = `_jobbridge() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= words= w
   if [ "$word" = = ]; then word=; elif [ "$before" = = ]; then before=${COMP_WORDS[COMP_CWORD-2]}; fi
   for w in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "$command $w" in
-`
-
-const bashTail = `  esac
+    %s) command="$command $w" ;;
+    esac
+  done
+  case "$command $before" in
+%s  *) case "$command" in
+%s  esac ;;
+  esac
   if [ -n "$words" ]; then COMPREPLY=($(compgen -W "$words" -- "$word")); else COMPREPLY=($(compgen -f -- "$word")); fi
 }
 complete -o filenames -F _jobbridge jobbridge
@@ -98,8 +103,7 @@ func bashCompletion(w io.Writer, commands []*kong.Node) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(w, "%s    %s) command=\"$command $w\" ;;\n    esac\n  done\n  case \"$command $before\" in\n%s  *) case \"$command\" in\n%s  esac ;;\n%s",
-		bashHead, strings.Join(names, "|"), values.String(), follow.String(), bashTail)
+	_, err := fmt.Fprintf(w, bashFunction, strings.Join(names, "|"), values.String(), follow.String())
 	return err
 }
 
@@ -121,7 +125,8 @@ func fishCompletion(w io.Writer, commands []*kong.Node) error {
 			if flag, ok := strings.CutPrefix(c.word, "--"); ok {
 				form, word = "-l", flag
 			}
-			if _, err := fmt.Fprintf(w, "complete -c jobbridge -n %s %s %s -d %s\n", quote(condition), form, quote(word), quote(c.help)); err != nil {
+			_, err := fmt.Fprintf(w, "complete -c jobbridge -n %s %s %s -d %s\n", quote(condition), form, quote(word), quote(c.help))
+			if err != nil {
 				return err
 			}
 		}

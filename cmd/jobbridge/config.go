@@ -192,7 +192,7 @@ type setting struct {
 	From  string `json:"from"`
 }
 
-// settings are those of serve, and the fingerprints of its secrets.
+// settings returns the values of all flags of serve, and the fingerprints of its secrets.
 func (f *serveFlags) settings(k *kong.Context, getenv func(string) string, secrets []string) (list []setting) {
 	for _, flag := range k.Selected().Flags {
 		if flag.Name != "config" {
@@ -206,8 +206,7 @@ func (f *serveFlags) settings(k *kong.Context, getenv func(string) string, secre
 	return append(list, setting{"secrets", strings.Join(secrets, ", "), strings.Join(from, " and ")})
 }
 
-// shown is a value without what others must not see. Of a URL that is none, or
-// has more in it than an address, nobody knows what that is.
+// shown returns a value without its secrets. A URL that cannot be parsed, or has more in it than an address, may hold a password.
 func shown(flag string, value any) string {
 	urls, isList := value.([]string)
 	if text, ok := value.(string); ok {
@@ -251,7 +250,7 @@ type configRunningCmd struct {
 	Admin adminFlags `embed:""`
 }
 
-// Run asks a bridge for its flags.
+// Run prints the flags of a running bridge.
 func (c *configRunningCmd) Run(ctx context.Context, s streams) error {
 	var list []setting
 	if err := c.Admin.ask(ctx, http.MethodGet, operator.PathConfig, nil, &list); err != nil {
@@ -263,7 +262,7 @@ func (c *configRunningCmd) Run(ctx context.Context, s streams) error {
 	return printSettings(s.out, list)
 }
 
-// origin says where the value of a flag comes from.
+// origin returns where the value of a flag comes from.
 func origin(k *kong.Context, flag *kong.Flag) string {
 	for _, p := range k.Path {
 		if p.Flag == flag && !p.Resolved {

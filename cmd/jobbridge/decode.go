@@ -13,9 +13,8 @@ import (
 	"github.com/alecthomas/units"
 )
 
-// decodePath makes a path absolute, but leaves an empty one empty: a variable
-// that is set to nothing takes away what an image or a file says, and does not
-// mean the present folder.
+// decodePath makes a path absolute. An empty path stays empty: a variable that is set to nothing removes the value of an image or a
+// file, and does not mean the present folder.
 func decodePath(ctx *kong.DecodeContext, target reflect.Value) error {
 	var path string
 	if err := ctx.Scan.PopValueInto("path", &path); err != nil {
@@ -28,8 +27,7 @@ func decodePath(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// decodeSize takes a number without a unit as bytes, from a file as a number
-// too.
+// decodeSize parses a size. A number without a unit is a number of bytes.
 func decodeSize(ctx *kong.DecodeContext, target reflect.Value) error {
 	token, err := ctx.Scan.PopValue("size")
 	if err != nil {
@@ -48,8 +46,7 @@ func decodeSize(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// decodeDuration wants a unit, from a file too, where a bare number would mean
-// nanoseconds. It also takes days.
+// decodeDuration parses a duration, which may be in days. It refuses a number without a unit, which kong takes for nanoseconds.
 func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
 	token, err := ctx.Scan.PopValue("duration")
 	if err != nil {
@@ -69,8 +66,7 @@ func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// ignoreEmpty has a variable that is set to nothing mean the same as one that is
-// not set, where nothing is no value: container tools write such.
+// ignoreEmpty ignores the variables that are set to nothing, except where an empty value is possible. Container tools set them.
 func ignoreEmpty(app *kong.Application) {
 	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error { // its errors are those of this function
 		if flag, ok := node.(*kong.Flag); ok {
@@ -86,13 +82,13 @@ func ignoreEmpty(app *kong.Application) {
 	})
 }
 
-// clientVariables are the flags that say which server a command connects to, and with
-// which credentials. The flags of serve are not among them.
-var clientVariables = []string{"admin", "admin-ca", "admin-cert", "admin-key", "admin-server-name", "url", "auth-file", "ca", "cert", "key", "server-name"}
+// clientVariables are the flags that say which server a command connects to, and with which credentials.
+var clientVariables = []string{
+	"admin", "admin-ca", "admin-cert", "admin-key", "admin-server-name", "url", "auth-file", "ca", "cert", "key", "server-name",
+}
 
-// limitVariables takes the variable from the flags that are for one call of a command,
-// such as --timeout and --id: JOBBRIDGE_TIMEOUT would mean one thing to drain and another
-// to health.
+// limitVariables removes the variable of each flag that is for one call of a command, such as --timeout and --id: JOBBRIDGE_TIMEOUT
+// would mean one thing to drain and another to health.
 func limitVariables(app *kong.Application) {
 	keep := append(flagsOfServe(app), clientVariables...)
 	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error { // its errors are those of this function

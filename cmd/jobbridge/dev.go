@@ -16,8 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// welcome shows a newcomer one delivery from end to end, through the same
-// doors that a provider and a worker use, and the commands to go on with.
+// welcome sends one delivery as a provider, receives its event as a worker, and prints both and the next commands.
 func (f *serveFlags) welcome(ctx context.Context, s streams, secret string, addrs bridge.Addrs) {
 	url, natsURL := addrs.Webhook, addrs.NATS
 	say := func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
@@ -35,7 +34,7 @@ func (f *serveFlags) welcome(ctx context.Context, s streams, secret string, addr
 		self, flag("url", url, "http://127.0.0.1:8080/webhook")+flag("data-dir", f.Storage.DataDir, absolute("./jobbridge-data")))
 }
 
-// firstDelivery subscribes as a worker, posts as the provider, and prints both.
+// firstDelivery subscribes as a worker, posts a delivery as the provider, and prints both.
 func (f *serveFlags) firstDelivery(ctx context.Context, say func(string, ...any), secret, url, natsURL string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -80,7 +79,7 @@ func (f *serveFlags) firstDelivery(ctx context.Context, say func(string, ...any)
 	return nil
 }
 
-// flag returns " --name value" where value is not what the command assumes.
+// flag returns " --name value", or "" if value is the default of the command.
 func flag(name, value, assumed string) string {
 	if value == assumed || value == "" {
 		return ""
@@ -98,7 +97,7 @@ func absolute(path string) string {
 	return path
 }
 
-// program is how the user can call this program again.
+// program returns the words that call this program.
 func program() string {
 	path, err := os.Executable()
 	if err != nil {

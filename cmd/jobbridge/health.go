@@ -56,7 +56,7 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 	return nil
 }
 
-// drainCmd comes before a bridge with a journal goes for good.
+// drainCmd empties the journal of a bridge before the bridge is removed.
 type drainCmd struct {
 	Timeout time.Duration `default:"10m"`
 	Cancel  bool
@@ -64,9 +64,9 @@ type drainCmd struct {
 }
 
 const (
-	// quietFor is how long nothing may be left before it counts as all.
+	// quietFor is how long no event must be left before the journal counts as forwarded.
 	quietFor = 2 * time.Second
-	// leastDrain is the shortest timeout that leaves room for that.
+	// leastDrain is the shortest timeout that is longer than quietFor.
 	leastDrain = 3 * time.Second
 )
 
@@ -105,7 +105,7 @@ func (c *drainCmd) wait(ctx context.Context, s streams) error {
 	for answers := 0; time.Since(last) < quietFor; answers++ {
 		err := c.Admin.ask(ctx, http.MethodGet, operator.PathForward, nil, &stats)
 		switch {
-		case err != nil && ctx.Err() != nil && answers > 0: // the end came while it asked
+		case err != nil && ctx.Err() != nil && answers > 0: // the timeout ended during the request
 			return left(stats)
 		case err != nil:
 			return err
@@ -120,16 +120,18 @@ func (c *drainCmd) wait(ctx context.Context, s streams) error {
 		}
 	}
 	if stats.Quarantined > 0 {
-		return fmt.Errorf("%d events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list", stats.Quarantined)
+		return fmt.Errorf("%d events are in the quarantine of this bridge, because the stream can never accept them: jobbridge quarantine list",
+			stats.Quarantined)
 	}
 	if c.Admin.JSON {
 		return printJSON(s.out, stats)
 	}
-	fmt.Fprintf(s.out, "drained: the stream has all events (%d forwarded since the start); the bridge stays in the state draining until it is stopped, or until jobbridge drain --cancel\n", stats.Forwarded)
+	fmt.Fprintf(s.out, "drained: the stream has all events (%d forwarded since the start); the bridge stays in the state draining "+
+		"until it is stopped, or until jobbridge drain --cancel\n", stats.Forwarded)
 	return nil
 }
 
-// left says what the last answer before the end of the timeout said.
+// left returns an error that says what was left at the end of the timeout.
 func left(stats operator.Forwarded) error {
 	if stats.Lag == 0 {
 		return fmt.Errorf("events came until the end: none was left for less than %s", quietFor)

@@ -69,7 +69,7 @@ var firstFlags = []string{
 //go:embed help.yaml
 var helpYAML []byte
 
-// commandHelp is the text of one command, without the app's name.
+// commandHelp has the texts of one command.
 type commandHelp struct {
 	Help, Detail, Example string
 	Flags                 map[string]string

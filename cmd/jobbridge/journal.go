@@ -50,7 +50,8 @@ func (c *journalCheckCmd) Run(s streams) error {
 		}
 	}
 	if err == nil && len(report.Damage) > 0 {
-		err = errors.New("the journal is damaged: restore it from a backup, or start the bridge, which continues without the damaged events and says so")
+		err = errors.New("the journal is damaged: restore it from a backup, " +
+			"or start the bridge, which continues without the damaged events and says so")
 	}
 	return err
 }

@@ -17,8 +17,8 @@ const (
 	flushTimeout = time.Second // for the last lines
 )
 
-// lines is a bounded queue in front of a log. A write to a pipe that nobody reads does not return, so one goroutine writes and
-// nobody waits for it: a log cannot block a delivery. zap's BufferedWriteSyncer writes while the caller waits, so it cannot do that.
+// lines is a bounded queue in front of a log. A write to a pipe that nobody reads does not return, so one goroutine writes and nobody
+// waits for it: a log cannot block a delivery. zap's BufferedWriteSyncer writes while the caller waits, so it cannot do that.
 type lines struct {
 	w       io.Writer
 	notice  func(lost uint64) []byte // returns the line that says how many lines are missing; nil means no such line

@@ -7,8 +7,8 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 )
 
-// inherited returns the listeners that systemd hands over: sockets named "webhook"
-// and "admin", or a single one of any name for the webhook. Either may be nil.
+// inherited returns the listeners of the sockets that systemd passes: the one named "admin", and another one for the webhook. Either
+// may be nil.
 func inherited() (webhook, admin net.Listener, err error) {
 	sockets, err := activation.ListenersWithNames()
 	if err != nil {
@@ -20,16 +20,15 @@ func inherited() (webhook, admin net.Listener, err error) {
 			case name == "admin" && admin == nil:
 				admin = ln
 			case webhook == nil && ln != nil:
-				webhook = shared{ln}
+				webhook = sharedSocket{ln}
 			default:
-				return nil, nil, usage("sockets from systemd: want one for webhooks and perhaps one with FileDescriptorName=admin, not another %q", name)
+				return nil, nil, usage("sockets from systemd: want one for webhooks and at most one with FileDescriptorName=admin, not %q", name)
 			}
 		}
 	}
 	return webhook, admin, nil
 }
 
-// shared is a listener whose socket lives on when we have closed it: the
-// connections that wait in it are for the next process, and it must not be shut
-// down.
-type shared struct{ net.Listener }
+// sharedSocket hides the type of a listener, so that nobody shuts down its socket: the connections that wait in the socket are for
+// the next process.
+type sharedSocket struct{ net.Listener }

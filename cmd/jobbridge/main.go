@@ -101,8 +101,8 @@ func run(ctx context.Context, args []string, s streams) error {
 	return k.Run(s)
 }
 
-// exitCode prints the error, and returns the exit code: 1 for a failure, 2 for a mistake in what was asked for. It does not wait
-// for a reader of w that does not read.
+// exitCode prints the error, and returns the exit code: 1 for a failure, 2 for a mistake in what was asked for. It does not wait for
+// a reader of w that does not read.
 func exitCode(err error, w io.Writer) int {
 	if err == nil {
 		return 0

@@ -15,8 +15,8 @@ import (
 	"github.com/synadia-io/orbit.go/natscontext"
 )
 
-// natsFlags say how to connect to a NATS server of the operator's. The files are read for each connection. serve connects again
-// when they change.
+// natsFlags say how to connect to a NATS server of the operator's. The files are read for each connection. serve connects again when
+// they change.
 type natsFlags struct {
 	URL          []string `name:"url" placeholder:"URL"`
 	Context      string   `placeholder:"NAME"`
@@ -35,10 +35,10 @@ type natsFlags struct {
 // Configured reports whether a server is named at all.
 func (f natsFlags) Configured() bool { return len(f.URL) > 0 || f.Context != "" }
 
-// files that a connection is made from; of a context, also those that it names.
+// files returns the files that a connection is made from, with the files that a context names.
 func (f natsFlags) files() []string {
 	files := []string{f.Creds, f.Nkey, f.PasswordFile, f.CA, f.Cert, f.Key}
-	path, settings, _ := f.context() // connecting says what is wrong with it
+	path, settings, _ := f.context() // connector reports its error
 	files = append(files, path)
 	for _, named := range []string{settings.Creds, settings.NKey, settings.CA, settings.Cert, settings.Key} {
 		if rest, ok := strings.CutPrefix(named, "~"); ok {
@@ -49,8 +49,7 @@ func (f natsFlags) files() []string {
 	return slices.DeleteFunc(files, func(s string) bool { return s == "" })
 }
 
-// context returns the file of the context, if one is given, and what is in it.
-// natscontext, which connects with it, does not say where it looks.
+// context returns the file of the context, if one is given, and its content. natscontext, which connects with it, does not return them.
 func (f natsFlags) context() (path string, settings natscontext.Settings, err error) {
 	if f.Context == "" {
 		return "", settings, nil
@@ -66,7 +65,7 @@ func (f natsFlags) context() (path string, settings natscontext.Settings, err er
 	return path, settings, err
 }
 
-// homeDir is the user's, as natscontext sees it: $HOME may be another.
+// homeDir returns the home folder that natscontext uses, which may differ from $HOME.
 func homeDir() string {
 	u, err := user.Current()
 	if err != nil {
@@ -75,8 +74,7 @@ func homeDir() string {
 	return u.HomeDir
 }
 
-// connector returns what connects, and the JetStream domain of a connection. It
-// reads the files again each time.
+// connector returns a function that reads the files, connects, and returns the JetStream domain too.
 func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error), error) {
 	options, err := f.options()
 	if err != nil {
@@ -85,7 +83,7 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 	if _, _, err := f.context(); err != nil {
 		return nil, usage("--nats-context %s: %w", f.Context, err)
 	}
-	// What the options hold is looked at when they are applied, or later still.
+	// The client checks some options only when it applies them, or when it connects.
 	var applied nats.Options
 	for _, apply := range options {
 		if err := apply(&applied); err != nil {
@@ -118,7 +116,7 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 		}
 		options = append(options, more...)
 		if f.Context == "" {
-			conn, err := nats.Connect(strings.Join(f.URL, ","), options...) // which trims each
+			conn, err := nats.Connect(strings.Join(f.URL, ","), options...) // it trims each URL
 			return conn, f.Domain, err
 		}
 		conn, settings, err := natscontext.Connect(f.Context, options...)
@@ -129,8 +127,7 @@ func (f natsFlags) connector() (func(...nats.Option) (*nats.Conn, string, error)
 	}, nil
 }
 
-// options checks the flags, and that the files can be read now: later, a file
-// that is missing looks like an outage.
+// options checks the flags, and that the files can be read, because a missing file would look like an outage later.
 func (f natsFlags) options() ([]nats.Option, error) {
 	switch {
 	case f.Context != "" && len(f.URL) > 0:
@@ -143,7 +140,9 @@ func (f natsFlags) options() ([]nats.Option, error) {
 	if err := checkNATSURLs(f.URL); err != nil {
 		return nil, usage("--nats-url: %w", err)
 	}
-	for name, path := range map[string]string{"creds": f.Creds, "nkey": f.Nkey, "password-file": f.PasswordFile, "ca": f.CA, "cert": f.Cert, "key": f.Key} {
+	for name, path := range map[string]string{
+		"creds": f.Creds, "nkey": f.Nkey, "password-file": f.PasswordFile, "ca": f.CA, "cert": f.Cert, "key": f.Key,
+	} {
 		if path == "" {
 			continue
 		}
@@ -166,7 +165,7 @@ func (f natsFlags) options() ([]nats.Option, error) {
 		options = append(options, nats.UserInfoHandler(func() (string, string) {
 			password, err := readPassword(f.PasswordFile)
 			if err != nil {
-				return f.User, "" // the server's refusal says the rest
+				return f.User, "" // the server refuses it
 			}
 			return f.User, password
 		}))

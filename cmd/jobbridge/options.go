@@ -97,7 +97,8 @@ func (f *serveFlags) check() error {
 	refuse(f.Dev && (f.TLS.Configured() || len(f.ACME.Domain) > 0 || f.AdminTLS.Configured() || f.WorkersTLS.Configured()),
 		"--dev does not use TLS: leave out the certificates")
 	refuse(f.Dev && f.NATS.Configured(), "--dev is for a try without other servers: leave out --nats-url and --nats-context")
-	refuse(!f.NATS.Configured() && f.NATS.Creds+f.NATS.Nkey+f.NATS.User != "", "there are credentials for NATS, and no server: give --nats-url too")
+	refuse(!f.NATS.Configured() && f.NATS.Creds+f.NATS.Nkey+f.NATS.User != "",
+		"there are credentials for NATS, and no server: give --nats-url too")
 	refuse(f.Webhook.ForgeryRate < 0 || f.Shutdown.DrainTimeout < 0, "--forgery-rate and --drain-timeout must not be below 0")
 	return errors.Join(problems...)
 }
@@ -124,8 +125,8 @@ func (f *serveFlags) checkZeros() error {
 	return errors.Join(problems...)
 }
 
-// inFlags returns an error of the bridge in the words of the command line. A wrong option, and a data folder of the first version, are
-// mistakes in what was asked for.
+// inFlags returns an error of the bridge in the words of the command line. A wrong option, and a data folder of the first version,
+// are mistakes in what was asked for.
 func inFlags(err error) error {
 	if err == nil {
 		return nil
@@ -138,8 +139,8 @@ func inFlags(err error) error {
 	return text
 }
 
-// translate replaces what the libraries name in their texts with what it is on the command line: a field with the flag that sets
-// it, and a request or a function with the command that calls it.
+// translate replaces what the libraries name in their texts with what it is on the command line: a field with the flag that sets it,
+// and a request or a function with the command that calls it.
 func translate(text string) string {
 	return commandLine.Replace(strings.NewReplacer("bridge: Options.", "Options.", "publisher.Options.", "Options.").Replace(text))
 }

@@ -16,8 +16,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher/event"
 )
 
-// quarantineCmd is about what needs an operator: refused requests that may be
-// authentic, and authentic events that the stream did not accept.
+// quarantineCmd has the commands about refused requests that may be authentic, and authentic events that the stream did not accept.
 type quarantineCmd struct {
 	List    quarantineListCmd    `cmd:""`
 	Show    quarantineShowCmd    `cmd:""`
@@ -82,7 +81,7 @@ func (c *quarantineShowCmd) Run(ctx context.Context, s streams) error {
 	if c.Admin.JSON {
 		return printJSON(s.out, e)
 	}
-	// The headers are for the reader; what goes on to a file is the body.
+	// The headers are for the reader. The body may be redirected to a file.
 	if e.Kind == operator.Authentic {
 		fmt.Fprintf(s.err, "parked %s, an authentic event for %s: %s\n", e.ReceivedAt.Format(time.RFC3339Nano), e.Subject, e.Reason)
 	} else {
@@ -107,7 +106,7 @@ type quarantineReleaseCmd struct {
 	Admin    adminFlags `embed:""`
 }
 
-// Run releases, and fails if anything is still bad.
+// Run releases entries, and fails if one stays in the quarantine.
 func (c *quarantineReleaseCmd) Run(ctx context.Context, s streams) error {
 	var list []operator.Entry
 	query := operator.ReleaseOptions{Stale: c.Stale, Force: c.Force, DryRun: c.DryRun}.Query(c.Sequence...)
@@ -138,7 +137,7 @@ type quarantinePurgeCmd struct {
 	Admin    adminFlags `embed:""`
 }
 
-// Run purges.
+// Run removes entries.
 func (c *quarantinePurgeCmd) Run(ctx context.Context, s streams) error {
 	if c.All == (len(c.Sequence) > 0) {
 		return usage("say which: numbers from the list, or --all")

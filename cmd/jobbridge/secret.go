@@ -18,16 +18,15 @@ import (
 	"github.com/jobbridge/jobbridge/verify"
 )
 
-// secretEnv holds secrets besides the files.
+// secretEnv is the variable that holds secrets.
 const secretEnv = "SYNC_WEBHOOK_SECRET"
 
-// secretFlags is where the signing secret comes from. It is never an argument:
-// those are seen by every user of the machine.
+// secretFlags say where the signing secret comes from. It is never an argument, because every user of the machine can see arguments.
 type secretFlags struct {
 	SecretFile string `placeholder:"FILE" type:"path"`
 }
 
-// read returns the secrets of the file and the variable; none is no error.
+// read returns the secrets of the file and the variable. It is no error if there are none.
 func (f secretFlags) read(getenv func(string) string) ([]string, error) {
 	secrets, err := parseSecrets(getenv(secretEnv), ",\n")
 	if err != nil {
@@ -50,7 +49,7 @@ func (f secretFlags) read(getenv func(string) string) ([]string, error) {
 	return append(fromFile, secrets...), nil
 }
 
-// origins says where secrets come from.
+// origins returns where the secrets come from.
 func (f secretFlags) origins(getenv func(string) string) (from []string) {
 	if f.SecretFile != "" {
 		from = append(from, f.SecretFile)
@@ -61,13 +60,11 @@ func (f secretFlags) origins(getenv func(string) string) (from []string) {
 	return from
 }
 
-// leastSecret is how many characters a secret must have: what is shorter can be
-// guessed.
+// leastSecret is the least number of characters in a secret. A shorter one can be guessed.
 const leastSecret = 8
 
-// parseSecrets reads secrets between separators; in a file, "#" begins a comment.
-// What only looks like a secret would have every delivery refused, or be one that
-// anybody can guess: it is an error, which does not show it.
+// parseSecrets reads secrets between separators. In a file, "#" begins a comment. A text that is no secret, or that can be guessed, is
+// an error, which does not show the text.
 func parseSecrets(text, separators string) (secrets []string, err error) {
 	for i, secret := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
 		secret = strings.TrimSpace(secret)
@@ -102,10 +99,10 @@ func parseSecrets(text, separators string) (secrets []string, err error) {
 
 var assignment = regexp.MustCompile(`^[A-Z][A-Z0-9_]*=[^=]|^[A-Z0-9]*_[A-Z0-9_]*=*$`)
 
-// largestText is more than any file of secrets, passwords or certificates has.
+// largestText bounds the files of secrets, passwords and certificates.
 const largestText = 1 << 20
 
-// readText reads a small file of text, without its byte order mark.
+// readText reads a small text file, without its byte order mark.
 func readText(path string) (string, error) { return readFile(path, 0) }
 
 // readFile is readText with a flag for [os.OpenFile].
@@ -129,8 +126,7 @@ func readFile(path string, flag int) (string, error) {
 	return text, nil
 }
 
-// orDev returns the secrets, or if there are none, that of serve --dev in
-// dataDir.
+// orDev returns the secrets or, if there are none, the secret of serve --dev in dataDir.
 func (f secretFlags) orDev(getenv func(string) string, dataDir string) ([]string, error) {
 	secrets, err := f.read(getenv)
 	if err != nil {
@@ -141,7 +137,8 @@ func (f secretFlags) orDev(getenv func(string) string, dataDir string) ([]string
 	}
 	text, err := readDevSecret(dataDir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usage("no secret: set %s, give --secret-file, or point --data-dir at the folder of a running `jobbridge serve --dev`", secretEnv)
+		return nil, usage("no secret: set %s, give --secret-file, "+
+			"or point --data-dir at the folder of a running `jobbridge serve --dev`", secretEnv)
 	}
 	if err != nil {
 		return nil, err
@@ -149,16 +146,14 @@ func (f secretFlags) orDev(getenv func(string) string, dataDir string) ([]string
 	return parseSecrets(text, "\n")
 }
 
-// readDevSecret reads the file of the secret of serve --dev, not following a link:
-// others may write to a data folder in /tmp.
+// readDevSecret reads the secret of serve --dev. It follows no link, because others may write to a data folder in /tmp.
 func readDevSecret(dataDir string) (string, error) {
 	return readFile(devSecretFile(dataDir), syscall.O_NOFOLLOW)
 }
 
 func devSecretFile(dataDir string) string { return filepath.Join(dataDir, "dev-secret") }
 
-// makeDevSecret checks the options, which have no secret yet, and returns that of
-// --dev.
+// makeDevSecret checks the options, which have no secret yet, and returns the secret of --dev.
 func makeDevSecret(o bridge.Options) (string, error) {
 	if err := inFlags(o.Check()); err != nil {
 		return "", err
@@ -166,7 +161,7 @@ func makeDevSecret(o bridge.Options) (string, error) {
 	return devSecret(o.DataDir)
 }
 
-// devSecret returns the secret kept in dataDir, making it the first time.
+// devSecret returns the secret in dataDir. It makes the secret the first time.
 func devSecret(dataDir string) (string, error) {
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return "", err
@@ -193,8 +188,7 @@ func devSecret(dataDir string) (string, error) {
 	return secret, nil
 }
 
-// secrets returns where serve gets its secrets from. Without one the bridge does not
-// start: it would have to refuse everything, or let everything in.
+// secrets returns the source of the secrets of serve. The bridge does not start without a secret.
 func (f *serveFlags) secrets(getenv func(string) string) (source bridge.Source[[]string]) {
 	read := func() ([]string, error) {
 		secrets, err := f.Secrets.read(getenv)
@@ -216,8 +210,7 @@ func (f *serveFlags) secrets(getenv func(string) string) (source bridge.Source[[
 	return bridge.Files(read, f.Secrets.SecretFile)
 }
 
-// fingerprints returns those of the secrets that were given; none if they cannot be
-// read.
+// fingerprints returns the fingerprints of the secrets, and none if the secrets cannot be read.
 func (f *serveFlags) fingerprints(getenv func(string) string) []string {
 	secrets, _ := f.Secrets.read(getenv) // Check says what is wrong with them
 	prints := make([]string, len(secrets))

@@ -126,7 +126,8 @@ func generation(id, status string) []byte {
 	outcome := `"outputUrl":null,"outputDuration":null,"error":"The generation did not finish.","error_code":"generation_pipeline_failed"`
 	switch strings.ToUpper(status) {
 	case "COMPLETED":
-		outcome = fmt.Sprintf(`"outputUrl":%s,"outputDuration":12.48,"error":null,"error_code":null`, quoted("https://assets.example/out/"+id+".mp4"))
+		url := quoted("https://assets.example/out/" + id + ".mp4")
+		outcome = fmt.Sprintf(`"outputUrl":%s,"outputDuration":12.48,"error":null,"error_code":null`, url)
 	case "PENDING", "PROCESSING":
 		outcome = `"outputUrl":null,"outputDuration":null,"error":null,"error_code":null`
 	}

@@ -28,7 +28,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) error {
 	defer signal.Stop(hangup)
 	log, lines := c.Flags.Log.logger(s.err)
 	defer lines.close()
-	defer context.AfterFunc(ctx, lines.writeImmediately)() // a second signal ends the process as it is
+	defer context.AfterFunc(ctx, lines.writeImmediately)() // a second signal ends the process at once
 	for _, hint := range misspelled(k.Kong, os.Environ()) {
 		log.Warn(hint)
 	}
@@ -52,19 +52,20 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) error {
 		return err
 	}
 	o.Logger, o.OnSampled, o.Metrics = log, lines.dropped.WithLabelValues(whySampled).Inc, prometheus.NewRegistry()
-	o.Metrics.MustRegister(buildMetric(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(), lines.dropped)
+	o.Metrics.MustRegister(buildMetric(), collectors.NewBuildInfoCollector(), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), lines.dropped)
 	o.Translate = translate
 	o.Admin.Settings = func(secrets []string) any { return c.Flags.settings(k, s.getenv, secrets) }
 	ready := make(chan struct{})
-	var beside sync.WaitGroup
+	var background sync.WaitGroup
 	o.OnReady = func() { notify(log, daemon.SdNotifyReady); close(ready) }
-	o.OnStopping = func() { beside.Go(func() { notify(log, daemon.SdNotifyStopping) }) }
+	o.OnStopping = func() { background.Go(func() { notify(log, daemon.SdNotifyStopping) }) }
 	b, err := bridge.New(o)
 	if err != nil {
 		return inFlags(err)
 	}
 	running, stop := context.WithCancel(ctx)
-	beside.Go(func() {
+	background.Go(func() {
 		for {
 			select {
 			case <-hangup:
@@ -76,7 +77,7 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) error {
 		}
 	})
 	if c.Flags.Dev {
-		beside.Go(func() {
+		background.Go(func() {
 			select {
 			case <-ready:
 				c.Flags.welcome(running, s, devSecret, b.Addrs())
@@ -86,20 +87,19 @@ func (c *serveCmd) Run(ctx context.Context, k *kong.Context, s streams) error {
 	}
 	err = b.Run(ctx)
 	stop()
-	beside.Wait()
+	background.Wait()
 	return inFlags(err)
 }
 
-// notify tells systemd, if it asked to be told. One that does not listen must
-// not hold up deliveries.
+// notify tells systemd the state if systemd runs this process. It does not wait for a systemd that does not listen.
 func notify(log *zap.Logger, state string) {
-	told := make(chan error, 1)
+	notified := make(chan error, 1)
 	go func() {
 		_, err := daemon.SdNotify(false, state)
-		told <- err
+		notified <- err
 	}()
 	select {
-	case err := <-told:
+	case err := <-notified:
 		if err != nil {
 			log.Warn("notify systemd", zap.Error(err))
 		}

@@ -23,7 +23,7 @@ type statusCmd struct {
 	Admin   adminFlags    `embed:""`
 }
 
-// bridgeStatus is what the command prints. What the bridge does not have is nil.
+// bridgeStatus is the output of the command. A field is nil if the bridge does not have the value.
 type bridgeStatus struct {
 	State      publisher.State  `json:"state"`
 	Reasons    []string         `json:"reasons"`
@@ -31,12 +31,10 @@ type bridgeStatus struct {
 	StartedAt  time.Time        `json:"started_at"`
 	// Deliveries since the start, by outcome.
 	Deliveries map[string]int `json:"deliveries"`
-	// LastAuthentic is when the last request came whose signature matched, and
-	// LastMismatch when the last one came whose signature did not.
+	// LastAuthentic is when the last request came whose signature matched, and LastMismatch the last whose signature did not.
 	LastAuthentic *time.Time `json:"last_authentic,omitempty"`
 	LastMismatch  *time.Time `json:"last_mismatch,omitempty"`
-	// Lag is the number of events that wait to be forwarded, and LagSeconds the age of
-	// the oldest.
+	// Lag is the number of events that wait to be forwarded, and LagSeconds the age of the oldest.
 	Lag         *int     `json:"lag,omitempty"`
 	LagSeconds  *float64 `json:"lag_seconds,omitempty"`
 	Refused     *int     `json:"quarantine_refused,omitempty"`
@@ -76,8 +74,7 @@ func (c *statusCmd) Run(ctx context.Context, s streams) error {
 	return status.print(s.out, time.Now())
 }
 
-// samples are the values of the series in the text format of Prometheus, by the name
-// and the labels as they stand there.
+// samples are the values of the series in the text format of Prometheus, by name and labels in that format.
 type samples map[string]float64
 
 func readSamples(r io.Reader) (samples, error) {
@@ -115,11 +112,12 @@ func (s samples) at(series string) *time.Time {
 
 func unixTime(seconds float64) time.Time { return time.UnixMilli(int64(seconds * 1000)).UTC() }
 
-// status returns what the metrics say.
+// status returns the values that the metrics have.
 func (s samples) status() bridgeStatus {
 	status := bridgeStatus{
-		StartedAt: unixTime(s["process_start_time_seconds"]), Deliveries: make(map[string]int), LastMismatch: s.at("last_mismatch_timestamp_seconds"),
-		Lag: s.count("forward_lag_events"), Refused: s.count(`quarantine_entries{kind="refused"}`), Authentic: s.count(`quarantine_entries{kind="authentic"}`),
+		StartedAt: unixTime(s["process_start_time_seconds"]), LastMismatch: s.at("last_mismatch_timestamp_seconds"),
+		Deliveries: make(map[string]int), Lag: s.count("forward_lag_events"),
+		Refused: s.count(`quarantine_entries{kind="refused"}`), Authentic: s.count(`quarantine_entries{kind="authentic"}`),
 		Messages: s.count("stream_messages"), Consumers: s.count("stream_consumers"), Connections: s.count("stream_connections"),
 	}
 	for series, value := range s {
@@ -161,12 +159,14 @@ func (b bridgeStatus) print(w io.Writer, now time.Time) error {
 		row("last bad signature", "%s", ago(b.LastMismatch))
 	}
 	d := b.Deliveries
-	row("deliveries", "%d stored, %s, %s, %d refused, %d failed", d["stored"], count(d["duplicate"], "duplicate"), count(d["conflict"], "conflict"), d["refused"], d["failed"])
+	row("deliveries", "%d stored, %s, %s, %d refused, %d failed",
+		d["stored"], count(d["duplicate"], "duplicate"), count(d["conflict"], "conflict"), d["refused"], d["failed"])
 	if b.Lag != nil && b.LagSeconds != nil {
 		if *b.Lag == 0 {
 			row("lag", "everything is forwarded")
 		} else {
-			row("lag", "%s to forward, the oldest for %s", count(*b.Lag, "event"), time.Duration(*b.LagSeconds*float64(time.Second)).Round(time.Second))
+			row("lag", "%s to forward, the oldest for %s", count(*b.Lag, "event"),
+				time.Duration(*b.LagSeconds*float64(time.Second)).Round(time.Second))
 		}
 	}
 	switch {

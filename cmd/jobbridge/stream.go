@@ -40,8 +40,9 @@ func (f streamFlags) config() (jetstream.StreamConfig, error) {
 	if f.Retention <= 0 || f.DedupeWindow <= 0 || f.MaxBytes < 0 || f.Replicas < 1 || f.Replicas > 5 {
 		return jetstream.StreamConfig{}, usage("--retention and --dedupe-window must be above 0, --max-bytes not below, --replicas from 1 to 5")
 	}
-	o := publisher.StreamOptions{Name: f.Stream, Subject: subject, Retention: f.Retention, Dedupe: f.DedupeWindow, MaxBytes: int64(f.MaxBytes)}
-	config := o.Config()
+	config := publisher.StreamOptions{
+		Name: f.Stream, Subject: subject, Retention: f.Retention, Dedupe: f.DedupeWindow, MaxBytes: int64(f.MaxBytes),
+	}.Config()
 	config.Replicas = f.Replicas
 	return config, nil
 }
@@ -110,7 +111,9 @@ func (c *streamCreateCmd) Run(ctx context.Context, s streams) error {
 
 // createStream creates the stream. If the user may not do that, the server does not answer the request: it sends an error on the
 // connection, which refused receives.
-func createStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, refused <-chan string) (created bool, err error) {
+func createStream(
+	ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, refused <-chan string,
+) (created bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
@@ -176,7 +179,8 @@ func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream
 	if err != nil {
 		return usage("--subject: %w", err)
 	}
-	findings, err := publisher.AuditStream(ctx, js, publisher.AuditOptions{Stream: stream, Subject: subject, Tolerance: f.Tolerance, MaxBody: int(f.MaxBody)})
+	o := publisher.AuditOptions{Stream: stream, Subject: subject, Tolerance: f.Tolerance, MaxBody: int(f.MaxBody)}
+	findings, err := publisher.AuditStream(ctx, js, o)
 	if err != nil {
 		return fmt.Errorf("%w: may the user ask for it, and may it subscribe to the answers (--nats-inbox)?", err)
 	}

@@ -165,7 +165,8 @@ func (c *tailCmd) printer(s streams) func(stored) error {
 			seq = fmt.Sprintf("#%d ", e.seq)
 		}
 		_, err := fmt.Fprintf(s.out, "%s %s%s %s %s\n", paint(faint, received.Local().Format("15:04:05.000")), seq,
-			paint(color, fmt.Sprintf("%-16s", shorten(e.subject))), shorten(e.headers.Get(event.JobIDHeader)), paint(faint, shorten(string(e.data))))
+			paint(color, fmt.Sprintf("%-16s", shorten(e.subject))), shorten(e.headers.Get(event.JobIDHeader)),
+			paint(faint, shorten(string(e.data))))
 		return err
 	}
 }

@@ -10,8 +10,7 @@ import (
 	"github.com/jobbridge/jobbridge/bridge"
 )
 
-// tlsFlags make a listener speak TLS with certificates from files. They are
-// there once for each listener, under a prefix.
+// tlsFlags make a listener speak TLS with certificates from files. Each listener has these flags under its own prefix.
 type tlsFlags struct {
 	Cert     string `name:"tls-cert" placeholder:"FILE" type:"path"`
 	Key      string `name:"tls-key" placeholder:"FILE" type:"path"`
@@ -21,7 +20,7 @@ type tlsFlags struct {
 // Configured reports whether the listener speaks TLS.
 func (f tlsFlags) Configured() bool { return f.Cert != "" }
 
-// source returns the certificate of a listener, whose flags have the prefix.
+// source returns the certificate of the listener whose flags have the prefix.
 func (f tlsFlags) source(prefix string) (source bridge.Source[bridge.Certificate], err error) {
 	switch {
 	case (f.Cert == "") != (f.Key == ""):
@@ -52,7 +51,7 @@ func (f tlsFlags) read(prefix string) (c bridge.Certificate, err error) {
 	return c, nil
 }
 
-// clientTLSFlags say whom a command trusts, and who it is itself.
+// clientTLSFlags say which servers a command trusts, and which certificate it shows.
 type clientTLSFlags struct {
 	CA         string `name:"ca" placeholder:"FILE" type:"path"`
 	Cert       string `placeholder:"FILE" type:"path"`
@@ -60,7 +59,7 @@ type clientTLSFlags struct {
 	ServerName string `placeholder:"NAME"`
 }
 
-// config reads the files; the prefix of the flags is for what is wrong.
+// config reads the files. Its errors name the flags with the prefix.
 func (f clientTLSFlags) config(prefix string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
 	if (f.Cert == "") != (f.Key == "") {
@@ -96,7 +95,7 @@ func readKeyPair(certFile, keyFile string) (c tls.Certificate, err error) {
 	return tls.X509KeyPair([]byte(cert), []byte(key))
 }
 
-// readRoots reads certificates of authorities.
+// readRoots reads the certificates of CAs.
 func readRoots(path string) (*x509.CertPool, error) {
 	text, err := readText(path)
 	if err != nil {
@@ -109,8 +108,7 @@ func readRoots(path string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// acmeFlags make the webhook listener speak TLS with certificates of its own,
-// from a CA that speaks ACME.
+// acmeFlags make the webhook listener get its certificates from a CA by ACME.
 type acmeFlags struct {
 	Domain []string `placeholder:"NAME"`
 	Email  string   `placeholder:"ADDRESS"`

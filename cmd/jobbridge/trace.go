@@ -27,7 +27,7 @@ type traceFlags struct {
 // traceTimeout bounds the last export.
 const traceTimeout = 5 * time.Second
 
-// endpoint is where traces go, or nil.
+// endpoint returns the URL of the collector, or nil.
 func (f traceFlags) endpoint() (*url.URL, error) {
 	if !(f.TraceRatio >= 0 && f.TraceRatio <= 1) { // NaN is neither
 		return nil, usage("--trace-ratio must be between 0 and 1")
@@ -50,7 +50,7 @@ func (f traceFlags) endpoint() (*url.URL, error) {
 	return u, nil
 }
 
-// tracer returns what makes spans, nil without traces, and what sends the last ones.
+// tracer returns the provider of spans, which is nil without traces, and a function that sends the last spans.
 func (f traceFlags) tracer(ctx context.Context, getenv func(string) string, log *zap.Logger) (trace.TracerProvider, func(), error) {
 	u, err := f.endpoint()
 	if err != nil {
@@ -59,20 +59,22 @@ func (f traceFlags) tracer(ctx context.Context, getenv func(string) string, log 
 	if u == nil || strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true") {
 		return nil, func() {}, nil
 	}
-	quietly(log)
+	logOpenTelemetry(log)
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()))
 	if err != nil {
 		return nil, nil, usage("--otlp-endpoint: %w", err)
 	}
-	// The last one wins: the environment knows better what we are called here.
-	self, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(attribute.String("service.name", "jobbridge"), attribute.String("service.version", readBuild().Version)), resource.WithFromEnv())
+	// The last name wins, so the environment can set another.
+	name, version := attribute.String("service.name", "jobbridge"), attribute.String("service.version", readBuild().Version)
+	self, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(name, version), resource.WithFromEnv())
 	if self == nil {
 		return nil, nil, fmt.Errorf("traces: %w", err)
 	}
 	if err != nil { // a part of OTEL_RESOURCE_ATTRIBUTES
 		log.Warn("traces", zap.Error(err))
 	}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(&watched{SpanExporter: exporter, log: log}), sdktrace.WithResource(self),
+	provider := sdktrace.NewTracerProvider(
+		sdktrace.WithBatcher(&loggedExporter{SpanExporter: exporter, log: log}), sdktrace.WithResource(self),
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(f.TraceRatio))))
 	return provider, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceTimeout)
@@ -83,30 +85,29 @@ func (f traceFlags) tracer(ctx context.Context, getenv func(string) string, log 
 	}, nil
 }
 
-// watched is an exporter whose failures are said once, and that they are over.
-// A collector that is away costs traces, nothing else.
-type watched struct {
+// loggedExporter logs once that the exporter fails, and once that it works again. Without a collector only traces are lost.
+type loggedExporter struct {
 	sdktrace.SpanExporter
 	log  *zap.Logger
 	away bool // the processor exports one batch after the other
 }
 
 // ExportSpans implements [sdktrace.SpanExporter].
-func (w *watched) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+func (w *loggedExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := w.SpanExporter.ExportSpans(ctx, spans)
 	switch {
 	case err != nil && !w.away:
-		w.log.Warn("traces are lost: the collector does not take them", zap.Error(err), zap.String("hint", "--otlp-endpoint wants the port for OTLP/HTTP, usually 4318; 4317 is for gRPC"))
+		w.log.Warn("traces are lost: the collector does not accept them", zap.Error(err),
+			zap.String("hint", "--otlp-endpoint wants the port for OTLP/HTTP, usually 4318; 4317 is for gRPC"))
 	case err == nil && w.away:
-		w.log.Info("traces: the collector takes them again")
+		w.log.Info("traces: the collector accepts them again")
 	}
 	w.away = err != nil
-	return nil // it has been said
+	return nil // it is logged
 }
 
-// quietly has OpenTelemetry say to the log what it has to say, and the same
-// thing once, not with each batch.
-func quietly(log *zap.Logger) {
+// logOpenTelemetry makes OpenTelemetry write its own messages to the log. It drops a message that repeats the one before.
+func logOpenTelemetry(log *zap.Logger) {
 	var last atomic.Value
 	warn := func(text string) {
 		if last.Swap(text) != text {
@@ -114,7 +115,6 @@ func quietly(log *zap.Logger) {
 		}
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { warn(err.Error()) }))
-	// Its own log would go to stderr. The arguments can be a variable's value,
-	// such as the header with a password.
+	// The arguments are left out, because one can be the header with a password.
 	otel.SetLogger(funcr.New(func(_, text string) { warn(text) }, funcr.Options{RenderArgsHook: func([]any) []any { return nil }}))
 }

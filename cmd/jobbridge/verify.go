@@ -115,8 +115,8 @@ func explain(c *verifyCmd, secrets []string, body []byte, got verify.Verified, e
 	case notJSON != nil:
 		return append(lines, "The body is not JSON ("+notJSON.Error()+"): was it cut off, or changed by a proxy?")
 	}
-	return append(lines, "Either the secret is another one (was it rotated? is it the secret of another endpoint?), or the body was altered on its way: "+
-		"compare its "+strconv.Itoa(len(body))+" bytes with what was sent.")
+	return append(lines, "Either the secret is another one (was it rotated? is it the secret of another endpoint?), "+
+		"or the body was altered on its way: compare its "+strconv.Itoa(len(body))+" bytes with what was sent.")
 }
 
 // stale says by how much a delivery is too old or too new.

@@ -7,7 +7,7 @@ import (
 	"github.com/jobbridge/jobbridge/publisher"
 )
 
-// readWorkers reads name:password lines; "#" begins a comment.
+// readWorkers reads lines of the form name:password. "#" begins a comment.
 func readWorkers(path string) ([]publisher.Worker, error) {
 	if path == "" {
 		return nil, nil

@@ -289,14 +289,14 @@ func TestTracesRefused(t *testing.T) {
 			t.Fatal(code, err)
 		}
 	}
-	if line := b.AwaitLog(t, "traces are lost: the collector does not take them"); !strings.Contains(fmt.Sprint(line["hint"]), "4318") {
+	if line := b.AwaitLog(t, "traces are lost: the collector does not accept them"); !strings.Contains(fmt.Sprint(line["hint"]), "4318") {
 		t.Errorf("%v", line)
 	}
 	received.refuse(false)
 	if code, err := post(b.Webhook, "again", 0); code != 200 {
 		t.Fatal(code, err)
 	}
-	b.AwaitLog(t, "traces: the collector takes them again")
+	b.AwaitLog(t, "traces: the collector accepts them again")
 	b.Stop(t)
 	if n := strings.Count(b.Log(), `"msg":"traces`); n != 2 {
 		t.Errorf("%d lines\n%s", n, b.Log())
