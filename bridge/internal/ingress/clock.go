@@ -51,12 +51,11 @@ func (c *clockCheck) observe(now time.Time, v verify.Verified) {
 	i, found := slices.BinarySearchFunc(c.votes, vote, func(a, b clockVote) int {
 		return cmp.Or(cmp.Compare(a.signedAt, b.signedAt), cmp.Compare(a.payload, b.payload))
 	})
-	if found || len(c.votes) == clockVotes && vote.signedAt <= c.votes[0].signedAt {
+	if found {
 		return
 	}
-	c.votes = slices.Insert(c.votes, i, vote)
-	if len(c.votes) > clockVotes {
-		c.votes = slices.Delete(c.votes, 0, 1)
+	if c.votes = slices.Insert(c.votes, i, vote); len(c.votes) > clockVotes {
+		c.votes = slices.Delete(c.votes, 0, 1) // the oldest: perhaps this one
 	}
 }
 
