@@ -49,7 +49,7 @@ func list(t *testing.T, args ...string) []pkg {
 func TestLayers(t *testing.T) {
 	const (
 		down  = "imports point from cmd to bridge to verify and publisher"
-		rooms = "rooms on one floor do not import each other; the package above connects them"
+		rooms = "packages of one layer do not import each other; the package above connects them"
 	)
 	type rule struct{ who, mustNot, why string }
 	rules := []rule{
