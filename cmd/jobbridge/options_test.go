@@ -359,10 +359,11 @@ func TestLibrariesNameNoFlags(t *testing.T) {
 func TestTranslatedFlags(t *testing.T) {
 	known := serveFlagNames(t)
 	for _, field := range []string{
-		"DataDir", "Secrets", "Tolerance", "Webhook.Listen", "Webhook.TLS", "Webhook.ACME.Domains", "Webhook.ACME.CA", "Webhook.ACME.Dir", "Webhook.Path",
-		"Webhook.MaxBodyMemory", "Webhook.MaxBody", "Webhook.MaxInFlight", "Webhook.MaxConnections", "Webhook.IdleTimeout", "Admin.Listen", "Admin.TLS",
-		"Admin.Token", "Journal.MaxBytes", "Journal.Durability", "Stream.Name", "Stream.Retention", "Stream.Dedupe", "Stream.MaxBytes", "NATS.Listen",
-		"NATS.Workers", "NATS.MaxConnections", "NATS.TLS", "Quarantine.MaxBytes", "Quarantine.MaxAge", "Quarantine.MaxBody", "Shutdown.Delay",
+		"DataDir", "Secrets", "Tolerance", "Webhook.Listen", "Webhook.TLS", "Webhook.ACME.Domains", "Webhook.ACME.CA", "Webhook.ACME.Dir",
+		"Webhook.Path", "Webhook.MaxBodyMemory", "Webhook.MaxBody", "Webhook.MaxInFlight", "Webhook.MaxConnections", "Webhook.IdleTimeout",
+		"Admin.Listen", "Admin.TLS", "Admin.Token", "Journal.MaxBytes", "Journal.Durability", "Stream.Name", "Stream.Retention",
+		"Stream.Dedupe", "Stream.MaxBytes", "NATS.Listen", "NATS.Workers", "NATS.MaxConnections", "NATS.TLS", "Quarantine.MaxBytes",
+		"Quarantine.MaxAge", "Quarantine.MaxBody", "Shutdown.Delay",
 	} {
 		if flag := strings.TrimPrefix(translate("Options."+field), "--"); !slices.Contains(known, flag) {
 			t.Errorf("Options.%s becomes %q, which is no flag of serve", field, flag)
