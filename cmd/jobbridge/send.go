@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"maps"
 	"net/http"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jobbridge/jobbridge/internal/sample"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -55,7 +55,7 @@ func (c *sendCmd) Run(ctx context.Context, s streams) error {
 	if c.Count < 1 || c.Concurrency < 1 || c.Rate < 0 {
 		return usage("--count and --concurrency must be above 0, and --rate must not be below 0")
 	}
-	body := func() []byte { return generation(cmp.Or(c.ID, uuid.NewString()), c.Status) }
+	body := func() []byte { return sample.Generation(cmp.Or(c.ID, uuid.NewString()), c.Status) }
 	if c.File != "" {
 		data, err := readInput(c.File, s.in)
 		if err != nil {
@@ -115,36 +115,6 @@ func readInput(path string, in io.Reader) ([]byte, error) {
 		return nil, usageError{err}
 	}
 	return data, nil
-}
-
-// generation returns a notification such as the provider sends. The same id and status have the same bytes each time, as with the
-// provider.
-func generation(id, status string) []byte {
-	h := fnv.New32a()
-	h.Write([]byte(id)) // a hash returns no error
-	created := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(h.Sum32()%(24*3600*1000)) * time.Millisecond)
-	outcome := `"outputUrl":null,"outputDuration":null,"error":"The generation did not finish.","error_code":"generation_pipeline_failed"`
-	switch strings.ToUpper(status) {
-	case "COMPLETED":
-		url := quoted("https://assets.example/out/" + id + ".mp4")
-		outcome = fmt.Sprintf(`"outputUrl":%s,"outputDuration":12.48,"error":null,"error_code":null`, url)
-	case "PENDING", "PROCESSING":
-		outcome = `"outputUrl":null,"outputDuration":null,"error":null,"error_code":null`
-	}
-	return fmt.Appendf(nil, `{"id":%s,"createdAt":%q,"status":%s,"model":"lipsync-2",`+
-		`"input":[{"type":"video","url":%s},{"type":"audio","url":%s}],`+
-		`"options":{"output_format":"mp4","sync_mode":"cut_off","temperature":0.5},%s,"webhookUrl":"https://bridge.example/webhook"}`,
-		quoted(id), created.Format("2006-01-02T15:04:05.000Z"), quoted(status),
-		quoted("https://assets.example/video/"+id+".mp4"), quoted("https://assets.example/audio/"+id+".wav"), outcome)
-}
-
-// quoted returns a string in JSON.
-func quoted(s string) []byte {
-	data, err := json.Marshal(s)
-	if err != nil {
-		panic(err) // a string can always be encoded
-	}
-	return data
 }
 
 // parseAt returns the time of signing of a delivery that is sent now. "" means now.

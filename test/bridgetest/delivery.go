@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jobbridge/jobbridge/internal/sample"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -119,9 +120,5 @@ func Generation(id, status string) []byte {
 	if id == "" {
 		id = fmt.Sprintf("job-%d", ids.Add(1))
 	}
-	status = cmp.Or(status, "COMPLETED")
-	return fmt.Appendf(nil, `{"id":%[1]q,"createdAt":"2026-01-31T12:00:00.000Z","status":%[2]q,"model":"lipsync-2",`+
-		`"input":[{"type":"video","url":"https://assets.example/%[1]s.mp4"},{"type":"audio","url":"https://assets.example/%[1]s.wav"}],`+
-		`"options":{"sync_mode":"cut_off","temperature":0.5},"outputUrl":"https://assets.example/out/%[1]s.mp4",`+
-		`"outputDuration":12.48,"error":null,"error_code":null}`, id, status)
+	return sample.Generation(id, cmp.Or(status, "COMPLETED"))
 }
