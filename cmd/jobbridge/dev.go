@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jobbridge/jobbridge/bridge"
-	"github.com/jobbridge/jobbridge/internal/sample"
+	"github.com/jobbridge/jobbridge/bridge/provider"
 	"github.com/jobbridge/jobbridge/publisher/event"
 	"github.com/jobbridge/jobbridge/verify"
 	"github.com/nats-io/nats.go"
@@ -56,7 +56,7 @@ func (f *serveFlags) firstDelivery(ctx context.Context, say func(string, ...any)
 	if err := nc.FlushWithContext(ctx); err != nil {
 		return fmt.Errorf("subscribe a worker: %w", err)
 	}
-	body := sample.Generation(id, "COMPLETED")
+	body := provider.Generation(id, "COMPLETED")
 	header := verify.Sign(secret, time.Now(), body)
 	say("A first delivery, signed and sent from here:\n  → POST %s  Sync-Signature: %s…", f.Webhook.Path, header[:min(len(header), 28)])
 	r, err := deliver(ctx, http.DefaultClient, url, header, body)

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jobbridge/jobbridge/internal/sample"
+	"github.com/jobbridge/jobbridge/bridge/provider"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -55,7 +55,7 @@ func (c *sendCmd) Run(ctx context.Context, s streams) error {
 	if c.Count < 1 || c.Concurrency < 1 || c.Rate < 0 {
 		return usage("--count and --concurrency must be above 0, and --rate must not be below 0")
 	}
-	body := func() []byte { return sample.Generation(cmp.Or(c.ID, uuid.NewString()), c.Status) }
+	body := func() []byte { return provider.Generation(cmp.Or(c.ID, uuid.NewString()), c.Status) }
 	if c.File != "" {
 		data, err := readInput(c.File, s.in)
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jobbridge/jobbridge/internal/sample"
+	"github.com/jobbridge/jobbridge/bridge/provider"
 	"github.com/jobbridge/jobbridge/verify"
 )
 
@@ -120,5 +120,5 @@ func Generation(id, status string) []byte {
 	if id == "" {
 		id = fmt.Sprintf("job-%d", ids.Add(1))
 	}
-	return sample.Generation(id, cmp.Or(status, "COMPLETED"))
+	return provider.Generation(id, cmp.Or(status, "COMPLETED"))
 }

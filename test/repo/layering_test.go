@@ -67,6 +67,7 @@ func TestLayers(t *testing.T) {
 		{"bridge", "github.com/labstack/echo/v4", "only the ingress answers deliveries"},
 		{"bridge/operator", module + "/bridge", "what an operator sees is below the rooms that answer with it"},
 		{"bridge/operator", "github.com/nats-io", "what an operator sees is described without NATS"},
+		{"bridge/provider", module, "a provider depends on nothing else here"},
 		{"bridge/internal/ingress", "github.com/nats-io", "the ingress publishes through an interface"},
 		{"bridge/internal/admin", "github.com/nats-io", "the admin listener knows no NATS"},
 		{"bridge/internal/quarantine", "github.com/nats-io", "the quarantine stores files and publishes through an interface"},
@@ -129,6 +130,16 @@ func TestLightImports(t *testing.T) {
 			if !dep.Standard && dep.ImportPath != module+"/"+light {
 				t.Errorf("importing %s pulls in %s", light, dep.ImportPath)
 			}
+		}
+	}
+}
+
+// TestTopLevel fails for a folder of code beside the ones that are agreed.
+func TestTopLevel(t *testing.T) {
+	for _, p := range list(t, module+"/...") {
+		top, _, _ := strings.Cut(strings.TrimPrefix(p.ImportPath, module+"/"), "/")
+		if !slices.Contains([]string{".ci", "cmd", "bridge", "verify", "publisher", "deployments", "test"}, top) {
+			t.Errorf("%s: no code belongs into the folder %s", p.ImportPath, top)
 		}
 	}
 }

@@ -1,5 +1,7 @@
-// Package sample makes notifications like those of the provider, for jobbridge send and for tests.
-package sample
+// Package provider describes the service that sends the webhooks. So far it makes sample notifications, for jobbridge send and for tests:
+//
+//	payload := provider.Generation("job-1", "COMPLETED")
+package provider
 
 import (
 	"encoding/json"
@@ -9,8 +11,8 @@ import (
 	"time"
 )
 
-// Generation returns a notification about a job with this id and status. The same id and status have the same bytes each time, as with the
-// provider.
+// Generation returns a notification of Sync about a generation with this id and status. The same id and status give the same bytes each
+// time, as they do at Sync.
 func Generation(id, status string) []byte {
 	h := fnv.New32a()
 	h.Write([]byte(id)) // a hash returns no error
