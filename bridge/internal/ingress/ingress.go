@@ -122,11 +122,11 @@ func CheckPath(path string) error {
 
 // New returns an Ingress. It does no I/O.
 func New(o Options) (*Ingress, error) {
-	o.ForgeryRate = max(0, o.ForgeryRate)
+	o.ForgeryRate = min(max(0, o.ForgeryRate), 1<<30) // a larger rate is none, and its product below would overflow
 	// The half that one source may use holds a compressed body, the decompressor, and the decompressed body.
 	o.MaxBodyMemory = max(o.MaxBodyMemory, 8*o.MaxBody, 8*inflaterSize)
 	perSource := func(limit int) *source.Limiter {
-		return source.NewLimiter(source.Limits{Total: limit, PerSource: (limit + 1) / 2})
+		return source.NewLimiter(source.Limits{Total: limit, PerSource: limit - limit/2})
 	}
 	in := &Ingress{
 		cfg: o, log: o.Logger, sampled: logging.Sampled(o.Logger, o.OnSampled), remote: remoteIP(o.TrustedProxies, o.Logger),

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -196,6 +197,24 @@ func TestForged(t *testing.T) {
 	}
 	if e.ReceivedAt.Before(start) || e.ReceivedAt.After(time.Now()) {
 		t.Errorf("received at %s", e.ReceivedAt)
+	}
+}
+
+// TestHugeLimits has the largest limits that there are. They allow everything, and do not overflow (case C11).
+func TestHugeLimits(t *testing.T) {
+	t.Parallel()
+	b := newIngress(t, ingress.Options{Publisher: instant{}, MaxBodyMemory: math.MaxInt, ForgeryRate: math.MaxInt})
+	large := `{"id":"job-1","status":"COMPLETED","pad":"` + strings.Repeat("x", 100<<10) + `"}`
+	if answer := serveOne(b, large); answer.Code != 200 {
+		t.Errorf("a large body: %d %s", answer.Code, answer.Body)
+	}
+	for range 2 {
+		request := httptest.NewRequest(http.MethodPost, ingress.DefaultPath, strings.NewReader(completed))
+		answer := httptest.NewRecorder()
+		b.ServeHTTP(answer, request)
+		if answer.Code != 400 {
+			t.Errorf("a bad signature: %d %s", answer.Code, answer.Body)
+		}
 	}
 }
 
