@@ -133,6 +133,52 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
+// TestTakenNATSPort expects Run to name the option if another program has the port of the embedded server.
+func TestTakenNATSPort(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	o := valid(t)
+	o.NATS.Listen = taken.Addr().String()
+	b, err := bridge.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "Options.NATS.Listen: ") {
+		t.Error(err)
+	}
+}
+
+// TestEndedContext expects Run to close the listeners of a Bridge that nobody needs.
+func TestEndedContext(t *testing.T) {
+	t.Parallel()
+	o := valid(t)
+	for _, given := range []*net.Listener{&o.Webhook.Listener, &o.Admin.Listener} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		*given = ln
+	}
+	b, err := bridge.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.Run(ended); err != nil {
+		t.Error(err)
+	}
+	for name, ln := range map[string]net.Listener{"webhook": o.Webhook.Listener, "admin": o.Admin.Listener} {
+		if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Error("still open:", name, err)
+		}
+	}
+}
+
 // TestRun starts and ends a bridge. The bridge returns its URLs, calls OnReady and
 // OnStopping, and leaves nothing running.
 func TestRun(t *testing.T) {

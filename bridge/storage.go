@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jobbridge/jobbridge/bridge/internal/ingress"
@@ -27,6 +29,9 @@ func (b *Bridge) openStorage(ctx context.Context) error {
 	})
 	p, err := publisher.Open(ctx, o)
 	if err != nil {
+		if strings.Contains(err.Error(), "Error listening on port") { // nats-server has no error value for it
+			err = fmt.Errorf("bridge: Options.NATS.Listen: %w", err)
+		}
 		return err
 	}
 	b.publisher.Store(p)
