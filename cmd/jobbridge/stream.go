@@ -209,8 +209,10 @@ func (f auditFlags) audit(ctx context.Context, s streams, js jetstream.JetStream
 
 // connect connects once, to the server on this machine if no other is given.
 func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
+	where := ""
 	if !f.Configured() {
 		f.URL = []string{nats.DefaultURL}
+		where = fmt.Sprintf(" at %s, the default of --nats-url", nats.DefaultURL)
 	}
 	connect, err := f.connector()
 	if err != nil {
@@ -218,7 +220,7 @@ func (f natsFlags) connect(more ...nats.Option) (*nats.Conn, jetstream.JetStream
 	}
 	nc, domain, err := connect(append([]nats.Option{nats.Name("jobbridge")}, more...)...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to NATS: %w%s", err, translate(publisher.ConnectHint(err)))
+		return nil, nil, fmt.Errorf("connect to NATS%s: %w%s", where, err, translate(publisher.ConnectHint(err)))
 	}
 	js, err := publisher.JetStream(nc, domain)
 	return nc, js, err

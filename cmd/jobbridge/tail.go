@@ -36,7 +36,7 @@ func (c *tailCmd) Run(ctx context.Context, s streams) error {
 	}
 	nc, js, err := c.NATS.connect(options...)
 	if err != nil {
-		return fmt.Errorf("%w: is `jobbridge serve` running, or that NATS?", err)
+		return fmt.Errorf("%w: is that NATS server, or `jobbridge serve`, running there?", err)
 	}
 	defer nc.Close()
 	if stream, err := js.Stream(ctx, c.Stream); err == nil { // a worker of the operator's NATS may not be allowed to ask
