@@ -13,7 +13,8 @@
 //   - A delivery is answered with 2xx only after package publisher has stored its event.
 //   - Every other answer is an error that the sender can act on. It comes within five
 //     seconds of the last byte of the body.
-//   - A bridge that drains refuses no delivery of a sender that has connected.
+//   - A bridge whose listener has closed accepts no new connection, but it refuses no delivery
+//     of a sender that had connected before.
 //   - When the context of [Bridge.Run] ends, Run returns within
 //     [ShutdownOptions.Timeout], even if the disk hangs.
 //
@@ -64,7 +65,8 @@ type Bridge struct {
 }
 
 // New checks the options, reads the settings, and binds the two listeners. It does not open the data folder, and it
-// does not connect to NATS. Call [Bridge.Run] even if you do not need the bridge any more: Run closes the listeners.
+// does not connect to NATS. If you do not need the Bridge after all, call [Bridge.Run] with a context that has ended: Run
+// closes the listeners.
 func New(o Options) (*Bridge, error) {
 	o = o.withDefaults()
 	settings, err := o.read()
@@ -261,8 +263,8 @@ func (b *Bridge) startIngress(ctx context.Context, secure *tls.Config) error {
 	return nil
 }
 
-// Drain makes the bridge stop accepting deliveries, with steps 1 to 3 of [Bridge.Run], and returns when the deliveries
-// in flight have been answered. Run continues, so that events are still forwarded and workers stay connected to NATS.
+// Drain closes the webhook listener, with steps 1 to 3 of [Bridge.Run], and returns when the deliveries in flight have been
+// answered. Run continues, so that events are still forwarded and workers stay connected to NATS.
 // The request [operator.PathDrain], which the command jobbridge drain sends, only changes the state that is reported.
 // Do not call Drain before OnReady was called. It may be called more than once.
 func (b *Bridge) Drain() error {

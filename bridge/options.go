@@ -88,9 +88,9 @@ type Options struct {
 	// within a second. It must not block. It may be nil.
 	OnSampled func()
 	// Translate rewrites the texts that tell an operator what to do: the warnings and errors in the log, and the
-	// reasons on /readyz. They name what to change as a field, such as Options.DataDir or publisher.Options.MaxPayload,
-	// and what to do as a request of package [operator], such as [operator.DoRelease]. A program with names of its own
-	// puts them in their place. nil leaves the texts as they are.
+	// reasons on /readyz. The texts name an option by its Go field, such as Options.DataDir, and an action by the value
+	// of its constant in package [operator], such as [operator.DoRelease]. Translate replaces these names with names
+	// that your users know, such as --data-dir. nil leaves the texts as they are.
 	Translate func(text string) string
 	// Metrics is where the bridge registers its metrics, and what the admin listener serves. Each Bridge needs a
 	// registry of its own. nil means a new registry.
@@ -122,18 +122,20 @@ type WebhookOptions struct {
 
 	// Path is the path of the webhook. One slash more at its end makes no difference. Empty means [DefaultPath].
 	Path string
-	// MaxBody is the largest body in bytes. It counts for the body on the wire and for the inflated body. 0 means
-	// [DefaultMaxBody].
+	// MaxBody is the largest body in bytes: as sent, after decompression, and after it is re-serialized as compact JSON. 0
+	// means [DefaultMaxBody].
 	MaxBody int
 	// MaxBodyMemory is the total number of bytes that request bodies may occupy at once. Uncompressed bodies up to 8
-	// KiB are not counted. One client address may use at most half. A request that gets no memory within 1.5 s is
-	// answered 503. 0 means [DefaultMaxBodyMemory]. A smaller value than eight times MaxBody is raised to that.
+	// KiB are not counted. One source (an IPv4 address or an IPv6 /64) may use at most half. A request that gets no memory
+	// within 1.5 s is answered 503. 0 means [DefaultMaxBodyMemory]. A smaller value than eight times MaxBody is raised to
+	// that.
 	MaxBodyMemory int
 	// MaxInFlight is the number of authentic deliveries that are stored at the same time. One more waits for 40 ms and
 	// is then answered 503. 0 means [DefaultMaxInFlight].
 	MaxInFlight int
-	// MaxConnections is the number of connections that may be open at once. One client address may have at most half of
-	// them. The bridge lowers the number to what the limit of open files allows. 0 means [DefaultMaxConnections].
+	// MaxConnections is the number of connections that may be open at once. One source that is not in TrustedProxies may
+	// have at most half of them. The bridge lowers the number to what the limit of open files allows. 0 means
+	// [DefaultMaxConnections].
 	MaxConnections int
 	// ReadTimeout is how long a sender may take to send a whole request. 0 means 15 s.
 	ReadTimeout time.Duration
@@ -141,9 +143,8 @@ type WebhookOptions struct {
 	// the load balancer in front. Otherwise a request that the load balancer sends just when the bridge closes the
 	// connection gets no answer. 0 means [DefaultIdleTimeout].
 	IdleTimeout time.Duration
-	// ForgeryRate is the number of bad signatures per second that one client address may send. More are answered 429,
-	// each after a second. Good signatures are never limited. 0 means [DefaultForgeryRate], and a negative value means
-	// no limit.
+	// ForgeryRate is the number of bad signatures per second that one source may send. More are answered 429, each after a
+	// second. Good signatures are never limited. 0 means [DefaultForgeryRate], and a negative value means no limit.
 	ForgeryRate int
 	// TrustedProxies are the networks of the proxies in front. The bridge believes the client address that they send in
 	// X-Forwarded-For.

@@ -169,7 +169,8 @@ func (p *Publisher) Flush(ctx context.Context) error {
 }
 
 // Close forwards what is durable, and waits for workers to acknowledge the events that they have fetched, both until ctx
-// ends. Then it closes everything. What was not forwarded is forwarded after the next [Open]. Close may be called again.
+// ends. So give it a context of its own, with a deadline. Then it closes everything. What was not forwarded is forwarded
+// after the next [Open]. Close may be called again.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.close.Do(func() {
 		if p.Err() == nil {

@@ -4,7 +4,11 @@
 //	if err != nil {
 //		return err
 //	}
-//	defer p.Close(ctx)
+//	defer func() {
+//		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+//		defer cancel()
+//		p.Close(closing)
+//	}()
 //	limited, cancel := context.WithTimeout(ctx, 5*time.Second)
 //	defer cancel()
 //	receipt, err := p.Publish(limited, event.Event{ID: "job-1", Status: "COMPLETED", Payload: body})
@@ -19,8 +23,8 @@
 //     acknowledged it.
 //
 // A [Receipt] without an error means that the event is stored, at the durability that the receipt names, and that it will
-// be published. It is stored once per job and status within the duplicate window, in exactly the bytes that were passed.
-// A second payload of the same job and status is stored too, and published on the conflict subject.
+// be published. Within the duplicate window, the same payload of a job and status is stored once, in exactly the bytes
+// that were passed. Another payload of that job and status is stored too, and published on the conflict subject.
 //
 // The package leaves to its caller to prove that an event is authentic, see package verify. It contains no HTTP.
 package publisher

@@ -27,7 +27,7 @@ type StreamOptions struct {
 	// Dedupe is for how long an event is recognized when it is delivered again. 0 means [DefaultDedupe].
 	Dedupe time.Duration
 	// MaxBytes is the largest size of the stream, in bytes. 0 means the smaller of 10 GiB and half of the free disk for the
-	// embedded stream, and no limit for a remote one.
+	// embedded stream, and no limit for a remote one. (The command jobbridge stream create has its own default, 10 GiB.)
 	MaxBytes int64
 }
 

@@ -4,7 +4,11 @@
 //	verifier, err := verify.New([]string{os.Getenv("SYNC_WEBHOOK_SECRET")}, verify.Options{})
 //	…
 //	verified, err := verifier.Verify(request.Header.Get(verify.HeaderName), body)
-//	if err != nil { // errors.Is(err, verify.ErrInvalid) tells an invalid delivery from one that is too large
+//	switch {
+//	case errors.Is(err, verify.ErrTooLarge):
+//		http.Error(w, "Body too large", http.StatusRequestEntityTooLarge)
+//		return
+//	case err != nil:
 //		http.Error(w, "Invalid signature", http.StatusBadRequest)
 //		return
 //	}

@@ -50,7 +50,8 @@ type Server struct {
 	Bridge *bridge.Bridge
 	// Verifier verifies the signatures. A test can replace its secrets.
 	Verifier *verify.Verifier
-	// Quarantine keeps the requests that the bridge refused for their signature or their time.
+	// Quarantine keeps the requests that the bridge refused for their signature or their time, and the events that the stream can
+	// never accept.
 	Quarantine operator.Quarantine
 	// Publisher stores and forwards the events.
 	Publisher *publisher.Publisher
