@@ -16,17 +16,19 @@ import (
 // secrets signed, recent or not, and the median of clockVotes of them, so that a few late deliveries decide nothing.
 //
 // The votes are those of the newest signatures. So a captured delivery that is replayed changes nothing: either its vote
-// is there already, or its signature is too old. Nobody without a secret can make a newer signature.
+// is there already, or its signature is too old. Nobody without a secret can make a newer signature. A signature from the
+// future counts as made when it arrived, so that a sender whose clock is ahead does not outvote the others.
 type clockCheck struct {
 	tolerance time.Duration // of the verifier; negative means that every time is accepted
 	seed      maphash.Seed
 
 	mu    sync.Mutex
-	votes []clockVote // in the order of their signing; at most clockVotes
+	votes []clockVote // oldest first; at most clockVotes
 }
 
 // clockVote is what one delivery tells about the clock.
 type clockVote struct {
+	order    int64  // time of signing, or of arrival if that is earlier, in Unix milliseconds
 	signedAt int64  // in Unix milliseconds
 	payload  uint64 // hash of the payload: deliveries that were signed at the same time differ in it
 	ahead    time.Duration
@@ -45,15 +47,16 @@ func newClockCheck(tolerance time.Duration) *clockCheck {
 
 // observe records a delivery that one of the secrets signed and that arrived at now.
 func (c *clockCheck) observe(now time.Time, v verify.Verified) {
-	vote := clockVote{v.SignedAt.UnixMilli(), maphash.Bytes(c.seed, v.Payload), now.Sub(v.SignedAt)}
+	signedAt := v.SignedAt.UnixMilli()
+	vote := clockVote{min(signedAt, now.UnixMilli()), signedAt, maphash.Bytes(c.seed, v.Payload), now.Sub(v.SignedAt)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i, found := slices.BinarySearchFunc(c.votes, vote, func(a, b clockVote) int {
-		return cmp.Or(cmp.Compare(a.signedAt, b.signedAt), cmp.Compare(a.payload, b.payload))
-	})
-	if found {
+	if slices.ContainsFunc(c.votes, func(a clockVote) bool { return a.signedAt == vote.signedAt && a.payload == vote.payload }) {
 		return
 	}
+	i, _ := slices.BinarySearchFunc(c.votes, vote, func(a, b clockVote) int {
+		return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.payload, b.payload))
+	})
 	if c.votes = slices.Insert(c.votes, i, vote); len(c.votes) > clockVotes {
 		c.votes = slices.Delete(c.votes, 0, 1) // the oldest: perhaps this one
 	}

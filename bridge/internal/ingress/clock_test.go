@@ -43,6 +43,7 @@ func TestClockCheck(t *testing.T) {
 		"a few late ones":              {[]votes{{9, 1, 0}, {7, 2, hour}}, 0, true, ""},
 		"a few early ones":             {[]votes{{9, 1, 0}, {7, 2, -hour}}, 0, true, ""},
 		"the clock was set":            {[]votes{{16, 0, hour}, {9, 1, 0}}, 0, true, ""},
+		"a sender is ahead":            {[]votes{{16, 200, -100 * time.Second}, {9, 101, 0}}, 0, true, ""},
 		"one replayed delivery":        {[]votes{{1, 0, 0}, {1, 0, hour}, {1, 0, hour}, {1, 0, hour}}, 0, false, ""},
 		"replays of the same second":   {[]votes{{100, 0, 0}, {100, 0, hour}}, 0, true, ""},
 		"replays of old deliveries":    {append([]votes{{16, 1000, 0}}, captured...), 0, true, ""},
