@@ -3,7 +3,6 @@ package publisher
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"time"
 
@@ -125,7 +124,7 @@ func (p *Publisher) startForwarder(ctx context.Context) (err error) {
 	run, p.stop = context.WithCancel(context.WithoutCancel(ctx))
 	p.work.Go(func() {
 		if err := p.forwarder.Run(run); err != nil && run.Err() == nil {
-			p.setFailed(fmt.Errorf("forward: %w", err))
+			p.setFailed(err)
 		}
 	})
 	p.work.Go(func() {
