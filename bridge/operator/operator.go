@@ -94,6 +94,9 @@ type Quarantine interface {
 	Purge(ctx context.Context, sequences ...uint64) (int, error)
 }
 
+// ErrQuery is returned when a query has a parameter that its path does not have, or a value that cannot be read.
+var ErrQuery = errors.New("bad query")
+
 // ErrNotFound is returned when no entry of the quarantine has the sequence.
 var ErrNotFound = errors.New("not in the quarantine")
 
@@ -166,9 +169,24 @@ func (o ReleaseOptions) Query(sequences ...uint64) url.Values {
 	return query
 }
 
-// ParseReleaseOptions is the inverse of [ReleaseOptions.Query], except for the sequences.
-func ParseReleaseOptions(query url.Values) ReleaseOptions {
-	return ReleaseOptions{Stale: query.Get("stale") == "true", Force: query.Get("force") == "true", DryRun: query.Get("dry_run") == "true"}
+// ParseReleaseOptions is the inverse of [ReleaseOptions.Query], except for the sequences. Its error wraps [ErrQuery].
+func ParseReleaseOptions(query url.Values) (ReleaseOptions, error) {
+	stale, err1 := ParseBool(query, "stale")
+	force, err2 := ParseBool(query, "force")
+	dryRun, err3 := ParseBool(query, "dry_run")
+	return ReleaseOptions{Stale: stale, Force: force, DryRun: dryRun}, errors.Join(err1, err2, err3)
+}
+
+// ParseBool returns a parameter that is true or false. Without the parameter it returns false. Its error wraps [ErrQuery].
+func ParseBool(query url.Values, name string) (bool, error) {
+	switch text := query.Get(name); {
+	case text == "true":
+		return true, nil
+	case text == "false", !query.Has(name):
+		return false, nil
+	default:
+		return false, fmt.Errorf("%w: %s=%q: want true or false", ErrQuery, name, text)
+	}
 }
 
 // SequenceQuery returns the query of [PathEntry] and [PathPurge].

@@ -20,8 +20,9 @@ func TestQuery(t *testing.T) {
 			t.Fatal(err)
 		}
 		sequences, err := operator.ParseSequences(query)
-		if got := operator.ParseReleaseOptions(query); got != want || err != nil || !slices.Equal(sequences, []uint64{7, 1 << 53}) {
-			t.Errorf("%s: %+v %v %v", query.Encode(), got, sequences, err)
+		got, wrong := operator.ParseReleaseOptions(query)
+		if got != want || wrong != nil || err != nil || !slices.Equal(sequences, []uint64{7, 1 << 53}) {
+			t.Errorf("%s: %+v %v %v %v", query.Encode(), got, sequences, wrong, err)
 		}
 	}
 	if sequences, err := operator.ParseSequences(operator.SequenceQuery()); err != nil || sequences != nil {
@@ -29,6 +30,20 @@ func TestQuery(t *testing.T) {
 	}
 	for _, text := range []string{"x", "", "-1", "1.5", "18446744073709551616"} {
 		if _, err := operator.ParseSequences(url.Values{"seq": {text}}); !errors.Is(err, operator.ErrNotFound) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// TestBadReleaseOptions: nothing that is meant as a dry run is taken for a release.
+func TestBadReleaseOptions(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"dry_run=1", "dry_run=TRUE", "dry_run", "stale=yes", "force=%20true"} {
+		query, err := url.ParseQuery(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := operator.ParseReleaseOptions(query); !errors.Is(err, operator.ErrQuery) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -100,15 +100,31 @@ var proxyHeaders = []string{
 	"Cf-Connecting-Ip", "True-Client-Ip", "Fastly-Client-Ip",
 }
 
-// operate adds an endpoint for operators that answers with the result of f as JSON.
-func (a *Server) operate(pattern string, f func(ctx context.Context, query url.Values) (any, error)) {
+// operate adds an endpoint for operators that answers with the result of f as JSON. It refuses a query with another
+// parameter than the named ones, because f could do more than its sender wants: a purge without seq removes all entries.
+func (a *Server) operate(pattern string, f func(ctx context.Context, query url.Values) (any, error), parameters ...string) {
 	a.guard(pattern, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), operateTimeout)
 		defer cancel()
-		answer, err := f(ctx, r.URL.Query())
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
+			err = fmt.Errorf("%w: %w", operator.ErrQuery, err)
+		}
+		for name := range query {
+			if !slices.Contains(parameters, name) {
+				err = fmt.Errorf("%w: unknown parameter %q", operator.ErrQuery, name)
+			}
+		}
+		var answer any
+		if err == nil {
+			answer, err = f(ctx, query)
+		}
 		if err != nil {
 			code := http.StatusInternalServerError
-			if errors.Is(err, operator.ErrNotFound) {
+			switch {
+			case errors.Is(err, operator.ErrQuery):
+				code = http.StatusBadRequest
+			case errors.Is(err, operator.ErrNotFound):
 				code = http.StatusNotFound
 			}
 			writeJSON(w, code, map[string]any{"message": err.Error(), "done": answer})

@@ -244,3 +244,28 @@ func TestOperateErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestBadQuery sends parameters that an endpoint does not have, and values that it cannot read: it answers 400 and does
+// nothing.
+func TestBadQuery(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(a *admin.Server) {
+		a.ServeDrain(func(bool) { t.Error("it drains") })
+		a.ServeQuarantine(failingQuarantine{}) // which answers 500
+	})
+	for _, path := range []string{
+		operator.PathPurge + "?sequence=1", operator.PathPurge + "?seq=1&all=true", operator.PathPurge + "?seq=1;x",
+		operator.PathRelease + "?dry_run=1", operator.PathRelease + "?dryrun=true",
+		operator.PathDrain + "?cancel=1", operator.PathDrain + "?seq=1",
+	} {
+		resp, err := http.Post(url+path, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "bad query") || err != nil {
+			t.Errorf("%s: %d %s %v", path, resp.StatusCode, body, err)
+		}
+	}
+}

@@ -12,9 +12,13 @@ import (
 // elsewhere, or with cancel undoes that. Like the other endpoints, it may be added while the Server serves.
 func (a *Server) ServeDrain(drain func(cancel bool)) {
 	a.operate("POST "+operator.PathDrain, func(_ context.Context, query url.Values) (any, error) {
-		drain(query.Get("cancel") == "true")
+		cancel, err := operator.ParseBool(query, "cancel")
+		if err != nil {
+			return nil, err
+		}
+		drain(cancel)
 		return operator.Forwarded{}, nil
-	})
+	}, "cancel")
 }
 
 // ServeForwarded adds the endpoint that says how far the journal is forwarded.
@@ -29,14 +33,15 @@ func (a *Server) ServeSettings(settings func() any) {
 
 // ServeQuarantine adds the endpoints of the quarantine.
 func (a *Server) ServeQuarantine(q operator.Quarantine) {
-	with := func(pattern string, f func(ctx context.Context, query url.Values, sequences []uint64) (any, error)) {
+	type handler func(ctx context.Context, query url.Values, sequences []uint64) (any, error)
+	with := func(pattern string, f handler, parameters ...string) {
 		a.operate(pattern, func(ctx context.Context, query url.Values) (any, error) {
 			sequences, err := operator.ParseSequences(query)
 			if err != nil {
 				return nil, err
 			}
 			return f(ctx, query, sequences)
-		})
+		}, append(parameters, "seq")...)
 	}
 	a.operate("GET "+operator.PathQuarantine, func(ctx context.Context, _ url.Values) (any, error) { return q.List(ctx) })
 	with("GET "+operator.PathEntry, func(ctx context.Context, _ url.Values, sequences []uint64) (any, error) {
@@ -46,8 +51,12 @@ func (a *Server) ServeQuarantine(q operator.Quarantine) {
 		return q.Show(ctx, sequences[0])
 	})
 	with("POST "+operator.PathRelease, func(ctx context.Context, query url.Values, sequences []uint64) (any, error) {
-		return q.Release(ctx, operator.ParseReleaseOptions(query), sequences...)
-	})
+		o, err := operator.ParseReleaseOptions(query)
+		if err != nil {
+			return nil, err
+		}
+		return q.Release(ctx, o, sequences...)
+	}, "stale", "force", "dry_run")
 	with("POST "+operator.PathPurge, func(ctx context.Context, _ url.Values, sequences []uint64) (any, error) {
 		n, err := q.Purge(ctx, sequences...)
 		return operator.Purged{Purged: n}, err
