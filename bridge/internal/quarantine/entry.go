@@ -62,6 +62,9 @@ func parseHead(data []byte) (c contents, length int, err error) {
 	if end < 0 {
 		return c, 0, fmt.Errorf("%w: no empty line stands in front of a body", ErrDamaged)
 	}
+	if !bytes.HasPrefix(data, []byte("{")) {
+		return c, 0, fmt.Errorf("%w: the file does not begin with JSON; perhaps an older version wrote it", ErrDamaged)
+	}
 	if err := json.Unmarshal(data[:end], &c); err != nil {
 		return contents{}, 0, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
