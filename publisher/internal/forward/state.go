@@ -191,7 +191,12 @@ func (p *pipeline) next(now time.Time) *item {
 	if i == nil {
 		return nil
 	}
-	p.queue = p.queue[1:]
+	if p.queue[0] == i {
+		p.queue = p.queue[1:]
+	} else {
+		at := slices.Index(p.queue, i)
+		p.queue = slices.Delete(p.queue, at, at+1)
+	}
 	p.setBelow(i)
 	p.move(i, inFlight)
 	i.attempts++
@@ -206,15 +211,25 @@ func (p *pipeline) next(now time.Time) *item {
 	return i
 }
 
-// head returns the record that next will return when there is room.
+// head returns the record that next will return when there is room: the oldest one. After a stop it is the oldest of those
+// that failed least often. Otherwise records that the stream refuses for a reason of their own would cause the next stop, and
+// the others would never have their turn.
 func (p *pipeline) head() *item {
-	for len(p.queue) > 0 {
-		if i := p.queue[0]; i.phase == queued {
-			return i
-		}
+	for len(p.queue) > 0 && p.queue[0].phase != queued {
 		p.queue = p.queue[1:]
 	}
-	return nil
+	if len(p.queue) == 0 {
+		return nil
+	}
+	best := p.queue[0]
+	if p.oneByOne {
+		for _, i := range p.queue {
+			if i.phase == queued && i.failures < best.failures {
+				best = i
+			}
+		}
+	}
+	return best
 }
 
 // acknowledged handles a PubAck. conflict says which of the two message ids of the record was acknowledged. acknowledged reports

@@ -129,6 +129,22 @@ func TestPipeline(t *testing.T) {
 			b.sends(2)
 			b.prefixIs(1)
 		}},
+		"after a stop, a record that was never refused comes first": {"abcdefgh", func(b *bench) {
+			b.window, b.side = maxRefusals, 2*maxRefusals
+			b.sends(1, 2, 3, 4, 5, 6, 7, 8)
+			for n := range uint64(maxRefusals) {
+				b.unserved(n+1, false, b.now)
+			}
+			if !b.stopped() {
+				b.Fatal("not stopped")
+			}
+			b.admit(Record{Sequence: 9, Key: "i"})
+			b.wait(maxPause) // the refused records are due again
+			b.probed(Forwarding, "", b.now)
+			b.sends(9)
+			b.acks(9)
+			b.sends(1, 2, 3, 4, 5, 6, 7, 8)
+		}},
 		"the backoff has a bound": {"a", func(b *bench) {
 			for range 40 {
 				b.sends(1)
