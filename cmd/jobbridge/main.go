@@ -59,7 +59,7 @@ func newParser(c *cli, options ...kong.Option) (parser *kong.Kong, err error) {
 	load := func(r io.Reader) (kong.Resolver, error) { return readConfig(r, parser) }
 	parser, err = kong.New(c, append([]kong.Option{
 		kong.Name("jobbridge"),
-		kong.Description("A bridge from signed webhooks to NATS: verified, durable, each event once."),
+		kong.Description("A bridge from signed webhooks to NATS: verified, durable, each event stored once."),
 		defaults, kong.DefaultEnvars("JOBBRIDGE"), kong.Configuration(load),
 		kong.NamedMapper("path", kong.MapperFunc(decodePath)),
 		kong.TypeMapper(reflect.TypeFor[units.Base2Bytes](), kong.MapperFunc(decodeSize)),
