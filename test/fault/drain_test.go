@@ -104,6 +104,7 @@ func TestSocketActivation(t *testing.T) {
 	l.AwaitAcked(t, 100)
 	l.Stop()
 	fresh.Stop()
+	b.awaitForwarded(t)
 	nc, err := nats.Connect(b.NATS)
 	if err != nil {
 		t.Fatal(err)

@@ -112,7 +112,7 @@ func (b *bridged) ready(t testing.TB) (r report) {
 func (b *bridged) awaitState(t testing.TB, state, reason string) {
 	t.Helper()
 	var r report
-	traffic.Eventually(t, 30*time.Second, func() error {
+	traffic.Eventually(t, 90*time.Second, func() error { // a cluster without a quorum can take half a minute to say so
 		if r = b.ready(t); r.State != state || reason != "" && !strings.Contains(strings.Join(r.Reasons, "\n"), reason) {
 			return fmt.Errorf("/readyz says %+v, want %s %q", r, state, reason)
 		}
