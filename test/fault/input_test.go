@@ -166,6 +166,7 @@ func TestInputs(t *testing.T) {
 			want[r.subject] += len(r.codes)
 		}
 	}
+	b.awaitForwarded(t)
 	nc, js := connect(t, b)
 	s, err := js.Stream(t.Context(), "JOBS")
 	if err != nil {
