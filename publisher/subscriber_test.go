@@ -120,7 +120,7 @@ func subscriber(t *testing.T, pad int) {
 			if time.Now().After(end) {
 				t.Fatalf("the stream is not full: %+v", p.Status())
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // between two polls
 		}
 		if os.Getenv("JOBBRIDGE_FAULT") == "full" {
 			time.Sleep(time.Minute) // the length of the fault

@@ -120,8 +120,8 @@ type Entry struct {
 	Reason string `json:"reason"`
 	// Remote is the address that a refused request came from.
 	Remote string `json:"remote,omitempty"`
-	// Subject is that of an authentic event. After a release it is the subject that the event of a refused request was
-	// published on.
+	// Subject is the NATS subject of an authentic event. For a refused request it is empty until a release has
+	// published its event.
 	Subject string `json:"subject,omitempty"`
 	// ID is the message id of an authentic event.
 	ID string `json:"id,omitempty"`

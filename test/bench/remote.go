@@ -96,7 +96,7 @@ func forwardLate(from, to net.Conn, delay time.Duration) {
 	go func() {
 		defer to.Close()
 		for c := range way {
-			time.Sleep(time.Until(c.due))
+			time.Sleep(time.Until(c.due)) // the latency that is measured
 			if _, err := to.Write(c.data); err != nil {
 				from.Close()
 			}

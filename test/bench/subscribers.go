@@ -102,7 +102,7 @@ func awaitArrivals(ctx context.Context, js jetstream.JetStream, seen []arrivals)
 		return err
 	}
 	stored := int(info.State.Subjects["job.completed"])
-	for end := time.Now().Add(arrivalLimit); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(arrivalLimit); ; time.Sleep(time.Millisecond) { // between two polls
 		least := stored
 		for i := range seen {
 			least = min(least, seen[i].count())

@@ -25,7 +25,7 @@ func ExampleServer() {
 	}
 	fmt.Println(msg.Subject, msg.Header.Get("Job-Id"))
 
-	// Whoever signs with another secret is refused.
+	// The bridge refuses a delivery that was signed with another secret.
 	fmt.Println(srv.Deliver(bridgetest.Delivery{Secret: "whsec_other"}).Code, srv.Stored())
 	// Output:
 	// 200 Webhook signature verified

@@ -172,7 +172,7 @@ func poll(t testing.TB, c Nodes, problem string, try func(context.Context) error
 			}
 			t.Fatalf("%s after %s: %v%s", problem, patience, err, logs.String())
 		}
-		time.Sleep(4 * pause) // a cluster is slower than a process
+		time.Sleep(4 * pause) // between two polls; a cluster starts slower than a process
 	}
 }
 

@@ -161,7 +161,7 @@ func (w *way) interrupt() {
 func (p *Proxy) listen() error {
 	l, err := net.Listen("tcp", p.Addr)
 	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); {
-		time.Sleep(pause)
+		time.Sleep(pause) // another program may hold the port for a moment
 		l, err = net.Listen("tcp", p.Addr)
 	}
 	if err != nil {

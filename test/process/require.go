@@ -16,7 +16,7 @@ func Require(t testing.TB, program string) {
 	}
 }
 
-// Missing skips the test for a reason, or fails it if JOBBRIDGE_REQUIRE contains name.
+// Missing skips the test and prints the reason, or fails it if JOBBRIDGE_REQUIRE contains name.
 func Missing(t testing.TB, name, reason string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("JOBBRIDGE_REQUIRE"), ","), name) {

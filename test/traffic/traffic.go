@@ -153,7 +153,7 @@ func (l *Load) deliver(id, status string) {
 			l.mu.Unlock()
 		}
 	}
-	time.Sleep(l.opts.Pace)
+	time.Sleep(l.opts.Pace) // the rate of the load
 }
 
 func (l *Load) post(secret string, body []byte) (a Answer) {
@@ -267,7 +267,7 @@ func Eventually(t testing.TB, patience time.Duration, f func() error) {
 		if time.Now().After(end) {
 			t.Fatalf("after %s: %v", patience, err)
 		}
-		time.Sleep(pause)
+		time.Sleep(pause) // between two polls
 	}
 }
 
@@ -349,8 +349,8 @@ func (v Verdict) Err() error {
 	return errors.Join(errs...)
 }
 
-// Judge compares the deliveries with the messages of a stream. owed says which of the acknowledged deliveries must be stored. nil means
-// all of them.
+// Judge compares the deliveries with the messages of a stream. owed reports whether an acknowledged delivery must be stored. If owed
+// is nil, each of them must be.
 func (l *Load) Judge(stored []Message, owed func(Answer) bool) Verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()

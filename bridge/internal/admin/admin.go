@@ -100,8 +100,8 @@ var proxyHeaders = []string{
 	"Cf-Connecting-Ip", "True-Client-Ip", "Fastly-Client-Ip",
 }
 
-// operate adds an endpoint for operators that answers with the result of f as JSON. It refuses a query with another
-// parameter than the named ones, because f could do more than its sender wants: a purge without seq removes all entries.
+// operate adds an endpoint for operators that answers with the result of f as JSON. It refuses a query that has any other
+// parameter than these, because f could do more than the sender wants: a purge without seq removes all entries.
 func (a *Server) operate(pattern string, f func(ctx context.Context, query url.Values) (any, error), parameters ...string) {
 	a.guard(pattern, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), operateTimeout)

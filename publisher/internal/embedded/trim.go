@@ -21,7 +21,7 @@ const (
 )
 
 // Room returns nil if the stream and the disk have room for this number of bytes: the size of all messages that were sent and not
-// acknowledged yet, and of the next one. The size of a message is that of its subject, its headers and its data, and 40 bytes. If
+// acknowledged yet, plus the size of the next message. A message takes the bytes of its subject, headers and data, plus 40. If
 // the stream is nearly full, Room trims it first, but only up to the stream sequence checkpoint. All events up to there must be
 // synced. While nobody calls Room, the server trims up to the last checkpoint. If there is no room, Room returns [event.ErrFull]
 // with the reason, such as the consumer that has not acknowledged the oldest events.

@@ -258,7 +258,7 @@ func TestEqualIDs(t *testing.T) {
 	}
 }
 
-// TestLookupOfEqualHash looks up a job whose hash is that of another job. The chain of the other job's records is not returned.
+// TestLookupOfEqualHash looks up a job whose hash equals the hash of another job. Lookup does not return the other job's records.
 func TestLookupOfEqualHash(t *testing.T) {
 	t.Parallel()
 	j := mustOpenMem(t, memOptions(newMemFS()))

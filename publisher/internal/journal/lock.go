@@ -89,7 +89,8 @@ func (l *lock) check() error {
 func (l *lock) release() error { return l.flock.Unlock() }
 
 // checkClock returns an error if now is before the last time at which the journal was open or the newest record was stored, or so long
-// after it that every event in the stream would expire at once. retention is that of the stream; 0 means that nothing expires.
+// after it that every event in the stream would expire at once. retention is how long the stream keeps an event; 0 means that no
+// event expires.
 func (l *lock) checkClock(now, newest time.Time, retention time.Duration) error {
 	last := newest
 	if l.alive.After(last) {

@@ -479,7 +479,7 @@ func (n *node) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 	n.fs.mu.Lock()
 	slow := n.fs.slow
 	n.fs.mu.Unlock()
-	time.Sleep(slow)
+	time.Sleep(slow) // the slow disk that a test asked for
 	n.fs.mu.Lock()
 	defer n.fs.mu.Unlock()
 	if errno := n.fs.begin("fsync", n.name); errno != 0 {
